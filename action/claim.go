@@ -1,0 +1,120 @@
+package action
+
+import "time"
+
+// A Claim is what one source says of an action. A nil field says nothing.
+type Claim struct {
+	Name          *string        `json:"name,omitempty"`
+	Undo          *Call          `json:"undo,omitempty"`
+	Reversibility *Reversibility `json:"reversibility,omitempty"`
+	UndoWindow    *time.Duration `json:"undo_window,omitempty"`
+	ReadOnly      *bool          `json:"read_only,omitempty"`
+	Admin         *bool          `json:"admin,omitempty"`
+	Idempotent    *bool          `json:"idempotent,omitempty"`
+	Resource      *string        `json:"resource,omitempty"`
+	Network       *bool          `json:"network,omitempty"`
+	Files         *bool          `json:"files,omitempty"`
+	Subprocess    *bool          `json:"subprocess,omitempty"`
+}
+
+// Resolve makes one descriptor of what several sources say, the strongest first: the operator's configuration, then the
+// server's annotations if the operator trusts them (SPEC §4). For each field the strongest source that speaks of it
+// decides; a weaker one that also speaks can only make the action stricter. Where nobody speaks the strict zero holds.
+//
+// Saying "reversible" and saying "read-only" answer one question, so a stronger source that answers either leaves no room
+// for a weaker one to loosen the other.
+func Resolve(id string, claims ...Claim) Descriptor {
+	d := Descriptor{ID: id}
+	var said struct{ effect, admin, idempotent, undo, window, name, resource, network, files, subprocess bool }
+	for _, c := range claims {
+		d.resolveEffect(c, said.effect)
+		said.effect = said.effect || c.ReadOnly != nil || c.Reversibility != nil
+		tighten(&d.Admin, &said.admin, c.Admin, true)
+		tighten(&d.Idempotent, &said.idempotent, c.Idempotent, false)
+		tighten(&d.Network, &said.network, c.Network, true)
+		tighten(&d.Files, &said.files, c.Files, true)
+		tighten(&d.Subprocess, &said.subprocess, c.Subprocess, true)
+		first(&d.Name, &said.name, c.Name)
+		first(&d.Resource, &said.resource, c.Resource)
+		if c.UndoWindow != nil && (!said.window || *c.UndoWindow < d.UndoWindow) {
+			d.UndoWindow, said.window = *c.UndoWindow, true
+		}
+		if c.Undo != nil && !said.undo {
+			d.Undo, said.undo = c.Undo, true
+		}
+	}
+	if d.ReadOnly {
+		d.Undo = nil // nothing to take back; a wildcard may have said both
+	}
+	return d
+}
+
+// resolveEffect folds in what c says of the action's effect: as it stands if nobody stronger spoke, otherwise only if stricter.
+func (d *Descriptor) resolveEffect(c Claim, spoken bool) {
+	if !spoken {
+		if c.Reversibility != nil {
+			d.Reversibility = *c.Reversibility
+		}
+		if c.ReadOnly != nil {
+			d.ReadOnly = *c.ReadOnly
+		}
+		return
+	}
+	if c.Reversibility != nil {
+		was := d.Reversibility
+		if d.ReadOnly {
+			was = Full // a read-only action is as reversible as can be
+		}
+		d.Reversibility = min(was, *c.Reversibility)
+		d.ReadOnly = d.ReadOnly && d.Reversibility == Full
+	}
+	if c.ReadOnly != nil && !*c.ReadOnly {
+		d.ReadOnly = false
+	}
+}
+
+// tighten sets *field to what the claim says if nobody stronger spoke, otherwise only if it says the strict value.
+func tighten(field, said *bool, claim *bool, strict bool) {
+	if claim == nil {
+		return
+	}
+	if !*said || *claim == strict {
+		*field = *claim
+	}
+	*said = true
+}
+
+func first(field *string, said *bool, claim *string) {
+	if claim != nil && !*said {
+		*field, *said = *claim, true
+	}
+}
+
+// Annotations are a tool's own hints (MCP, ToolAnnotations). Nil is unsaid.
+type Annotations struct {
+	ReadOnly    bool
+	Destructive *bool
+	Idempotent  bool
+	OpenWorld   *bool
+}
+
+// Claim returns what a trusted server's hints amount to: readOnlyHint → read-only; destructiveHint false → partial; openWorldHint
+// true → network. Anything else is what MCP's defaults say of every tool, so it is no claim and tightens nothing an
+// operator has described (SPEC §4).
+func (a Annotations) Claim() Claim {
+	var c Claim
+	yes, partial := true, Partial
+	switch {
+	case a.ReadOnly:
+		c.ReadOnly = &yes
+	case a.Destructive != nil && !*a.Destructive:
+		c.Reversibility = &partial
+	}
+	if a.Idempotent {
+		c.Idempotent = &yes
+	}
+	if a.OpenWorld != nil && *a.OpenWorld {
+		c.Network = &yes
+	}
+	return c
+}

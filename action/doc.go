@@ -1,0 +1,5 @@
+// Package action is the theory of what an agent asks to have done: descriptors, their risk and reversibility, and how the
+// statements of several sources about one action become one descriptor (SPEC §4).
+//
+// Everything here is a value. The package does not call tools and knows no session; it imports package ring only.
+package action
