@@ -1,0 +1,20 @@
+package action
+
+import (
+	"context" // in a pure room only for the name of Func, which the outside contract puts here
+	"encoding/json"
+	"errors"
+)
+
+// A Func does an action: arguments in, result out, both JSON. It returns when ctx ends.
+//
+// The error decides what is recorded. ErrUnknownOutcome, or ctx's own error: whether the action took place is unknown.
+// Any other: it failed. A result beside an error is recorded and handed to the caller too, as a tool's account of its failure.
+type Func func(ctx context.Context, args json.RawMessage) (json.RawMessage, error)
+
+// ErrUnknownOutcome is returned, wrapped, by a Func that cannot say whether the action took place: the connection broke
+// while it was under way, the answer was lost or unreadable.
+var ErrUnknownOutcome = errors.New("whether the action took place is unknown")
+
+// ErrNotDispatched is returned, wrapped, by a Func that knows the action did not take place: nothing was sent.
+var ErrNotDispatched = errors.New("the action was not sent")
