@@ -2,7 +2,6 @@ package session
 
 import (
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/agenthypervisor/hypervisor/audit"
@@ -11,8 +10,12 @@ import (
 
 // lifecycle.go: created → handshaking → active → terminating → archived, each step a record (SPEC §1).
 
-// grace is how long calls may still run after the end has begun (SPEC §1 "End").
-const grace = 30 * time.Second
+const (
+	// grace is how long calls may still run after the end has begun (SPEC §1 "End").
+	grace = 30 * time.Second
+	// patience is how long a cancelled call may stay silent before its outcome is recorded as unknown (SPEC §1 "End").
+	patience = 5 * time.Minute
+)
 
 // The published names.
 const (
@@ -163,7 +166,7 @@ func (e Cancelling) Append(dst []byte) []byte {
 	return audit.Event(dst, cancellingType).Strs("ids", e.IDs).End()
 }
 
-func (Cancelling) apply(s *State, _ Stamp) { s.Grace = time.Time{} }
+func (Cancelling) apply(s *State, at Stamp) { s.Grace, s.GiveUp = time.Time{}, at.Time.Add(patience) }
 
 // SessionArchived is a session's last event, in its last record.
 type SessionArchived struct{}
@@ -183,12 +186,13 @@ func decideTick(s *State, env *Env) Outcome {
 	case s.Lifecycle == Terminating && len(s.Running) == 0:
 		return allow(SessionArchived{})
 	case s.Lifecycle == Terminating && !s.Grace.IsZero() && !env.Now.Before(s.Grace):
-		ids := make([]string, 0, len(s.Running))
-		for id := range s.Running {
-			ids = append(ids, id)
+		return allow(Cancelling{s.runningIDs()})
+	case s.Lifecycle == Terminating && !s.GiveUp.IsZero() && !env.Now.Before(s.GiveUp):
+		var events []Event
+		for _, id := range s.runningIDs() {
+			events = append(events, Unknown{ID: id, Why: "no answer"})
 		}
-		slices.Sort(ids)
-		return allow(Cancelling{ids})
+		return allow(events...)
 	case s.Lifecycle == Terminating:
 		return Outcome{Decision: policy.Allow()}
 	case !env.Now.Before(s.Ends):

@@ -2,8 +2,6 @@ package session
 
 import (
 	"fmt"
-	"maps"
-	"slices"
 
 	"github.com/agenthypervisor/hypervisor/audit"
 	"github.com/agenthypervisor/hypervisor/policy"
@@ -97,7 +95,7 @@ func decideRecover(s *State, env *Env) Outcome {
 	if env.NodeEpoch != s.NodeEpoch {
 		events = append(events, EpochOpened{s.Epoch + 1, env.NodeEpoch})
 	}
-	for _, id := range slices.SortedFunc(maps.Keys(s.Running), func(a, b string) int { return int(s.Running[a].Seq) - int(s.Running[b].Seq) }) {
+	for _, id := range s.runningIDs() {
 		if s.Running[id].Incarnation != env.Incarnation {
 			events = append(events, Unknown{ID: id, Why: "process ended"})
 		}
