@@ -42,7 +42,9 @@ type Terminate struct {
 }
 
 // Tick lets time do what is due: the end at max_duration, the grace time, approvals that ran out, refusals not yet written.
-type Tick struct{}
+type Tick struct {
+	All bool // also write refusals that are not due yet: the process is about to end
+}
 
 func (Create) command()    {}
 func (Activate) command()  {}
@@ -179,7 +181,7 @@ func (SessionArchived) apply(s *State, _ Stamp) {
 	s.Keys, s.KeyOrder = map[string]KeyUse{}, nil // nobody can repeat a command any more
 }
 
-func decideTick(s *State, env *Env) Outcome {
+func decideTick(s *State, env *Env, c Tick) Outcome {
 	switch {
 	case s.Lifecycle == Absent || s.Lifecycle == Archived:
 		return Outcome{Decision: policy.Allow()}
@@ -200,8 +202,8 @@ func decideTick(s *State, env *Env) Outcome {
 		out.Tallies = s.settled(env, true)
 		return out
 	}
-	out := allow(append(s.flush(env, false), s.expire(env)...)...)
-	out.Tallies = s.settled(env, false)
+	out := allow(append(s.flush(env, c.All), s.expire(env)...)...)
+	out.Tallies = s.settled(env, c.All)
 	return out
 }
 
