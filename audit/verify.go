@@ -279,13 +279,7 @@ func hasEvent(events, tag []byte) bool {
 	return false
 }
 
-func isTagged(event, tag []byte) bool {
-	if event[0] != '{' || !bytes.HasPrefix(event[1:], tag) {
-		return false
-	}
-	behind := event[1+len(tag)]
-	return behind == ',' || behind == '}'
-}
+func isTagged(event, tag []byte) bool { return event[0] == '{' && bytes.HasPrefix(event[1:], tag) }
 
 // eachEvent yields the objects of an array of events, each at least "{}". It stops where the array is not one of objects.
 func eachEvent(events []byte) func(yield func([]byte) bool) {

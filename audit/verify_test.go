@@ -205,6 +205,9 @@ func TestAnEndedSessionCutShortIsMissed(t *testing.T) {
 			log := slices.DeleteFunc(slices.Clone(b.log), func(r audit.Stored) bool { return r.Stream == stream && r.Seq > keep })
 			_, err := verify(renumber(log), &audit.Verifier{})
 			wantFault(t, fmt.Sprintf("%s keeps %d of %d records", stream, keep, all), err, stream, keep+1)
+			if fault, _ := errors.AsType[*audit.Fault](err); keep == 0 && fault != nil && fault.What != "session is missing" {
+				t.Errorf("%s is gone altogether and the fault says %q", stream, fault.What)
+			}
 		}
 	}
 }
@@ -252,6 +255,25 @@ func TestASessionRewrittenFromAnyRecordOnIsFound(t *testing.T) {
 	}
 }
 
+func TestAFirstRecordHasNoRecordBeforeIt(t *testing.T) {
+	b := newBook()
+	b.heads["session/s"] = audit.Stored{Hash: audit.Leaf(nil)}
+	b.create("s")
+	_, err := verify(b.log, &audit.Verifier{})
+	wantFault(t, "a parent for the first record", err, "session/s", 1)
+}
+
+// A head tells that something is gone, the hole that it left tells where.
+func TestAHoleIsToldRatherThanTheHead(t *testing.T) {
+	b := smallBook()
+	last := len(b.log) - 2 // the agent's newest record; session/s4 goes on behind it
+	log := slices.Delete(slices.Clone(b.log), last, last+1)
+	for _, known := range []int{len(b.log), len(b.log) - 1} {
+		_, err := verify(log, &audit.Verifier{Head: b.head(known)})
+		wantFault(t, fmt.Sprintf("record %d gone, head of %d known", last, known), err, "session/s4", 3)
+	}
+}
+
 func TestALogCutOffBelowAKnownHeadIsFound(t *testing.T) {
 	b := smallBook()
 	for n := range b.log {
@@ -278,6 +300,18 @@ func TestWhatTheSystemStreamSaysIsChecked(t *testing.T) {
 		{"opened only then", func(b *book) { b.create("s"); b.act("s", 1); b.opened("s") }, "", 0},
 		{"opened before it is created", func(b *book) { b.opened("s"); b.create("s") }, "", 0},
 		{"never opened", func(b *book) { b.create("s"); b.act("s", 1) }, "session/s", 0},
+		{"of several never opened, the first", func(b *book) {
+			for _, s := range []string{"s", "r", "q", "p", "t", "u"} {
+				b.create(s)
+				b.act(s, 1)
+			}
+		}, "session/s", 0},
+		{"ends behind odd quotes and braces", func(b *book) {
+			b.create("s")
+			b.opened("s")
+			b.add("session/s", `[{"type":"x","said":"\" {[ \\"},{"type":"session.archived"}]`)
+			b.commit("s")
+		}, "", 0},
 		{"opened and never created", func(b *book) { b.opened("s") }, "session/s", 1},
 		{"opened twice", func(b *book) { b.create("s"); b.opened("s"); b.opened("s") }, "system", 2},
 		{"does not begin with its creation", func(b *book) { b.opened("s"); b.act("s", 1) }, "session/s", 1},
