@@ -1,0 +1,32 @@
+package action
+
+import "strings"
+
+// HostCovers reports whether an entry of a session's network allowlist takes in a resource: a URL whose host is the entry,
+// or, for an entry "*.example.com", a host beneath it. The resource MUST be normalised; one that is not a URL has no host.
+func HostCovers(entry, resource string) bool {
+	_, rest, ok := strings.Cut(resource, "://")
+	if !ok {
+		return false
+	}
+	host, _, _ := strings.Cut(rest, "/")
+	host, _, _ = strings.Cut(host, "?")
+	if at := strings.LastIndexByte(host, '@'); at >= 0 {
+		host = host[at+1:]
+	}
+	if colon := strings.LastIndexByte(host, ':'); colon > strings.LastIndexByte(host, ']') {
+		host = host[:colon]
+	}
+	entry = strings.ToLower(entry)
+	if beneath, ok := strings.CutPrefix(entry, "*"); ok && strings.HasPrefix(beneath, ".") {
+		return strings.HasSuffix(host, beneath) && len(host) > len(beneath)
+	}
+	return host != "" && host == entry
+}
+
+// PathCovers reports whether an entry of a session's file scope takes in a resource: the path itself, or one beneath it, by
+// whole segments. The resource MUST be normalised; an entry that cannot be is nothing's.
+func PathCovers(entry, resource string) bool {
+	place, err := NormaliseResource(entry)
+	return err == nil && Under(resource, place)
+}

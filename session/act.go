@@ -1,0 +1,321 @@
+package session
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+
+	"github.com/agenthypervisor/hypervisor/action"
+	"github.com/agenthypervisor/hypervisor/audit"
+	"github.com/agenthypervisor/hypervisor/policy"
+	"github.com/agenthypervisor/hypervisor/ring"
+)
+
+// act.go: one call, from the question to the record that admits it (SPEC §2 "Admission").
+
+// The published names.
+const (
+	admittedType = "action.admitted"
+	startedType  = "action.started"
+)
+
+// Act asks to have an action done.
+type Act struct {
+	Action string          // as policies and records say it
+	Args   json.RawMessage // a JSON object; empty: {}
+	Key    string          // idempotency key; empty: none
+}
+
+func (Act) command() {}
+
+// Admitted is recorded, and durable, before anything is dispatched.
+type Admitted struct {
+	ID            string               `json:"id"`
+	Agent         policy.DID           `json:"agent"`
+	Action        string               `json:"action"`
+	Descriptor    audit.Hash           `json:"descriptor"` // digest of what was known of the action
+	Args          audit.Hash           `json:"args"`       // commitment
+	Ring          ring.Ring            `json:"ring"`
+	RequiredRing  ring.Ring            `json:"required_ring"`
+	SigmaEff      ring.Sigma           `json:"sigma_eff"`
+	RiskWeight    action.Omega         `json:"risk_weight"`
+	Reversibility action.Reversibility `json:"reversibility"`
+	ReadOnly      bool                 `json:"read_only,omitempty"`
+	Rules         string               `json:"rules,omitempty"`       // version of the operator's rules
+	Approval      string               `json:"approval,omitempty"`    // used up by this
+	Unwitnessed   bool                 `json:"unwitnessed,omitempty"` // an admin action of the only operator there is
+}
+
+// Started is recorded when a call may go out. A process that finds a start of another's without an outcome records the
+// outcome as unknown: whether the call went out cannot be known, and it is not sent again.
+type Started struct {
+	ID          string `json:"id"`
+	Incarnation string `json:"incarnation"`
+}
+
+// An admission is one Act on its way through the order of SPEC §2.
+type admission struct {
+	s   *State
+	env *Env
+	act Act
+
+	agent    policy.DID
+	operator bool
+	member   *Participant // nil for an operator
+	ring     ring.Ring
+	score    ring.Sigma
+	tally    Tally
+	counted  bool // a token was taken, so the tally is the agent's own
+
+	effective action.Reversibility
+	required  ring.Ring
+	needs     approvalNeed
+}
+
+// decideAct asks one question after the other; the first that refuses answers.
+func decideAct(s *State, env *Env, c Act) Outcome {
+	a := &admission{s: s, env: env, act: c, agent: env.Caller.DID, operator: env.Caller.Role == policy.OperatorRole}
+	for _, refuses := range [...]func(*admission) *policy.Decision{
+		(*admission).inactive, (*admission).absent, (*admission).tooFast, (*admission).tooMany,
+		(*admission).notKnown, (*admission).aboveRing, (*admission).beyondCapability, (*admission).againstPolicy,
+	} {
+		if d := refuses(a); d != nil {
+			return a.refused(*d)
+		}
+	}
+	if a.needs.any() {
+		return a.decideApproval()
+	}
+	return a.admitted("")
+}
+
+func (a *admission) inactive() *policy.Decision {
+	if a.s.Lifecycle != Active {
+		return deny(policy.SessionNotActive, "session %s is %s, so nothing can be done in it", a.s.ID, a.s.Lifecycle)
+	}
+	return nil
+}
+
+func (a *admission) absent() *policy.Decision {
+	if a.operator {
+		a.ring, a.score = ring.Root, ring.One
+		return nil
+	}
+	if a.env.Caller.Role != policy.AgentRole {
+		return deny(policy.Forbidden, "%s is %s, and only agents and operators act", a.agent, a.env.Caller.Role)
+	}
+	member, ok := a.s.Participants[a.agent]
+	if !ok {
+		return deny(policy.NotAParticipant, "%s is not in session %s; an operator can join it", a.agent, a.s.ID)
+	}
+	a.member = member
+	a.ring, a.score = a.s.ringOf(a.env, a.agent)
+	return nil
+}
+
+// tooFast takes the call's token. Every call that comes this far pays one, refused or not.
+func (a *admission) tooFast() *policy.Decision {
+	a.tally = a.env.Tallies[a.agent]
+	if a.tally.Bucket.At.IsZero() && a.member != nil {
+		a.tally.Bucket = a.member.Bucket
+	}
+	bucket, wait, ok := a.tally.Bucket.Refill(a.ring, a.env.Now).Take()
+	a.tally.Bucket, a.counted = bucket, true
+	if ok {
+		return nil
+	}
+	l := a.ring.Limits()
+	d := deny(policy.RateLimited, "%s may make %d calls a second in ring %d, at most %d at once; wait %d ms", a.agent, l.Rate, a.ring, l.Burst, wait.Milliseconds()+1)
+	d.RetryAfterMS = wait.Milliseconds() + 1
+	return d
+}
+
+func (a *admission) tooMany() *policy.Decision {
+	running, most := a.running(), a.ring.Limits().Concurrent
+	if running >= most {
+		return deny(policy.ConcurrencyExceeded, "%s has %d calls running, and ring %d allows %d; wait for one to end", a.agent, running, a.ring, most)
+	}
+	return nil
+}
+
+func (a *admission) running() (n int) {
+	if a.member != nil {
+		return a.member.Running
+	}
+	for _, r := range a.s.Running {
+		if r.Agent == a.agent {
+			n++
+		}
+	}
+	return n
+}
+
+func (a *admission) notKnown() *policy.Decision {
+	call := a.env.Call
+	switch {
+	case call == nil:
+		return deny(policy.UnknownAction, "no server here has an action %q", a.act.Action)
+	case call.Changed:
+		return deny(policy.ToolChanged, "the definition of %s is not the one that was pinned; an operator must look at it and accept it", a.act.Action)
+	case call.Fault != "":
+		return deny(policy.InvalidArguments, "the arguments of %s do not fit: %s", a.act.Action, call.Fault)
+	}
+	a.effective = call.Descriptor.Effective(false)
+	a.required = call.Descriptor.RequiredRing(a.effective)
+	return nil
+}
+
+// aboveRing refuses what the ring does not allow, and notes the approval that would (SPEC §2 "Ring 1", "Ring 0").
+func (a *admission) aboveRing() *policy.Decision {
+	switch {
+	case a.operator:
+		a.needs.witness = a.required == ring.Root && a.env.Operators > 1
+	case a.required == ring.Privileged && a.ring == ring.Privileged:
+		a.needs.consensus = true
+	case a.required == ring.Privileged && a.ring == ring.Standard:
+		a.needs.approver = true // a grant stands in for the score; the agents' vote does not
+	case a.required == ring.Root:
+		return deny(policy.RingInsufficient, "%s is an administrative action, and ring 0 is no agent's; an operator can do it", a.act.Action)
+	case a.ring > a.required:
+		return deny(policy.RingInsufficient, "%s needs ring %d and %s is in ring %d (σ %s; %s)", a.act.Action, a.required, a.agent, a.ring, a.score, a.shortOf())
+	}
+	return nil
+}
+
+// shortOf says what would have to be true for a ring-3 agent to do more.
+func (a *admission) shortOf() string {
+	if least := *a.s.Config.MinSigmaEff; a.score < least && ring.ByScore(a.score) < ring.Sandbox {
+		return "this session holds everyone under " + least.String() + " in ring 3"
+	}
+	return "above " + ring.StandardAbove.String() + " is needed"
+}
+
+func (a *admission) beyondCapability() *policy.Decision {
+	d, l := &a.env.Call.Descriptor, a.ring.Limits()
+	for _, c := range [...]struct {
+		uses    bool
+		reach   ring.Reach
+		allowed []string
+		covers  func(entry, resource string) bool
+		what    string
+	}{
+		{d.Network, l.Network, a.s.Config.NetworkAllow, action.HostCovers, "network"},
+		{d.Files, l.Files, a.s.Config.FilesScope, action.PathCovers, "files"},
+		{d.Subprocess, l.Subprocess, nil, nil, "subprocess"},
+	} {
+		if !c.uses || c.reach == ring.Full || (c.reach == ring.Scoped && covered(c.allowed, a.env.Call.Resource, c.covers)) {
+			continue
+		}
+		if c.reach == ring.Scoped {
+			return deny(policy.CapabilityDenied, "%s uses %s beyond what this session lists for ring %d", a.act.Action, c.what, a.ring)
+		}
+		return deny(policy.CapabilityDenied, "%s uses %s, and ring %d has none", a.act.Action, c.what, a.ring)
+	}
+	return nil
+}
+
+func covered(entries []string, resource string, covers func(entry, resource string) bool) bool {
+	if resource == "" {
+		return false // what is touched is not known, so it cannot be known to be allowed
+	}
+	for _, e := range entries {
+		if covers(e, resource) {
+			return true
+		}
+	}
+	return false
+}
+
+func (a *admission) againstPolicy() *policy.Decision {
+	if a.env.Rules == nil {
+		return nil
+	}
+	v := a.env.Rules.Evaluate(policy.Request{
+		Agent: a.agent, Action: a.env.Call.Descriptor, Args: a.env.Call.Values, Resource: a.env.Call.Resource,
+		Session: a.s.ID, Ring: a.ring, Sigma: a.score, Now: a.env.Now,
+	})
+	switch v.Effect {
+	case policy.Pass:
+		return nil
+	case policy.RequireApproval:
+		a.needs.rule = v.Rule
+		return nil
+	}
+	d := deny(policy.PolicyDenied, "policy %q refuses %s", v.Rule, a.act.Action)
+	if v.Reason != "" {
+		d.Reason += ": " + v.Reason
+	}
+	d.Policy = v.Rule
+	return d
+}
+
+// admitted is the answer when nothing refuses; approval names the grant it uses up.
+func (a *admission) admitted(approval string) Outcome {
+	call, id := a.env.Call, a.s.newID("act-")
+	args := part(a.env, "args", call.Args)
+	out := Outcome{Decision: policy.Allow(), ID: id, Parts: []audit.Part{args}}
+	a.describe(&out.Decision)
+	out.Events = make([]Event, 0, 4)
+	out.Events = append(out.Events, a.s.ringChange(a.env, a.agent)...)
+	irreversible := a.effective == action.Irreversible
+	if irreversible && !a.s.strong() {
+		out.Events = append(out.Events, ConsistencyForced{})
+	}
+	out.Events = append(out.Events, Admitted{
+		ID: id, Agent: a.agent, Action: call.Descriptor.ID, Descriptor: call.Digest, Args: args.Commitment(),
+		Ring: a.ring, RequiredRing: a.required, SigmaEff: a.score, RiskWeight: a.effective.Weight(), Reversibility: a.effective,
+		ReadOnly: call.Descriptor.ReadOnly, Rules: a.env.RulesID, Approval: approval,
+		Unwitnessed: a.operator && a.required == ring.Root && a.env.Operators < 2,
+	}, Started{id, a.env.Incarnation})
+	out.Durable = a.s.strong() || !call.Descriptor.ReadOnly
+	out.Tallies = []TallyOf{{a.agent, a.tally}}
+	return out
+}
+
+// describe adds to a decision what it was made on.
+func (a *admission) describe(d *policy.Decision) {
+	if a.member != nil || a.operator {
+		r, score := a.ring, a.score
+		d.Ring, d.SigmaEff = &r, &score
+	}
+	if call := a.env.Call; call != nil {
+		effective := call.Descriptor.Effective(false)
+		required := call.Descriptor.RequiredRing(effective)
+		d.RequiredRing, d.RiskWeight = &required, effective.Weight()
+	}
+}
+
+func deny(code policy.Code, format string, args ...any) *policy.Decision {
+	d := policy.Refuse(code, format, args...)
+	return &d
+}
+
+// part makes a part whose salt derives from the command's random bytes.
+func part(env *Env, name string, b []byte) audit.Part {
+	salt := sha256.Sum256(append(env.Random[:len(env.Random):len(env.Random)], name...))
+	return audit.Part{Name: name, Salt: salt, Bytes: b}
+}
+
+// Append appends the event's JSON.
+func (e Admitted) Append(dst []byte) []byte {
+	return audit.Event(dst, admittedType).Str("id", e.ID).Str("agent", string(e.Agent)).Str("action", e.Action).
+		Hash("descriptor", e.Descriptor).Hash("args", e.Args).Uint("ring", uint64(e.Ring)).Uint("required_ring", uint64(e.RequiredRing)).
+		Millionths("sigma_eff", uint32(e.SigmaEff)).Millionths("risk_weight", uint32(e.RiskWeight)).
+		Str("reversibility", e.Reversibility.String()).OptBool("read_only", e.ReadOnly).OptStr("rules", e.Rules).
+		OptStr("approval", e.Approval).OptBool("unwitnessed", e.Unwitnessed).End()
+}
+
+func (e Admitted) apply(s *State, at Stamp) {
+	s.Running[e.ID] = &Running{Agent: e.Agent, Action: e.Action, ReadOnly: e.ReadOnly, Seq: at.Seq}
+	if p := s.Participants[e.Agent]; p != nil {
+		p.Running++
+		p.Bucket, _, _ = p.Bucket.Refill(e.Ring, at.Time).Take()
+	}
+	delete(s.Approvals, e.Approval)
+}
+
+// Append appends the event's JSON.
+func (e Started) Append(dst []byte) []byte {
+	return audit.Event(dst, startedType).Str("id", e.ID).Str("incarnation", e.Incarnation).End()
+}
+
+func (e Started) apply(s *State, _ Stamp) { s.Running[e.ID].Incarnation = e.Incarnation }

@@ -1,0 +1,442 @@
+package session
+
+import (
+	"cmp"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/binary"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/agenthypervisor/hypervisor/audit"
+	"github.com/agenthypervisor/hypervisor/policy"
+	"github.com/agenthypervisor/hypervisor/ring"
+)
+
+// approval.go: a vote or a grant for one call with exactly these arguments (SPEC §2 "Consensus").
+
+// The published names.
+const (
+	openedType     = "approval.opened"
+	votedType      = "approval.voted"
+	grantedType    = "approval.granted"
+	approvalDenied = "approval.denied"
+	expiredType    = "approval.expired"
+)
+
+// Who can grant an approval, as Decision.Approval.By says it.
+const (
+	byConsensus = "consensus"
+	byApprover  = "approver"
+	byOperator  = "operator"
+)
+
+const leastElectors = 2 // below it a vote is none; only an approver can grant
+
+// A Status is where an approval stands.
+type Status string
+
+// The stations of an approval. A used one is gone.
+const (
+	Open            Status = "open"
+	Granted         Status = "granted"
+	DeniedUntilEnd  Status = "denied"  // its digest is refused until it would have expired
+	ExpiredUnspoken Status = "expired" // a grant that ran out; the next attempt is told so, once
+)
+
+// An Approval is bound to one agent's call: the digest covers the exact arguments, the descriptor and the policy version.
+type Approval struct {
+	ID         string       `json:"id"`
+	Agent      policy.DID   `json:"agent"`
+	Action     string       `json:"action"`
+	Digest     audit.Hash   `json:"digest"`
+	Descriptor audit.Hash   `json:"descriptor"`
+	Rules      string       `json:"rules,omitempty"`
+	Rule       string       `json:"rule,omitempty"` // the policy that asked for it
+	By         []string     `json:"by"`
+	Electors   []policy.DID `json:"electors,omitempty"` // fixed when it opened
+	For        []policy.DID `json:"for,omitempty"`
+	Against    []policy.DID `json:"against,omitempty"`
+	Status     Status       `json:"status"`
+	Opened     time.Time    `json:"opened"`
+	Expires    time.Time    `json:"expires"`
+	GrantedBy  string       `json:"granted_by,omitempty"` // a DID, or consensus
+	Seq        uint64       `json:"seq"`                  // of the record that opened it, beside which the arguments stand
+}
+
+// An approvalNeed says why a call needs an approval and so who can grant it. The zero value needs none.
+type approvalNeed struct {
+	consensus bool   // a non-reversible action of a ring-1 agent
+	approver  bool   // a ring-1 action of a ring-2 agent
+	witness   bool   // an admin action, with a second operator configured
+	rule      string // a policy's name
+}
+
+func (n approvalNeed) any() bool { return n.consensus || n.approver || n.witness || n.rule != "" }
+
+// Grant lets the call pass once. An approver's or operator's alone.
+type Grant struct {
+	Approval string
+	Digest   string // as shown: the grant is for what was seen
+}
+
+// Deny closes the approval; the same call is refused until it would have expired.
+type Deny struct {
+	Approval string
+	Digest   string
+}
+
+// Vote is an elector's voice.
+type Vote struct {
+	Approval string
+	Digest   string
+	Against  bool
+}
+
+func (Grant) command() {}
+func (Deny) command()  {}
+func (Vote) command()  {}
+
+// ApprovalOpened is recorded when a call needs an approval that is not there yet.
+type ApprovalOpened struct {
+	ID         string       `json:"id"`
+	Agent      policy.DID   `json:"agent"`
+	Action     string       `json:"action"`
+	Digest     audit.Hash   `json:"digest"`
+	Descriptor audit.Hash   `json:"descriptor"`
+	Rules      string       `json:"rules,omitempty"`
+	Rule       string       `json:"rule,omitempty"`
+	Args       audit.Hash   `json:"args"` // commitment
+	By         []string     `json:"by"`
+	Electors   []policy.DID `json:"electors,omitempty"`
+	Expires    time.Time    `json:"expires"`
+	Ring       ring.Ring    `json:"ring"`
+}
+
+// digest is what is recognised again: HMAC under the session's key over agent, descriptor, policy version and arguments.
+func (a *admission) digest() (h audit.Hash) {
+	mac := hmac.New(sha256.New, a.env.Secret[:])
+	call := a.env.Call
+	for _, b := range [...][]byte{[]byte(a.agent), call.Digest[:], []byte(a.env.RulesID), call.Args} {
+		mac.Write(binary.BigEndian.AppendUint64(nil, uint64(len(b))))
+		mac.Write(b)
+	}
+	mac.Sum(h[:0])
+	return h
+}
+
+// decideApproval answers a call that nothing refuses but that needs an approval.
+func (a *admission) decideApproval() Outcome {
+	digest := a.digest()
+	ap, open := a.s.approvalFor(a.agent, digest)
+	switch {
+	case ap == nil && open >= maxConcurrentApprovals:
+		return a.refused(*deny(policy.QuotaExceeded, "%s has %d approvals open, and may have no more; wait for one to be decided", a.agent, open))
+	case ap == nil:
+		return a.open(digest)
+	case ap.Status == Granted && a.env.Now.Before(ap.Expires):
+		return a.admitted(ap.ID)
+	case ap.Status == Granted || ap.Status == ExpiredUnspoken:
+		return a.forget(ap, *deny(policy.ApprovalExpired, "the grant %s ran out before it was used; ask again for a new one", ap.ID))
+	case ap.Status == DeniedUntilEnd && a.env.Now.Before(ap.Expires):
+		return a.refused(*deny(policy.ApprovalDenied, "%s with these arguments was denied (%s) until %s", a.act.Action, ap.ID, ap.Expires.Format(time.RFC3339)))
+	case !a.env.Now.Before(ap.Expires):
+		return a.open(digest) // what was there ran out and nobody waits for it
+	}
+	d := a.pointAt(ap.ID, digest, ap.By)
+	return a.refused(d)
+}
+
+// approvalFor finds the agent's approval for a digest, and counts those it has open.
+func (s *State) approvalFor(agent policy.DID, digest audit.Hash) (found *Approval, open int) {
+	for _, ap := range s.Approvals {
+		if ap.Agent != agent {
+			continue
+		}
+		if ap.Status == Open || ap.Status == DeniedUntilEnd {
+			open++
+		}
+		if ap.Digest == digest && (found == nil || ap.Seq > found.Seq) {
+			found = ap
+		}
+	}
+	return found, open
+}
+
+// pointAt is the refusal that points at an approval.
+func (a *admission) pointAt(id string, digest audit.Hash, by []string) policy.Decision {
+	code := policy.ApprovalRequired
+	if a.needs.witness {
+		code = policy.WitnessRequired
+	}
+	d := policy.Refuse(code, "%s needs an approval by %s: %s is open; call again with the same arguments once it is granted",
+		a.act.Action, strings.Join(by, " or "), id)
+	d.Approval, d.Policy = &policy.ApprovalRef{ID: id, Digest: digest.String(), By: by}, a.needs.rule
+	return d
+}
+
+// open refuses the call and opens an approval for it.
+func (a *admission) open(digest audit.Hash) Outcome {
+	id, call := a.s.newID("apr-"), a.env.Call
+	electors := a.electors()
+	by := []string{byApprover}
+	switch {
+	case a.needs.witness:
+		by, electors = []string{byOperator}, nil
+	case !a.needs.consensus || a.needs.rule != "" || len(electors) < leastElectors:
+		electors = nil
+	default:
+		by = []string{byConsensus, byApprover}
+	}
+	args := part(a.env, "args", call.Args)
+	out := Outcome{Decision: a.pointAt(id, digest, by), ID: id, Parts: []audit.Part{args}, Durable: a.s.strong()}
+	a.describe(&out.Decision)
+	out.Events = append(a.s.ringChange(a.env, a.agent), ApprovalOpened{
+		ID: id, Agent: a.agent, Action: call.Descriptor.ID, Digest: digest, Descriptor: call.Digest, Rules: a.env.RulesID, Rule: a.needs.rule,
+		Args: args.Commitment(), By: by, Electors: electors, Expires: a.env.Now.Add(a.s.Config.ApprovalTTL), Ring: a.ring,
+	})
+	out.Tallies = []TallyOf{{a.agent, a.tally}}
+	return out
+}
+
+// electors are the participants of ring ≤ 2 by their own score, but for the proposer (SPEC §2).
+func (a *admission) electors() []policy.DID {
+	var electors []policy.DID
+	for did := range a.s.Participants {
+		if did != a.agent && ring.ByScore(a.env.sigma(did)) <= ring.Standard {
+			electors = append(electors, did)
+		}
+	}
+	slices.Sort(electors)
+	return electors
+}
+
+// forget refuses a call because its grant ran out; the record ends the memory of it, so the next attempt opens a new one.
+func (a *admission) forget(ap *Approval, d policy.Decision) Outcome {
+	a.describe(&d)
+	tally, e, _ := a.tally.refuse(d.Code, a.act.Action, a.env.Now, true)
+	e.Agent, e.Ring, e.Approval = a.agent, a.ring, ap.ID
+	return Outcome{Decision: d, Events: append(a.s.ringChange(a.env, a.agent), e.event()), Durable: a.s.strong(),
+		Tallies: []TallyOf{{a.agent, tally}}}
+}
+
+// find checks what grants, denials and votes have in common.
+func (s *State) find(env *Env, id, digest string) (*Approval, *policy.Decision) {
+	ap, ok := s.Approvals[id]
+	switch {
+	case !ok:
+		return nil, deny(policy.NotFound, "there is no approval %s in session %s, or it was used", id, s.ID)
+	case digest != ap.Digest.String():
+		return nil, deny(policy.InvalidArguments, "the digest is not %s's; look at it again with 'approval show'", id)
+	case ap.Status == Open && ap.Rules != env.RulesID:
+		return nil, deny(policy.ApprovalExpired, "the policies have changed since %s was opened; the agent must ask again", id)
+	case s.Lifecycle != Active:
+		return nil, deny(policy.SessionNotActive, "session %s is %s", s.ID, s.Lifecycle)
+	case ap.Status == ExpiredUnspoken || !env.Now.Before(ap.Expires):
+		return nil, deny(policy.ApprovalExpired, "%s ran out at %s", id, ap.Expires.Format(time.RFC3339))
+	}
+	return ap, nil
+}
+
+// mayDecide refuses who can neither grant nor deny alone.
+func mayDecide(env *Env, ap *Approval) *policy.Decision {
+	switch {
+	case env.Caller.DID == ap.Agent:
+		return deny(policy.Forbidden, "%s asked for %s itself; someone else decides it", ap.Agent, ap.ID)
+	case slices.Contains(ap.By, byOperator) && env.Caller.Role != policy.OperatorRole:
+		return deny(policy.Forbidden, "%s needs a second operator", ap.ID)
+	case !env.Caller.MayApprove():
+		return deny(policy.Forbidden, "only an approver or an operator grants or denies; %s is %s", env.Caller.DID, env.Caller.Role)
+	}
+	return nil
+}
+
+func decideGrant(s *State, env *Env, c Grant) Outcome {
+	ap, d := s.find(env, c.Approval, c.Digest)
+	if d == nil {
+		d = mayDecide(env, ap)
+	}
+	switch {
+	case d != nil:
+		return Outcome{Decision: *d}
+	case ap.Status == Granted:
+		return Outcome{Decision: policy.Allow(), ID: ap.ID} // granting twice grants once
+	case ap.Status != Open:
+		return refuse(policy.ApprovalDenied, "%s was denied", ap.ID)
+	}
+	out := allow(ApprovalGranted{ap.ID, string(env.Caller.DID), env.Now.Add(s.Config.ApprovalTTL)})
+	out.ID = ap.ID
+	return out
+}
+
+func decideDeny(s *State, env *Env, c Deny) Outcome {
+	ap, d := s.find(env, c.Approval, c.Digest)
+	if d == nil {
+		d = mayDecide(env, ap)
+	}
+	switch {
+	case d != nil:
+		return Outcome{Decision: *d}
+	case ap.Status == DeniedUntilEnd:
+		return Outcome{Decision: policy.Allow(), ID: ap.ID}
+	}
+	out := allow(ApprovalDenied{ap.ID, string(env.Caller.DID)}) // also takes back a grant that was not used
+	out.ID = ap.ID
+	return out
+}
+
+func decideVote(s *State, env *Env, c Vote) Outcome {
+	ap, d := s.find(env, c.Approval, c.Digest)
+	voter := env.Caller.DID
+	switch {
+	case d != nil:
+		return Outcome{Decision: *d}
+	case env.Caller.Role != policy.AgentRole || !slices.Contains(ap.Electors, voter):
+		return refuse(policy.Forbidden, "%s is not among the electors of %s", voter, ap.ID)
+	case s.Participants[voter] == nil:
+		return refuse(policy.NotAParticipant, "%s has left session %s", voter, s.ID)
+	case slices.Contains(ap.For, voter) || slices.Contains(ap.Against, voter):
+		return refuse(policy.Forbidden, "%s has voted on %s; a vote is not taken back", voter, ap.ID)
+	case ap.Status != Open:
+		return refuse(policy.Forbidden, "%s is decided: %s", ap.ID, ap.Status)
+	}
+	out := allow(ApprovalVoted{ap.ID, voter, c.Against})
+	out.ID = ap.ID
+	inFavour, against := len(ap.For), len(ap.Against)
+	if c.Against {
+		against++
+	} else {
+		inFavour++
+	}
+	switch {
+	case 2*against >= len(ap.Electors):
+		out.Events = append(out.Events, ApprovalDenied{ap.ID, byConsensus})
+	case 2*inFavour > len(ap.Electors) && inFavour >= leastElectors:
+		out.Events = append(out.Events, ApprovalGranted{ap.ID, byConsensus, env.Now.Add(s.Config.ApprovalTTL)})
+	}
+	return out
+}
+
+// expire ends the approvals whose time is over.
+func (s *State) expire(env *Env) []Event {
+	var events []Event
+	for _, id := range s.approvalIDs() {
+		if a := s.Approvals[id]; (a.Status == Open || a.Status == Granted) && !env.Now.Before(a.Expires) {
+			events = append(events, ApprovalExpired{ID: id, Why: "time"})
+		}
+	}
+	return events
+}
+
+// approvalIDs lists the approvals in the order they were opened.
+func (s *State) approvalIDs() []string {
+	return slices.SortedFunc(maps.Keys(s.Approvals), func(a, b string) int {
+		return cmp.Compare(s.Approvals[a].Seq, s.Approvals[b].Seq)
+	})
+}
+
+// Append appends the event's JSON.
+func (e ApprovalOpened) Append(dst []byte) []byte {
+	o := audit.Event(dst, openedType).Str("id", e.ID).Str("agent", string(e.Agent)).Str("action", e.Action).
+		Hash("digest", e.Digest).Hash("descriptor", e.Descriptor).OptStr("rules", e.Rules).OptStr("rule", e.Rule).
+		Hash("args", e.Args).Strs("by", e.By)
+	if len(e.Electors) > 0 {
+		o = o.Strs("electors", texts(e.Electors))
+	}
+	return o.Time("expires", e.Expires).Uint("ring", uint64(e.Ring)).End()
+}
+
+func texts(dids []policy.DID) []string {
+	out := make([]string, len(dids))
+	for i, d := range dids {
+		out[i] = string(d)
+	}
+	return out
+}
+
+func (e ApprovalOpened) apply(s *State, at Stamp) {
+	// What ran out and was never asked for again is forgotten here, so the table stays small.
+	for id, a := range s.Approvals {
+		if a.Agent == e.Agent && (a.Digest == e.Digest || !at.Time.Before(a.Expires.Add(s.Config.ApprovalTTL))) {
+			delete(s.Approvals, id)
+		}
+	}
+	s.Approvals[e.ID] = &Approval{ID: e.ID, Agent: e.Agent, Action: e.Action, Digest: e.Digest, Descriptor: e.Descriptor,
+		Rules: e.Rules, Rule: e.Rule, By: e.By, Electors: e.Electors, Status: Open, Opened: at.Time, Expires: e.Expires, Seq: at.Seq}
+	if p := s.Participants[e.Agent]; p != nil {
+		p.Bucket, _, _ = p.Bucket.Refill(e.Ring, at.Time).Take()
+	}
+}
+
+// ApprovalVoted is recorded with each voice.
+type ApprovalVoted struct {
+	ID      string     `json:"id"`
+	Voter   policy.DID `json:"voter"`
+	Against bool       `json:"against,omitempty"`
+}
+
+// Append appends the event's JSON.
+func (e ApprovalVoted) Append(dst []byte) []byte {
+	return audit.Event(dst, votedType).Str("id", e.ID).Str("voter", string(e.Voter)).OptBool("against", e.Against).End()
+}
+
+func (e ApprovalVoted) apply(s *State, _ Stamp) {
+	a := s.Approvals[e.ID]
+	if e.Against {
+		a.Against = append(a.Against, e.Voter)
+	} else {
+		a.For = append(a.For, e.Voter)
+	}
+}
+
+// ApprovalGranted is recorded when the call may pass, once, until Expires.
+type ApprovalGranted struct {
+	ID      string    `json:"id"`
+	By      string    `json:"by"` // a DID, or consensus
+	Expires time.Time `json:"expires"`
+}
+
+// Append appends the event's JSON.
+func (e ApprovalGranted) Append(dst []byte) []byte {
+	return audit.Event(dst, grantedType).Str("id", e.ID).Str("by", e.By).Time("expires", e.Expires).End()
+}
+
+func (e ApprovalGranted) apply(s *State, _ Stamp) {
+	a := s.Approvals[e.ID]
+	a.Status, a.GrantedBy, a.Expires = Granted, e.By, e.Expires
+}
+
+// ApprovalDenied is recorded when the call is not to pass.
+type ApprovalDenied struct {
+	ID string `json:"id"`
+	By string `json:"by"` // a DID, or consensus
+}
+
+// Append appends the event's JSON.
+func (e ApprovalDenied) Append(dst []byte) []byte {
+	return audit.Event(dst, approvalDenied).Str("id", e.ID).Str("by", e.By).End()
+}
+
+func (e ApprovalDenied) apply(s *State, _ Stamp) { s.Approvals[e.ID].Status = DeniedUntilEnd }
+
+// ApprovalExpired is recorded when an approval ends without having been used.
+type ApprovalExpired struct {
+	ID  string `json:"id"`
+	Why string `json:"why"` // time, session ended, the agent left, clock set back
+}
+
+// Append appends the event's JSON.
+func (e ApprovalExpired) Append(dst []byte) []byte {
+	return audit.Event(dst, expiredType).Str("id", e.ID).Str("why", e.Why).End()
+}
+
+func (e ApprovalExpired) apply(s *State, _ Stamp) {
+	a := s.Approvals[e.ID]
+	if a.Status == Granted {
+		a.Status = ExpiredUnspoken
+		return
+	}
+	delete(s.Approvals, e.ID)
+}

@@ -1,0 +1,64 @@
+package session
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+
+	"github.com/agenthypervisor/hypervisor/audit"
+)
+
+var errUnknownWord = errors.New("unknown word")
+
+// AppendEvents appends events as the JSON array of a record.
+func AppendEvents(dst []byte, events []Event) []byte {
+	dst = append(dst, '[')
+	for i, e := range events {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = e.Append(dst)
+	}
+	return append(dst, ']')
+}
+
+// ParseEvents reads the events of a record. It returns audit.ErrEvent for a type or a member it does not know.
+func ParseEvents(b []byte) ([]Event, error) { return readers.Parse(b) }
+
+func reader[E Event]() func([]byte) (Event, error) {
+	return audit.Reader(func(e E) Event { return e })
+}
+
+func decodeStrict(b []byte, v any) error {
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	return d.Decode(v)
+}
+
+// readers has one entry for every event, under its published name.
+var readers = audit.Readers[Event]{
+	createdType:     reader[Created](),
+	joinedType:      reader[Joined](),
+	leftType:        reader[Left](),
+	activatedType:   reader[Activated](),
+	terminatedType:  reader[Terminated](),
+	cancellingType:  reader[Cancelling](),
+	archivedType:    reader[SessionArchived](),
+	epochType:       reader[EpochOpened](),
+	strongType:      reader[ConsistencyForced](),
+	keyUsedType:     reader[KeyUsed](),
+	assignedType:    reader[RingAssigned](),
+	demotedType:     reader[RingDemoted](),
+	admittedType:    reader[Admitted](),
+	startedType:     reader[Started](),
+	deniedType:      reader[Denied](),
+	rateLimitedType: reader[RateLimited](),
+	completedType:   reader[Completed](),
+	failedType:      reader[Failed](),
+	unknownType:     reader[Unknown](),
+	openedType:      reader[ApprovalOpened](),
+	votedType:       reader[ApprovalVoted](),
+	grantedType:     reader[ApprovalGranted](),
+	approvalDenied:  reader[ApprovalDenied](),
+	expiredType:     reader[ApprovalExpired](),
+}

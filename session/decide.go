@@ -1,0 +1,148 @@
+package session
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/agenthypervisor/hypervisor/audit"
+	"github.com/agenthypervisor/hypervisor/policy"
+)
+
+// A Command asks for something, in the imperative.
+//
+//sumtype:decl
+type Command interface{ command() }
+
+// An Event is something that happened, in the past tense: the content of a record.
+//
+//sumtype:decl
+type Event interface {
+	// Append appends the event as a JSON object whose "type" is its published name.
+	Append(dst []byte) []byte
+	apply(s *State, at Stamp) // cannot fail, decides nothing
+}
+
+// A Stamp is what the envelope of a record says about the events in it.
+type Stamp struct {
+	Seq    uint64
+	Time   time.Time
+	Caller policy.DID
+}
+
+// An Effect is something owed because of a record. The executor does it; its outcome comes back as a command.
+//
+//sumtype:decl
+type Effect interface{ effect() }
+
+// The effects.
+type (
+	// Announce is owed by a session's first record: its opening in the system stream.
+	Announce struct{}
+	// Dispatch is owed by an action that was started: the call to the outside. It is owed once; a process that
+	// finds it owed by another records the outcome as unknown.
+	Dispatch struct{ ID string }
+	// Cancel is owed when the grace time of an ending session is over: the end of the calls that still run.
+	Cancel struct{ IDs []string }
+	// Seal is owed by a session's last record: its summary in the system stream.
+	Seal struct{}
+)
+
+func (Announce) effect() {}
+func (Dispatch) effect() {}
+func (Cancel) effect()   {}
+func (Seal) effect()     {}
+
+// An Outcome is what Decide found: the decision, and what is to be recorded because of it.
+type Outcome struct {
+	policy.Decision
+	ID      string       // of the action or approval that the command made or concerns; empty: none
+	Events  []Event      // empty: nothing is recorded
+	Parts   []audit.Part // what the events commit to
+	Durable bool         // the answer waits until the record is durable
+	Repeats *KeyUse      // the command repeats one with the same idempotency key: answer from its records
+	Tallies []TallyOf    // what the decision made of the tallies it read
+}
+
+// ErrImpossible is returned, wrapped with what is wrong, for a command that speaks of what cannot be: it is the caller's
+// mistake, not a refusal, and nothing is recorded.
+var ErrImpossible = errors.New("command cannot be decided")
+
+// Decide answers a command. It reads s, env and c and changes none of them. The error is ErrImpossible, or ErrConfig.
+func Decide(s *State, env Env, c Command) (Outcome, error) {
+	if out, done := decideKey(s, &env); done {
+		return out, nil
+	}
+	out, err := decide(s, &env, c)
+	if err != nil || len(out.Events) == 0 {
+		return out, err
+	}
+	if out.Allowed {
+		recordKey(&env, &out)
+	}
+	out.Seq = s.Seq + 1
+	return out, nil
+}
+
+func decide(s *State, env *Env, c Command) (Outcome, error) {
+	switch c := c.(type) {
+	case Create:
+		return decideCreate(s, env, c)
+	case Join:
+		return decideJoin(s, env, c), nil
+	case Leave:
+		return decideLeave(s, env, c), nil
+	case Activate:
+		return decideActivate(s, env), nil
+	case Act:
+		return decideAct(s, env, c), nil
+	case Settle:
+		return decideSettle(s, env, c)
+	case Grant:
+		return decideGrant(s, env, c), nil
+	case Deny:
+		return decideDeny(s, env, c), nil
+	case Vote:
+		return decideVote(s, env, c), nil
+	case Terminate:
+		return decideTerminate(s, env, c), nil
+	case Tick:
+		return decideTick(s, env, c), nil
+	case Recover:
+		return decideRecover(s, env), nil
+	}
+	panic(fmt.Sprintf("session: unknown command %T", c))
+}
+
+// Apply folds a record into the state and returns what is newly owed.
+func Apply(s *State, at Stamp, events []Event) []Effect {
+	if at.Seq != s.Seq+1 {
+		panic(fmt.Sprintf("session: record %d applied to %s at %d", at.Seq, s.ID, s.Seq))
+	}
+	s.Seq, s.Time = at.Seq, at.Time
+	var owed []Effect
+	for _, e := range events {
+		e.apply(s, at)
+		switch e := e.(type) {
+		case Created:
+			owed = append(owed, Announce{})
+		case Started:
+			owed = append(owed, Dispatch{e.ID})
+		case Cancelling:
+			owed = append(owed, Cancel{e.IDs})
+		case SessionArchived:
+			owed = append(owed, Seal{})
+		}
+	}
+	return owed
+}
+
+// refuse is an answer that is not recorded.
+func refuse(code policy.Code, format string, args ...any) Outcome {
+	return Outcome{Decision: policy.Refuse(code, format, args...)}
+}
+
+// allow is an answer that is recorded and waited for.
+func allow(events ...Event) Outcome {
+	return Outcome{Decision: policy.Allow(), Events: events, Durable: true}
+}

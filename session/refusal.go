@@ -1,0 +1,199 @@
+package session
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/agenthypervisor/hypervisor/audit"
+	"github.com/agenthypervisor/hypervisor/policy"
+	"github.com/agenthypervisor/hypervisor/ring"
+)
+
+// refusal.go: refusals are recorded per agent and code: the first at once, then one record a second with the count, so a
+// flood of refused calls fills no disk (SPEC §2).
+
+// The published names.
+const (
+	deniedType      = "action.denied"
+	rateLimitedType = "security.rate_limited"
+)
+
+const (
+	// coalesce is how long refusals of one code are counted before the next record.
+	coalesce = time.Second
+	// maxDistinct bounds the distinct actions that a refusal record names.
+	maxDistinct = 64
+)
+
+// A Tally is what is known of an agent's calls beyond its session's records: the level of its bucket, and refusals not yet
+// written. It is lost in a crash and by eviction; a load begins with the bucket as the recorded calls left it.
+// The zero Tally is an agent that has not called.
+type Tally struct {
+	Bucket  ring.Bucket
+	Refused []Refused
+}
+
+// A Refused counts the refusals of one code since the last record of them.
+type Refused struct {
+	Code    policy.Code
+	Written time.Time // when the last record was
+	Count   uint64
+	Actions []string // distinct, at most 64
+}
+
+// A TallyOf is an agent's new tally. An agent that does not take part shares the tally of the zero DID with all others.
+type TallyOf struct {
+	Agent policy.DID
+	Tally Tally
+}
+
+// A Denial is what a refusal record says.
+type Denial struct {
+	Agent   policy.DID  `json:"agent"`
+	Code    policy.Code `json:"code"`
+	Count   uint64      `json:"count"`
+	Actions []string    `json:"actions"`
+	Ring    ring.Ring   `json:"ring"`
+	Policy  string      `json:"policy,omitempty"`
+	// Approval names an approval whose end the agent has now been told of: it is forgotten with this record.
+	Approval string `json:"approval,omitempty"`
+}
+
+// Denied is recorded when calls were refused.
+type Denied struct{ Denial }
+
+// RateLimited is recorded when calls were refused for their rate.
+type RateLimited struct{ Denial }
+
+// refused records a refusal, or counts it if one of its kind was recorded within the last second.
+func (a *admission) refused(d policy.Decision) Outcome {
+	a.describe(&d)
+	out := Outcome{Decision: d, Events: a.s.ringChange(a.env, a.agent), Durable: a.s.strong()}
+	who := a.agent
+	if a.member == nil && !a.operator {
+		who = ""
+	}
+	if !a.counted {
+		a.tally = a.env.Tallies[who]
+	}
+	tally, e, due := a.tally.refuse(d.Code, a.act.Action, a.env.Now, false)
+	if due {
+		e.Agent, e.Ring, e.Policy = a.agent, a.ring, d.Policy
+		out.Events = append(out.Events, e.event())
+	}
+	out.Tallies = []TallyOf{{who, tally}}
+	return out
+}
+
+// event wraps the denial in the event of its code.
+func (d Denial) event() Event {
+	if d.Code == policy.RateLimited {
+		return RateLimited{d}
+	}
+	return Denied{d}
+}
+
+// refuse counts one refusal and says whether a record of it is due. The receiver's memory is not changed.
+func (t Tally) refuse(code policy.Code, name string, now time.Time, must bool) (Tally, Denial, bool) {
+	t.Refused = slices.Clone(t.Refused)
+	i := slices.IndexFunc(t.Refused, func(r Refused) bool { return r.Code == code })
+	if i < 0 {
+		i = len(t.Refused)
+		t.Refused = append(t.Refused, Refused{Code: code})
+	}
+	r := &t.Refused[i]
+	r.Count++
+	r.Actions = withAction(r.Actions, name)
+	if !must && !r.Written.IsZero() && now.Sub(r.Written) < coalesce {
+		return t, Denial{}, false
+	}
+	d := Denial{Code: code, Count: r.Count, Actions: r.Actions}
+	*r = Refused{Code: code, Written: now}
+	return t, d, true
+}
+
+func withAction(names []string, name string) []string {
+	const most = 128 // bytes of a name that no server lists; a listed one is shorter
+	if len(name) > most {
+		name = name[:most]
+	}
+	name = strings.ToValidUTF8(name, "\uFFFD")
+	if len(names) >= maxDistinct || slices.Contains(names, name) {
+		return names
+	}
+	return append(slices.Clone(names), name)
+}
+
+// NextFlush returns when refusals that are counted but not written are due; zero: there are none.
+func (t Tally) NextFlush() (due time.Time) {
+	for _, r := range t.Refused {
+		if at := r.Written.Add(coalesce); r.Count > 0 && (due.IsZero() || at.Before(due)) {
+			due = at
+		}
+	}
+	return due
+}
+
+// flush returns the records of refusals that are due, or of all.
+func (s *State) flush(env *Env, all bool) []Event {
+	var events []Event
+	for _, agent := range slices.Sorted(maps.Keys(env.Tallies)) {
+		for _, r := range env.Tallies[agent].Refused {
+			if r.Count > 0 && (all || env.Now.Sub(r.Written) >= coalesce) {
+				d := Denial{Agent: agent, Code: r.Code, Count: r.Count, Actions: r.Actions, Ring: ring.Sandbox}
+				if p := s.Participants[agent]; p != nil {
+					d.Ring = p.Ring
+				}
+				events = append(events, d.event())
+			}
+		}
+	}
+	return events
+}
+
+// settled returns the tallies as flush leaves them.
+func (s *State) settled(env *Env, all bool) []TallyOf {
+	var changed []TallyOf
+	for agent, t := range env.Tallies {
+		fresh, dirty := Tally{Bucket: t.Bucket}, false
+		for _, r := range t.Refused {
+			switch idle := env.Now.Sub(r.Written) >= coalesce; {
+			case r.Count > 0 && (all || idle):
+				fresh.Refused, dirty = append(fresh.Refused, Refused{Code: r.Code, Written: env.Now}), true
+			case idle:
+				dirty = true // nothing counted and nothing to hold back any more
+			default:
+				fresh.Refused = append(fresh.Refused, r)
+			}
+		}
+		if dirty {
+			changed = append(changed, TallyOf{agent, fresh})
+		}
+	}
+	return changed
+}
+
+func (d Denial) append(dst []byte, kind string) []byte {
+	return audit.Event(dst, kind).Str("agent", string(d.Agent)).Str("code", string(d.Code)).Uint("count", d.Count).
+		Strs("actions", d.Actions).Uint("ring", uint64(d.Ring)).OptStr("policy", d.Policy).OptStr("approval", d.Approval).End()
+}
+
+func (d Denial) apply(s *State, at Stamp) {
+	delete(s.Approvals, d.Approval)
+	p := s.Participants[d.Agent]
+	if p == nil || d.Code == policy.RateLimited {
+		return // what found no token took none
+	}
+	p.Bucket = p.Bucket.Refill(d.Ring, at.Time)
+	for range min(d.Count, uint64(ring.Privileged.Limits().Burst)) {
+		p.Bucket, _, _ = p.Bucket.Take()
+	}
+}
+
+// Append appends the event's JSON.
+func (e Denied) Append(dst []byte) []byte { return e.append(dst, deniedType) }
+
+// Append appends the event's JSON.
+func (e RateLimited) Append(dst []byte) []byte { return e.append(dst, rateLimitedType) }

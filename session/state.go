@@ -1,0 +1,190 @@
+package session
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/agenthypervisor/hypervisor/action"
+	"github.com/agenthypervisor/hypervisor/audit"
+	"github.com/agenthypervisor/hypervisor/policy"
+	"github.com/agenthypervisor/hypervisor/ring"
+)
+
+// A Lifecycle is where a session stands (SPEC §1): handshaking → active → terminating → archived.
+// The zero value is Absent: nothing has been recorded.
+type Lifecycle uint8
+
+// The stations. Creation passes through created into handshaking in one record.
+const (
+	Absent Lifecycle = iota
+	Handshaking
+	Active
+	Terminating
+	Archived
+)
+
+var lifecycles = [...]string{"absent", "handshaking", "active", "terminating", "archived"}
+
+// String returns the station's word.
+func (l Lifecycle) String() string { return lifecycles[l] }
+
+// MarshalText returns the station's word.
+func (l Lifecycle) MarshalText() ([]byte, error) { return []byte(l.String()), nil }
+
+// UnmarshalText reads a station's word; any other is an error of the snapshot it stands in.
+func (l *Lifecycle) UnmarshalText(b []byte) error {
+	for i, word := range lifecycles {
+		if word == string(b) {
+			*l = Lifecycle(i)
+			return nil
+		}
+	}
+	return errUnknownWord
+}
+
+// State is a session as the fold of its records. It is data: exported so that it can be shown and kept as a snapshot,
+// and only Apply changes it. The zero State is the session before its first record.
+type State struct {
+	ID           string                      `json:"id"`
+	Seq          uint64                      `json:"seq"`  // of the newest record applied
+	Time         time.Time                   `json:"time"` // of the newest record
+	Lifecycle    Lifecycle                   `json:"lifecycle"`
+	Config       Config                      `json:"config"` // resolved
+	Opener       policy.DID                  `json:"opener"`
+	Opened       time.Time                   `json:"opened"`
+	Ends         time.Time                   `json:"ends"`    // when max_duration is over
+	Grace        time.Time                   `json:"grace"`   // while terminating: when running calls are cancelled; zero once they have been
+	GiveUp       time.Time                   `json:"give_up"` // once they have been: when a call that still says nothing is recorded as unknown
+	Epoch        uint64                      `json:"epoch"`   // from 1; a new one after each unclean stop
+	NodeEpoch    uint64                      `json:"node_epoch"`
+	ForcedStrong bool                        `json:"forced_strong,omitempty"` // an eventual session that admitted a non-reversible action
+	Participants map[policy.DID]*Participant `json:"participants"`
+	Running      map[string]*Running         `json:"running"`   // by action id
+	Approvals    map[string]*Approval        `json:"approvals"` // by approval id: open, granted, denied, and expired ones not yet told of
+	Keys         map[string]KeyUse           `json:"keys"`      // by caller and idempotency key
+	KeyOrder     []string                    `json:"key_order"` // the same, oldest first
+}
+
+// A Participant is an agent in the session.
+type Participant struct {
+	Joined  time.Time   `json:"joined"`
+	Ring    ring.Ring   `json:"ring"`   // as last recorded; decisions compute it anew
+	Bucket  ring.Bucket `json:"bucket"` // as the recorded calls left it
+	Running int         `json:"running"`
+}
+
+// A Running is an admitted action whose outcome is not recorded.
+type Running struct {
+	Agent       policy.DID `json:"agent"`
+	Action      string     `json:"action"`
+	ReadOnly    bool       `json:"read_only,omitempty"`
+	Incarnation string     `json:"incarnation"` // of the process that started it
+	Key         string     `json:"key,omitempty"`
+	Seq         uint64     `json:"seq"`
+}
+
+// NewState returns the state before the first record.
+func NewState(id string) *State {
+	return &State{ID: id, Participants: map[policy.DID]*Participant{}, Running: map[string]*Running{},
+		Approvals: map[string]*Approval{}, Keys: map[string]KeyUse{}}
+}
+
+// strong reports whether acknowledgements must be durable, whatever they are about.
+func (s *State) strong() bool { return s.Config.Consistency == Strong || s.ForcedStrong }
+
+// runningIDs lists the running actions in the order they were admitted.
+func (s *State) runningIDs() []string {
+	return slices.SortedFunc(maps.Keys(s.Running), func(a, b string) int { return cmp.Compare(s.Running[a].Seq, s.Running[b].Seq) })
+}
+
+// newID returns an id for what the next record brings. Ids derive from sequence numbers and carry the epoch, so none is
+// given out twice, not even after records were lost (SPEC §1).
+func (s *State) newID(prefix string) string {
+	b := append(make([]byte, 0, 24), prefix...)
+	if s.Epoch > 1 {
+		b = strconv.AppendUint(b, s.Epoch, 10)
+		b = append(b, '.')
+	}
+	return string(strconv.AppendUint(b, s.Seq+1, 10))
+}
+
+// Due returns when the session next wants a Tick: at once if that time is past, never if it is zero.
+func Due(s *State) time.Time {
+	switch s.Lifecycle {
+	case Absent, Archived:
+		return time.Time{}
+	case Terminating:
+		if len(s.Running) == 0 {
+			return s.Time // at once: nothing holds the end up
+		}
+		if s.Grace.IsZero() {
+			return s.GiveUp
+		}
+		return s.Grace
+	}
+	due := s.Ends
+	for _, a := range s.Approvals {
+		if (a.Status == Open || a.Status == Granted) && a.Expires.Before(due) {
+			due = a.Expires
+		}
+	}
+	return due
+}
+
+// Owes reports whether a process that opens the log must look at the session before anyone calls it: a call was under way, or
+// the system stream may not know of its opening or its end yet.
+func Owes(s *State) bool { return len(s.Running) > 0 || s.Seq == 1 || s.Lifecycle == Archived }
+
+// Env is what a decision may know beyond the session's own state. All of it is stamped by package hypervisor.
+type Env struct {
+	Now         time.Time // not before State.Time
+	ClockBehind bool      // this process began with a wall clock behind the newest record
+	Caller      policy.Caller
+	Key         Key                       // the caller's idempotency key; zero: none
+	Sigmas      map[policy.DID]ring.Sigma // σ_raw of the participants and of who is joining, from their streams' durable heads; immutable. Absent: a newcomer
+	Call        *Call                     // the call an Act asks for; nil: no such action is known
+	Rules       policy.Rules
+	RulesID     string   // the version an approval is bound to
+	Random      [32]byte // salts derive from it
+	Secret      [32]byte // the session's key
+	Incarnation string   // of this process
+	NodeEpoch   uint64
+	Operators   int                  // how many are configured: with two or more, admin actions need a witness
+	Tallies     map[policy.DID]Tally // refusals not yet written and bucket levels; read only
+}
+
+// A Call is what the rim found out about an Act before it is decided.
+type Call struct {
+	Descriptor action.Descriptor
+	Digest     audit.Hash     // of the descriptor
+	Changed    bool           // the tool's definition is not the one that was pinned
+	Args       []byte         // re-serialised from the one decoding, as they are decided on and forwarded
+	Values     map[string]any // the same, decoded
+	Fault      string         // why the arguments cannot be had from the tool's schema; empty: they can
+	Resource   string         // what is touched, normalised; empty: unknown
+}
+
+// sigma returns an agent's σ_eff in this session.
+func (e *Env) sigma(agent policy.DID) ring.Sigma {
+	if s, ok := e.Sigmas[agent]; ok {
+		return s
+	}
+	return ring.Newcomer
+}
+
+// ceiling returns the least privilege an agent is held to: ring 3 under the session's least σ_eff (SPEC §1), else none.
+func (s *State) ceiling(score ring.Sigma) ring.Ring {
+	if score < *s.Config.MinSigmaEff {
+		return ring.Sandbox
+	}
+	return ring.Root
+}
+
+// ringOf computes an agent's ring from its standing as it is now.
+func (s *State) ringOf(env *Env, agent policy.DID) (ring.Ring, ring.Sigma) {
+	score := env.sigma(agent)
+	return ring.Of(score, s.ceiling(score)), score
+}
