@@ -281,10 +281,9 @@ func (s *Session) resume(ctx context.Context) error {
 	if state.Lifecycle == session.Archived {
 		return nil
 	}
-	if !s.hv.system.isOpen(s.id) {
-		if err := s.hv.announce(ctx, s.id); err != nil {
-			return err
-		}
+	// Nothing may follow the first record before the opening is durable in the system stream: mostly it is, and nothing is written.
+	if err := s.hv.announce(ctx, s.id); err != nil {
+		return err
 	}
 	if err := s.hv.committer.Reserve(); err != nil {
 		return fmt.Errorf("%w: %w", ErrOverloaded, err)

@@ -94,6 +94,9 @@ func (hv *Hypervisor) create(ctx context.Context, caller policy.Caller, id strin
 		return nil, &Refused{out.Decision}
 	}
 	if err := hv.announce(ctx, id); err != nil {
+		s.mu.Lock()
+		s.drop() // the next use announces it first
+		s.mu.Unlock()
 		return nil, fmt.Errorf("creating a session: %w", err)
 	}
 	return s, nil

@@ -182,28 +182,29 @@ func (SessionArchived) apply(s *State, _ Stamp) {
 }
 
 func decideTick(s *State, env *Env, c Tick) Outcome {
+	if s.Lifecycle == Absent || s.Lifecycle == Archived {
+		return Outcome{Decision: policy.Allow()}
+	}
+	all := c.All
+	var step []Event
 	switch {
-	case s.Lifecycle == Absent || s.Lifecycle == Archived:
-		return Outcome{Decision: policy.Allow()}
-	case s.Lifecycle == Terminating && len(s.Running) == 0:
-		return allow(SessionArchived{})
-	case s.Lifecycle == Terminating && !s.Grace.IsZero() && !env.Now.Before(s.Grace):
-		return allow(Cancelling{s.runningIDs()})
-	case s.Lifecycle == Terminating && !s.GiveUp.IsZero() && !env.Now.Before(s.GiveUp):
-		var events []Event
-		for _, id := range s.runningIDs() {
-			events = append(events, Unknown{ID: id, Why: "no answer"})
-		}
-		return allow(events...)
-	case s.Lifecycle == Terminating:
-		return Outcome{Decision: policy.Allow()}
-	case !env.Now.Before(s.Ends):
+	case s.Lifecycle != Terminating && !env.Now.Before(s.Ends):
 		out := allow(s.endEvents(env, "max_duration")...)
 		out.Tallies = s.settled(env, true)
 		return out
+	case s.Lifecycle != Terminating:
+		step = s.expire(env)
+	case len(s.Running) == 0:
+		step, all = []Event{SessionArchived{}}, true
+	case !s.Grace.IsZero() && !env.Now.Before(s.Grace):
+		step = []Event{Cancelling{s.runningIDs()}}
+	case !s.GiveUp.IsZero() && !env.Now.Before(s.GiveUp):
+		for _, id := range s.runningIDs() {
+			step = append(step, Unknown{ID: id, Why: "no answer"})
+		}
 	}
-	out := allow(append(s.flush(env, c.All), s.expire(env)...)...)
-	out.Tallies = s.settled(env, c.All)
+	out := allow(append(s.flush(env, all), step...)...)
+	out.Tallies = s.settled(env, all)
 	return out
 }
 

@@ -55,7 +55,7 @@ type Denial struct {
 	Code    policy.Code `json:"code"`
 	Count   uint64      `json:"count"`
 	Actions []string    `json:"actions"`
-	Ring    ring.Ring   `json:"ring"`
+	Ring    ring.Ring   `json:"ring"` // whose tokens the calls took; 0: they took none, or an operator's
 	Policy  string      `json:"policy,omitempty"`
 	// Approval names an approval whose end the agent has now been told of: it is forgotten with this record.
 	Approval string `json:"approval,omitempty"`
@@ -70,6 +70,9 @@ type RateLimited struct{ Denial }
 // refused records a refusal, or counts it if one of its kind was recorded within the last second.
 func (a *admission) refused(d policy.Decision) Outcome {
 	a.describe(&d)
+	if a.s.Lifecycle == Absent || a.s.Lifecycle == Archived {
+		return Outcome{Decision: d} // archived is the session's last record
+	}
 	out := Outcome{Decision: d, Events: a.s.ringChange(a.env, a.agent), Durable: a.s.strong()}
 	who := a.agent
 	if a.member == nil && !a.operator {
@@ -80,7 +83,10 @@ func (a *admission) refused(d policy.Decision) Outcome {
 	}
 	tally, e, due := a.tally.refuse(d.Code, a.act.Action, a.env.Now, false)
 	if due {
-		e.Agent, e.Ring, e.Policy = a.agent, a.ring, d.Policy
+		e.Agent, e.Policy = a.agent, d.Policy
+		if takesToken(d.Code) {
+			e.Ring = a.ring
+		}
 		out.Events = append(out.Events, e.event())
 	}
 	out.Tallies = []TallyOf{{who, tally}}
@@ -142,8 +148,8 @@ func (s *State) flush(env *Env, all bool) []Event {
 	for _, agent := range slices.Sorted(maps.Keys(env.Tallies)) {
 		for _, r := range env.Tallies[agent].Refused {
 			if r.Count > 0 && (all || env.Now.Sub(r.Written) >= coalesce) {
-				d := Denial{Agent: agent, Code: r.Code, Count: r.Count, Actions: r.Actions, Ring: ring.Sandbox}
-				if p := s.Participants[agent]; p != nil {
+				d := Denial{Agent: agent, Code: r.Code, Count: r.Count, Actions: r.Actions}
+				if p := s.Participants[agent]; p != nil && takesToken(r.Code) {
 					d.Ring = p.Ring
 				}
 				events = append(events, d.event())
@@ -175,6 +181,15 @@ func (s *State) settled(env *Env, all bool) []TallyOf {
 	return changed
 }
 
+// takesToken reports whether a call refused with a code had paid its token: the order of SPEC §2 "Admission".
+func takesToken(code policy.Code) bool {
+	switch code {
+	case policy.SessionNotActive, policy.Forbidden, policy.NotAParticipant, policy.RateLimited:
+		return false
+	}
+	return true
+}
+
 func (d Denial) append(dst []byte, kind string) []byte {
 	return audit.Event(dst, kind).Str("agent", string(d.Agent)).Str("code", string(d.Code)).Uint("count", d.Count).
 		Strs("actions", d.Actions).Uint("ring", uint64(d.Ring)).OptStr("policy", d.Policy).OptStr("approval", d.Approval).End()
@@ -183,8 +198,8 @@ func (d Denial) append(dst []byte, kind string) []byte {
 func (d Denial) apply(s *State, at Stamp) {
 	delete(s.Approvals, d.Approval)
 	p := s.Participants[d.Agent]
-	if p == nil || d.Code == policy.RateLimited {
-		return // what found no token took none
+	if p == nil || d.Ring == ring.Root {
+		return // no token was taken: the call was refused before its rate was looked at, or found none
 	}
 	p.Bucket = p.Bucket.Refill(d.Ring, at.Time)
 	for range min(d.Count, uint64(ring.Privileged.Limits().Burst)) {
