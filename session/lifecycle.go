@@ -181,7 +181,9 @@ func decideTick(s *State, env *Env) Outcome {
 	case s.Lifecycle == Absent || s.Lifecycle == Archived:
 		return Outcome{Decision: policy.Allow()}
 	case s.Lifecycle == Terminating && len(s.Running) == 0:
-		return allow(SessionArchived{})
+		out := allow(append(s.flush(env, true), SessionArchived{})...)
+		out.Tallies = s.settled(env, true)
+		return out
 	case s.Lifecycle == Terminating && !s.Grace.IsZero() && !env.Now.Before(s.Grace):
 		ids := make([]string, 0, len(s.Running))
 		for id := range s.Running {
@@ -189,9 +191,7 @@ func decideTick(s *State, env *Env) Outcome {
 		}
 		slices.Sort(ids)
 		return allow(Cancelling{ids})
-	case s.Lifecycle == Terminating:
-		return Outcome{Decision: policy.Allow()}
-	case !env.Now.Before(s.Ends):
+	case s.Lifecycle != Terminating && !env.Now.Before(s.Ends):
 		out := allow(s.endEvents(env, "max_duration")...)
 		out.Tallies = s.settled(env, true)
 		return out
