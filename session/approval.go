@@ -215,8 +215,8 @@ func (a *admission) electors() []policy.DID {
 // forget refuses a call because its grant ran out; the record ends the memory of it, so the next attempt opens a new one.
 func (a *admission) forget(ap *Approval, d policy.Decision) Outcome {
 	a.describe(&d)
-	tally, e, _ := a.tally.refuse(d.Code, a.act.Action, a.env.Now, true)
-	e.Agent, e.Ring, e.Approval = a.agent, a.ring, ap.ID
+	tally, e, _ := a.tally.refuse(d.Code, a.act.Action, a.ring, a.env.Now, true)
+	e.Agent, e.Approval = a.agent, ap.ID
 	return Outcome{Decision: d, Events: append(a.s.ringChange(a.env, a.agent), e.event()), Durable: a.s.strong(),
 		Tallies: []TallyOf{{a.agent, tally}}}
 }
