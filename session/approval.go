@@ -75,6 +75,18 @@ type approvalNeed struct {
 
 func (n approvalNeed) any() bool { return n.consensus || n.approver || n.witness || n.rule != "" }
 
+// metBy reports whether a grant is enough. It may have been given for another need: the agents' vote for a call in ring 1 does
+// not let the same call pass once its agent is in ring 2 (SPEC §2 "Ring 1").
+func (n approvalNeed) metBy(ap *Approval) bool {
+	switch {
+	case n.witness:
+		return slices.Contains(ap.By, byOperator)
+	case n.approver || n.rule != "":
+		return ap.GrantedBy != byConsensus
+	}
+	return true
+}
+
 // Grant lets the call pass once. An approver's or operator's alone.
 type Grant struct {
 	Approval string
@@ -134,6 +146,8 @@ func (a *admission) decideApproval() Outcome {
 	case ap == nil && open >= maxConcurrentApprovals:
 		return a.refused(*deny(policy.QuotaExceeded, "%s has %d approvals open, and may have no more; wait for one to be decided", a.agent, open))
 	case ap == nil:
+		return a.open(digest)
+	case ap.Status == Granted && a.env.Now.Before(ap.Expires) && !a.needs.metBy(ap):
 		return a.open(digest)
 	case ap.Status == Granted && a.env.Now.Before(ap.Expires):
 		return a.admitted(ap.ID)
