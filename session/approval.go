@@ -141,14 +141,16 @@ func (a *admission) digest() (h audit.Hash) {
 // decideApproval answers a call that nothing refuses but that needs an approval.
 func (a *admission) decideApproval() Outcome {
 	digest := a.digest()
-	ap, open := a.s.approvalFor(a.agent, digest)
+	ap, open, kept := a.s.approvalFor(a.agent, digest, a.env.Now)
 	switch {
 	case ap == nil && open >= maxConcurrentApprovals:
 		return a.refused(*deny(policy.QuotaExceeded, "%s has %d approvals open, and may have no more; wait for one to be decided", a.agent, open))
+	case ap == nil && kept >= maxKeptApprovals:
+		return a.refused(*deny(policy.QuotaExceeded, "%s has %d approvals decided and not yet used or over; wait for one to end", a.agent, kept))
 	case ap == nil:
 		return a.open(digest)
 	case ap.Status == Granted && a.env.Now.Before(ap.Expires) && !a.needs.metBy(ap):
-		return a.open(digest)
+		return a.open(digest, ApprovalExpired{ID: ap.ID, Why: "not enough"})
 	case ap.Status == Granted && a.env.Now.Before(ap.Expires):
 		return a.admitted(ap.ID)
 	case ap.Status == Granted || ap.Status == ExpiredUnspoken:
@@ -162,20 +164,33 @@ func (a *admission) decideApproval() Outcome {
 	return a.refused(d)
 }
 
-// approvalFor finds the agent's approval for a digest, and counts those it has open.
-func (s *State) approvalFor(agent policy.DID, digest audit.Hash) (found *Approval, open int) {
+// approvalFor finds the agent's approval for a digest, and counts those it has open and all that are kept for it.
+func (s *State) approvalFor(agent policy.DID, digest audit.Hash, now time.Time) (found *Approval, open, kept int) {
 	for _, ap := range s.Approvals {
 		if ap.Agent != agent {
 			continue
 		}
-		if ap.Status == Open || ap.Status == DeniedUntilEnd {
+		if ap.Digest == digest {
+			found = ap // there is one: opening another replaces it
+		}
+		if s.forgettable(ap, now) {
+			continue
+		}
+		kept++
+		if ap.Status == Open && now.Before(ap.Expires) {
 			open++
 		}
-		if ap.Digest == digest && (found == nil || ap.Seq > found.Seq) {
-			found = ap
-		}
 	}
-	return found, open
+	return found, open, kept
+}
+
+// forgettable reports whether nobody will be told of the approval any more.
+func (s *State) forgettable(ap *Approval, now time.Time) bool {
+	end := ap.Expires
+	if ap.Status == ExpiredUnspoken {
+		end = end.Add(s.Config.ApprovalTTL)
+	}
+	return !now.Before(end) && ap.Status != Granted
 }
 
 // pointAt is the refusal that points at an approval.
@@ -190,8 +205,8 @@ func (a *admission) pointAt(id string, digest audit.Hash, by []string) policy.De
 	return d
 }
 
-// open refuses the call and opens an approval for it.
-func (a *admission) open(digest audit.Hash) Outcome {
+// open refuses the call and opens an approval for it; ended is what that brings to its end, beside what time has.
+func (a *admission) open(digest audit.Hash, ended ...Event) Outcome {
 	id, call := a.s.newID("apr-"), a.env.Call
 	electors := a.electors()
 	by := []string{byApprover}
@@ -206,7 +221,8 @@ func (a *admission) open(digest audit.Hash) Outcome {
 	args := part(a.env, "args", call.Args)
 	out := Outcome{Decision: a.pointAt(id, digest, by), ID: id, Parts: []audit.Part{args}, Durable: a.s.strong()}
 	a.describe(&out.Decision)
-	out.Events = append(a.s.ringChange(a.env, a.agent), ApprovalOpened{
+	out.Events = slices.Concat(a.s.ringChange(a.env, a.agent), a.s.expire(a.env), ended)
+	out.Events = append(out.Events, ApprovalOpened{
 		ID: id, Agent: a.agent, Action: call.Descriptor.ID, Digest: digest, Descriptor: call.Digest, Rules: a.env.RulesID, Rule: a.needs.rule,
 		Args: args.Commitment(), By: by, Electors: electors, Expires: a.env.Now.Add(a.s.Config.ApprovalTTL), Ring: a.ring,
 	})
@@ -231,8 +247,12 @@ func (a *admission) forget(ap *Approval, d policy.Decision) Outcome {
 	a.describe(&d)
 	tally, e, _ := a.tally.refuse(d.Code, a.act.Action, a.ring, a.env.Now, true)
 	e.Agent, e.Approval = a.agent, ap.ID
-	return Outcome{Decision: d, Events: append(a.s.ringChange(a.env, a.agent), e.event()), Durable: a.s.strong(),
-		Tallies: []TallyOf{{a.agent, tally}}}
+	out := Outcome{Decision: d, Events: a.s.ringChange(a.env, a.agent), Durable: a.s.strong(), Tallies: []TallyOf{{a.agent, tally}}}
+	if ap.Status == Granted {
+		out.Events = append(out.Events, ApprovalExpired{ID: ap.ID, Why: "time"})
+	}
+	out.Events = append(out.Events, e.event())
+	return out
 }
 
 // find checks what grants, denials and votes have in common.
@@ -336,7 +356,7 @@ func decideVote(s *State, env *Env, c Vote) Outcome {
 func (s *State) expire(env *Env) []Event {
 	var events []Event
 	for _, id := range s.approvalIDs() {
-		if a := s.Approvals[id]; (a.Status == Open || a.Status == Granted) && !env.Now.Before(a.Expires) {
+		if a := s.Approvals[id]; a.Status != ExpiredUnspoken && !env.Now.Before(a.Expires) {
 			events = append(events, ApprovalExpired{ID: id, Why: "time"})
 		}
 	}
@@ -370,9 +390,9 @@ func texts(dids []policy.DID) []string {
 }
 
 func (e ApprovalOpened) apply(s *State, at Stamp) {
-	// What ran out and was never asked for again is forgotten here, so the table stays small.
+	// A grant that ran out and was never asked for again is forgotten here, so the table stays small.
 	for id, a := range s.Approvals {
-		if a.Agent == e.Agent && (a.Digest == e.Digest || !at.Time.Before(a.Expires.Add(s.Config.ApprovalTTL))) {
+		if a.Agent == e.Agent && (a.Digest == e.Digest || s.forgettable(a, at.Time)) {
 			delete(s.Approvals, id)
 		}
 	}
@@ -437,7 +457,7 @@ func (e ApprovalDenied) apply(s *State, _ Stamp) { s.Approvals[e.ID].Status = De
 // ApprovalExpired is recorded when an approval ends without having been used.
 type ApprovalExpired struct {
 	ID  string `json:"id"`
-	Why string `json:"why"` // time, session ended, the agent left, clock set back
+	Why string `json:"why"` // time, session ended, the agent left, clock set back, not enough
 }
 
 // Append appends the event's JSON.

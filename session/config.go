@@ -57,7 +57,8 @@ const (
 	DefaultVouchWeight     = action.Omega(650_000)
 	MaxListEntries         = 256 // of network_allow and files_scope
 	MaxIDBytes             = 256
-	maxConcurrentApprovals = 8 // open, per agent
+	maxConcurrentApprovals = 8  // open, per agent
+	maxKeptApprovals       = 64 // open, granted, denied or run out and not yet told of, per agent
 )
 
 // Config is what a session is created with. Zero values are the defaults.

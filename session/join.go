@@ -1,6 +1,8 @@
 package session
 
 import (
+	"maps"
+
 	"github.com/agenthypervisor/hypervisor/audit"
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/ring"
@@ -156,4 +158,7 @@ func (e Left) Append(dst []byte) []byte {
 	return audit.Event(dst, leftType).Str("agent", string(e.Agent)).End()
 }
 
-func (e Left) apply(s *State, _ Stamp) { delete(s.Participants, e.Agent) }
+func (e Left) apply(s *State, _ Stamp) {
+	delete(s.Participants, e.Agent)
+	maps.DeleteFunc(s.Approvals, func(_ string, a *Approval) bool { return a.Agent == e.Agent && a.Status == ExpiredUnspoken })
+}

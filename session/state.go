@@ -115,7 +115,7 @@ func Due(s *State) time.Time {
 	}
 	due := s.Ends
 	for _, a := range s.Approvals {
-		if (a.Status == Open || a.Status == Granted) && a.Expires.Before(due) {
+		if a.Status != ExpiredUnspoken && a.Expires.Before(due) {
 			due = a.Expires
 		}
 	}
