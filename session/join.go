@@ -61,8 +61,9 @@ func decideJoin(s *State, env *Env, c Join) Outcome {
 		return refuse(policy.Forbidden, "only an operator joins agents to a session")
 	case s.Lifecycle != Handshaking && s.Lifecycle != Active:
 		return refuse(policy.SessionNotActive, "session %s is %s; agents join while it is handshaking or active", s.ID, s.Lifecycle)
-	case c.Agent == "":
-		return refuse(policy.InvalidArguments, "no agent is named")
+	}
+	if _, err := policy.ParseDID(string(c.Agent)); err != nil {
+		return refuse(policy.InvalidArguments, "the agent to join: %v", err)
 	}
 	r, score := s.ringOf(env, c.Agent)
 	if _, there := s.Participants[c.Agent]; there {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"time"
+	"unicode/utf8"
 
 	"github.com/agenthypervisor/hypervisor/audit"
 	"github.com/agenthypervisor/hypervisor/policy"
@@ -13,6 +14,8 @@ import (
 
 // grace is how long calls may still run after the end has begun (SPEC §1 "End").
 const grace = 30 * time.Second
+
+const maxReasonBytes = 256 // of a Terminate
 
 // The published names.
 const (
@@ -123,6 +126,8 @@ func decideTerminate(s *State, env *Env, c Terminate) Outcome {
 		return refuse(policy.Forbidden, "only an operator ends a session")
 	case s.Lifecycle == Absent:
 		return refuse(policy.NotFound, "there is no session %s", s.ID)
+	case len(c.Reason) > maxReasonBytes || !utf8.ValidString(c.Reason):
+		return refuse(policy.InvalidArguments, "a reason is text of at most %d bytes", maxReasonBytes)
 	case s.Lifecycle >= Terminating:
 		return Outcome{Decision: policy.Allow()} // it ends already; saying so twice is no error
 	}
