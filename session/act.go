@@ -3,6 +3,7 @@ package session
 import (
 	"crypto/sha256"
 	"encoding/json"
+	"time"
 
 	"github.com/agenthypervisor/hypervisor/action"
 	"github.com/agenthypervisor/hypervisor/audit"
@@ -89,8 +90,11 @@ func decideAct(s *State, env *Env, c Act) Outcome {
 }
 
 func (a *admission) inactive() *policy.Decision {
-	if a.s.Lifecycle != Active {
+	switch {
+	case a.s.Lifecycle != Active:
 		return deny(policy.SessionNotActive, "session %s is %s, so nothing can be done in it", a.s.ID, a.s.Lifecycle)
+	case !a.env.Now.Before(a.s.Ends): // the clock has not ended it yet, but it is over
+		return deny(policy.SessionNotActive, "session %s is over since %s", a.s.ID, a.s.Ends.Format(time.RFC3339))
 	}
 	return nil
 }

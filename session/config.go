@@ -57,7 +57,7 @@ const (
 	MaxApprovalTTL         = 24 * time.Hour
 	DefaultMinSigmaEff     = ring.Sigma(600_000)
 	DefaultVouchWeight     = action.Omega(650_000)
-	MaxListEntries         = 256 // of network_allow and files_scope
+	MaxListEntries         = 256  // of network_allow and files_scope
 	MaxEntryBytes          = 1024 // of each of them
 	MaxIDBytes             = 256
 	maxConcurrentApprovals = 8  // open, per agent

@@ -2,6 +2,7 @@ package session
 
 import (
 	"maps"
+	"time"
 
 	"github.com/agenthypervisor/hypervisor/audit"
 	"github.com/agenthypervisor/hypervisor/policy"
@@ -61,6 +62,8 @@ func decideJoin(s *State, env *Env, c Join) Outcome {
 		return refuse(policy.Forbidden, "only an operator joins agents to a session")
 	case s.Lifecycle != Handshaking && s.Lifecycle != Active:
 		return refuse(policy.SessionNotActive, "session %s is %s; agents join while it is handshaking or active", s.ID, s.Lifecycle)
+	case !env.Now.Before(s.Ends):
+		return refuse(policy.SessionNotActive, "session %s is over since %s", s.ID, s.Ends.Format(time.RFC3339))
 	}
 	if _, err := policy.ParseDID(string(c.Agent)); err != nil {
 		return refuse(policy.InvalidArguments, "the agent to join: %v", err)
