@@ -2,7 +2,6 @@ package session
 
 import (
 	"fmt"
-	"slices"
 	"time"
 	"unicode/utf8"
 
@@ -14,6 +13,9 @@ import (
 
 // grace is how long calls may still run after the end has begun (SPEC §1 "End").
 const grace = 30 * time.Second
+
+// patience is how long a cancelled call may take to say how it ended, before it is recorded as unknown (SPEC §1 "End").
+const patience = 5 * time.Minute
 
 const maxReasonBytes = 256 // of a Terminate
 
@@ -168,7 +170,7 @@ func (e Cancelling) Append(dst []byte) []byte {
 	return audit.Event(dst, cancellingType).Strs("ids", e.IDs).End()
 }
 
-func (Cancelling) apply(s *State, _ Stamp) { s.Grace = time.Time{} }
+func (Cancelling) apply(s *State, at Stamp) { s.Grace, s.Patience = time.Time{}, at.Time.Add(patience) }
 
 // SessionArchived is a session's last event, in its last record.
 type SessionArchived struct{}
@@ -190,12 +192,13 @@ func decideTick(s *State, env *Env) Outcome {
 		out.Tallies = s.settled(env, true)
 		return out
 	case s.Lifecycle == Terminating && !s.Grace.IsZero() && !env.Now.Before(s.Grace):
-		ids := make([]string, 0, len(s.Running))
-		for id := range s.Running {
-			ids = append(ids, id)
+		return allow(Cancelling{s.runningIDs()})
+	case s.Lifecycle == Terminating && s.Grace.IsZero() && !env.Now.Before(s.Patience):
+		var events []Event
+		for _, id := range s.runningIDs() {
+			events = append(events, Unknown{ID: id, Why: "no answer"})
 		}
-		slices.Sort(ids)
-		return allow(Cancelling{ids})
+		return allow(events...)
 	case s.Lifecycle != Terminating && !env.Now.Before(s.Ends):
 		out := allow(s.endEvents(env, "max_duration")...)
 		out.Tallies = s.settled(env, true)

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -97,7 +98,7 @@ func decideRecover(s *State, env *Env) Outcome {
 	if env.NodeEpoch != s.NodeEpoch {
 		events = append(events, EpochOpened{s.Epoch + 1, env.NodeEpoch})
 	}
-	for _, id := range slices.SortedFunc(maps.Keys(s.Running), func(a, b string) int { return int(s.Running[a].Seq) - int(s.Running[b].Seq) }) {
+	for _, id := range s.runningIDs() {
 		if s.Running[id].Incarnation != env.Incarnation {
 			events = append(events, Unknown{ID: id, Why: "process ended"})
 		}
@@ -110,6 +111,11 @@ func decideRecover(s *State, env *Env) Outcome {
 		}
 	}
 	return allow(events...)
+}
+
+// runningIDs lists the running actions in the order they were admitted.
+func (s *State) runningIDs() []string {
+	return slices.SortedFunc(maps.Keys(s.Running), func(a, b string) int { return cmp.Compare(s.Running[a].Seq, s.Running[b].Seq) })
 }
 
 // ended takes an action out of the running ones.

@@ -52,9 +52,10 @@ type State struct {
 	Config       Config                      `json:"config"` // resolved
 	Opener       policy.DID                  `json:"opener"`
 	Opened       time.Time                   `json:"opened"`
-	Ends         time.Time                   `json:"ends"`  // when max_duration is over
-	Grace        time.Time                   `json:"grace"` // while terminating: when running calls are cancelled; zero once they have been
-	Epoch        uint64                      `json:"epoch"` // from 1; a new one after each unclean stop
+	Ends         time.Time                   `json:"ends"`              // when max_duration is over
+	Grace        time.Time                   `json:"grace"`             // while terminating: when running calls are cancelled; zero once they have been
+	Patience     time.Time                   `json:"patience,omitzero"` // once they have been: when those without an outcome are recorded as unknown
+	Epoch        uint64                      `json:"epoch"`             // from 1; a new one after each unclean stop
 	NodeEpoch    uint64                      `json:"node_epoch"`
 	ForcedStrong bool                        `json:"forced_strong,omitempty"` // an eventual session that admitted a non-reversible action
 	Participants map[policy.DID]*Participant `json:"participants"`
@@ -110,6 +111,9 @@ func Due(s *State) time.Time {
 	case Terminating:
 		if len(s.Running) == 0 {
 			return s.Time // at once: nothing holds the end up
+		}
+		if s.Grace.IsZero() {
+			return s.Patience
 		}
 		return s.Grace
 	}
