@@ -141,7 +141,7 @@ func (a *admission) digest() (h audit.Hash) {
 // decideApproval answers a call that nothing refuses but that needs an approval.
 func (a *admission) decideApproval() Outcome {
 	digest := a.digest()
-	ap, open, kept := a.s.approvalFor(a.agent, digest, a.env.Now)
+	ap, open, kept := a.s.approvalFor(a.env, a.agent, digest)
 	switch {
 	case ap == nil && open >= maxConcurrentApprovals:
 		return a.refused(*deny(policy.QuotaExceeded, "%s has %d approvals open, and may have no more; wait for one to be decided", a.agent, open))
@@ -164,8 +164,9 @@ func (a *admission) decideApproval() Outcome {
 	return a.refused(d)
 }
 
-// approvalFor finds the agent's approval for a digest, and counts those it has open and all that are kept for it.
-func (s *State) approvalFor(agent policy.DID, digest audit.Hash, now time.Time) (found *Approval, open, kept int) {
+// approvalFor finds the agent's approval for a digest, and counts those it has open, that is, that can be granted yet, and all
+// that are kept for it.
+func (s *State) approvalFor(env *Env, agent policy.DID, digest audit.Hash) (found *Approval, open, kept int) {
 	for _, ap := range s.Approvals {
 		if ap.Agent != agent {
 			continue
@@ -173,11 +174,11 @@ func (s *State) approvalFor(agent policy.DID, digest audit.Hash, now time.Time) 
 		if ap.Digest == digest {
 			found = ap // there is one: opening another replaces it
 		}
-		if s.forgettable(ap, now) {
+		if s.forgettable(ap, env.Now) {
 			continue
 		}
 		kept++
-		if ap.Status == Open && now.Before(ap.Expires) {
+		if ap.Status == Open && ap.Rules == env.RulesID && env.Now.Before(ap.Expires) {
 			open++
 		}
 	}
