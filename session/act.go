@@ -270,7 +270,7 @@ func (a *admission) admitted(approval string) Outcome {
 		ReadOnly: call.Descriptor.ReadOnly, Rules: a.env.RulesID, Approval: approval,
 		Unwitnessed: a.operator && a.required == ring.Root && a.env.Operators < 2,
 	}, Started{id, a.env.Incarnation})
-	out.Durable = a.s.strong() || !call.Descriptor.ReadOnly
+	out.Durable = a.s.strong() || !call.Descriptor.ReadOnly || approval != "" // a grant whose use is lost would be used again
 	out.Tallies = []TallyOf{{a.agent, a.tally}}
 	return out
 }
