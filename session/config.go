@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"time"
+	"unicode/utf8"
 
 	"github.com/agenthypervisor/hypervisor/action"
 	"github.com/agenthypervisor/hypervisor/ring"
@@ -55,9 +57,11 @@ const (
 	MaxApprovalTTL         = 24 * time.Hour
 	DefaultMinSigmaEff     = ring.Sigma(600_000)
 	DefaultVouchWeight     = action.Omega(650_000)
-	MaxListEntries         = 256 // of network_allow and files_scope
+	MaxListEntries         = 256  // of network_allow and files_scope
+	MaxEntryBytes          = 1024 // of each of them
 	MaxIDBytes             = 256
-	maxConcurrentApprovals = 8 // open, per agent
+	maxConcurrentApprovals = 8  // open, per agent
+	maxKeptApprovals       = 64 // open, granted, denied or run out and not yet told of, per agent
 )
 
 // Config is what a session is created with. Zero values are the defaults.
@@ -87,7 +91,7 @@ func (c Config) Resolved() (Config, error) {
 	}
 	c.MaxParticipants = int(def(int64(c.MaxParticipants), DefaultParticipants))
 	c.MaxDuration = time.Duration(def(int64(c.MaxDuration), int64(DefaultDuration)))
-	c.ApprovalTTL = time.Duration(def(int64(c.ApprovalTTL), int64(DefaultApprovalTTL)))
+	c.ApprovalTTL = time.Duration(def(int64(c.ApprovalTTL), int64(DefaultApprovalTTL))).Truncate(time.Microsecond) // as records tell time
 	if c.MinSigmaEff == nil {
 		s := DefaultMinSigmaEff
 		c.MinSigmaEff = &s
@@ -109,10 +113,16 @@ func (c Config) Resolved() (Config, error) {
 		return c, fmt.Errorf("%w: vouch_weight is above 1", ErrConfig)
 	case len(c.NetworkAllow) > MaxListEntries || len(c.FilesScope) > MaxListEntries:
 		return c, fmt.Errorf("%w: network_allow and files_scope take at most %d entries each", ErrConfig, MaxListEntries)
+	case slices.ContainsFunc(c.NetworkAllow, badEntry) || slices.ContainsFunc(c.FilesScope, badEntry):
+		return c, fmt.Errorf("%w: an entry of network_allow or files_scope is text of 1 to %d bytes", ErrConfig, MaxEntryBytes)
 	case c.Name != "" && !ValidID(c.Name):
 		return c, fmt.Errorf("%w: name %q: letters, digits and ._:- within, at most %d bytes", ErrConfig, c.Name, MaxIDBytes)
 	}
 	return c, nil
+}
+
+func badEntry(entry string) bool {
+	return entry == "" || len(entry) > MaxEntryBytes || !utf8.ValidString(entry)
 }
 
 var idShape = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9._:-]*[a-zA-Z0-9])?$`)

@@ -70,6 +70,9 @@ var ErrImpossible = errors.New("command cannot be decided")
 
 // Decide answers a command. It reads s, env and c and changes none of them. The error is ErrImpossible, or ErrConfig.
 func Decide(s *State, env Env, c Command) (Outcome, error) {
+	if _, err := policy.ParseDID(string(env.Caller.DID)); err != nil {
+		return Outcome{}, fmt.Errorf("%w: the caller is %w", ErrImpossible, err) // no record could name it so that it can be read back
+	}
 	if out, done := decideKey(s, &env); done {
 		return out, nil
 	}

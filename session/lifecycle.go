@@ -3,6 +3,7 @@ package session
 import (
 	"fmt"
 	"time"
+	"unicode/utf8"
 
 	"github.com/agenthypervisor/hypervisor/audit"
 	"github.com/agenthypervisor/hypervisor/policy"
@@ -10,12 +11,13 @@ import (
 
 // lifecycle.go: created → handshaking → active → terminating → archived, each step a record (SPEC §1).
 
-const (
-	// grace is how long calls may still run after the end has begun (SPEC §1 "End").
-	grace = 30 * time.Second
-	// patience is how long a cancelled call may stay silent before its outcome is recorded as unknown (SPEC §1 "End").
-	patience = 5 * time.Minute
-)
+// grace is how long calls may still run after the end has begun (SPEC §1 "End").
+const grace = 30 * time.Second
+
+// patience is how long a cancelled call may take to say how it ended, before it is recorded as unknown (SPEC §1 "End").
+const patience = 5 * time.Minute
+
+const maxReasonBytes = 256 // of a Terminate
 
 // The published names.
 const (
@@ -128,6 +130,8 @@ func decideTerminate(s *State, env *Env, c Terminate) Outcome {
 		return refuse(policy.Forbidden, "only an operator ends a session")
 	case s.Lifecycle == Absent:
 		return refuse(policy.NotFound, "there is no session %s", s.ID)
+	case len(c.Reason) > maxReasonBytes || !utf8.ValidString(c.Reason):
+		return refuse(policy.InvalidArguments, "a reason is text of at most %d bytes", maxReasonBytes)
 	case s.Lifecycle >= Terminating:
 		return Outcome{Decision: policy.Allow()} // it ends already; saying so twice is no error
 	}
@@ -168,7 +172,7 @@ func (e Cancelling) Append(dst []byte) []byte {
 	return audit.Event(dst, cancellingType).Strs("ids", e.IDs).End()
 }
 
-func (Cancelling) apply(s *State, at Stamp) { s.Grace, s.GiveUp = time.Time{}, at.Time.Add(patience) }
+func (Cancelling) apply(s *State, at Stamp) { s.Grace, s.Patience = time.Time{}, at.Time.Add(patience) }
 
 // SessionArchived is a session's last event, in its last record.
 type SessionArchived struct{}
@@ -198,7 +202,7 @@ func decideTick(s *State, env *Env, c Tick) Outcome {
 		step, all = []Event{SessionArchived{}}, true
 	case !s.Grace.IsZero() && !env.Now.Before(s.Grace):
 		step = []Event{Cancelling{s.runningIDs()}}
-	case !s.GiveUp.IsZero() && !env.Now.Before(s.GiveUp):
+	case s.Grace.IsZero() && !env.Now.Before(s.Patience):
 		for _, id := range s.runningIDs() {
 			step = append(step, Unknown{ID: id, Why: "no answer"})
 		}
