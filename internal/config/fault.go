@@ -18,7 +18,8 @@ type Fault struct {
 // Error returns FILE:LINE:COL: what.
 func (f Fault) Error() string { return fmt.Sprintf("%s:%d:%d: %s", f.File, f.Line, f.Col, f.What) }
 
-// Faults are all that is wrong with a configuration, in the order of the file; those of a file it names come last.
+// Faults are all that is wrong with a configuration, in the order of the file; those of a file it names come last, and after a
+// thousand there are no more.
 // errors.As finds a single Fault.
 type Faults []Fault
 

@@ -20,6 +20,7 @@ func TestEveryFaultSaysWhereAndWhat(t *testing.T) {
 		{"too large", strings.Repeat("#", maxBytes+1), `1:1: larger than 1048576 bytes`},
 		{"too deep", "data: " + strings.Repeat("[", 100), `1:39: nested deeper than 32`},
 		{"too deep in dashes", strings.Repeat("- ", 100), `1:65: nested deeper than 32`},
+		{"too much", strings.Repeat("#\n", 7) + "data: [" + strings.Repeat("a,", 25_000) + "]", `8:49998: more than 50000 words and signs`},
 		{"anchor", "data: &a x", `1:7: anchors, aliases and merge keys are not read here: write the value where it is used`},
 		{"alias", "data: *a", `1:7: anchors, aliases and merge keys are not read here: write the value where it is used`},
 		{"merge key", "session:\n  <<: {audit: true}\n", `2:3: anchors, aliases and merge keys are not read here: write the value where it is used`},
@@ -183,5 +184,13 @@ hypervisor.yaml:9:5: policies[1]: the name "a" is used twice
 hypervisor.yaml:10:9: listen: want host:port such as 127.0.0.1:7700, got "nowhere"`
 	if err == nil || err.Error() != want {
 		t.Errorf("got\n%v\nwant\n%s", err, want)
+	}
+}
+
+func TestFaultsEndSomewhere(t *testing.T) {
+	_, err := Parse("f", []byte("roles: {auditor: ["+strings.Repeat("a,", 20_000)+"]}"), nil)
+	var faults Faults
+	if !errors.As(err, &faults) || len(faults) != maxFaults {
+		t.Errorf("%d faults", len(faults))
 	}
 }

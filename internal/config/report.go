@@ -1,7 +1,9 @@
 package config
 
 import (
+	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 
 	"github.com/agenthypervisor/hypervisor/action"
@@ -35,6 +37,7 @@ type PolicyRow struct {
 	Name   string `json:"name"`
 	Effect string `json:"effect"` // deny or require_approval
 	When   string `json:"when"`
+	Note   string `json:"note,omitempty"` // what may surprise
 	Source string `json:"source"`
 }
 
@@ -51,7 +54,7 @@ func (c *Config) Report() Report {
 		if p.Effect == policy.Deny {
 			effect = "deny"
 		}
-		r.Policies = append(r.Policies, PolicyRow{p.Name, effect, p.When, c.said.policies[p.Name]})
+		r.Policies = append(r.Policies, PolicyRow{p.Name, effect, p.When, c.policyNote(p.When), c.said.policies[p.Name]})
 	}
 	return r
 }
@@ -78,6 +81,28 @@ func note(d action.Descriptor) string {
 		return "has an undo, but is decided as none: its reversibility says so, or nothing does"
 	case d.Reversibility == action.Partial && d.Undo == nil:
 		return "partial, but the hypervisor has no call that takes it back"
+	}
+	return ""
+}
+
+var (
+	asksResource = regexp.MustCompile(`(^|[^.\w])resource\b`)
+	namesAction  = regexp.MustCompile(`["']([\w-]+)\.([^"']+)["']`)
+)
+
+// policyNote warns of a rule that asks for the resource of an action whose resource nobody says: it would never hold. It goes
+// by the look of the expression, and says nothing of actions that the rule does not name.
+func (c *Config) policyNote(when string) string {
+	if !asksResource.MatchString(when) {
+		return ""
+	}
+	for _, m := range namesAction.FindAllStringSubmatch(when, -1) {
+		server, tool := m[1], m[2]
+		_, upstream := c.MCPServers[server]
+		_, said := c.Servers[server]
+		if (upstream || said) && action.Resolve(server+"."+tool, c.Claims(server, tool)...).Resource == "" {
+			return fmt.Sprintf("%s.%s has no resource here, so a condition on resource does not hold for it; say servers.%s.actions.%s.resource", server, tool, server, tool)
+		}
 	}
 	return ""
 }

@@ -162,14 +162,15 @@ func (r *reader) duration(it item, least, most time.Duration) (time.Duration, bo
 // texts reads a list of strings, each once.
 func (r *reader) texts(it item, each func(item) (string, bool)) []string {
 	var out []string
+	seen := map[string]bool{}
 	r.list(it, func(_ int, e item) {
 		s, ok := each(e)
-		if ok && slices.Contains(out, s) {
+		switch {
+		case !ok:
+		case seen[s]:
 			r.fault(e, "%q is listed twice", clip(s))
-			return
-		}
-		if ok {
-			out = append(out, s)
+		default:
+			out, seen[s] = append(out, s), true
 		}
 	})
 	return out

@@ -12,10 +12,12 @@ import (
 	"github.com/goccy/go-yaml/token"
 )
 
-// Bounds of a file. The YAML parser takes time and memory by the square of the depth.
+// Bounds of a file. The YAML parser takes time by the square of a mapping's keys, and memory by the square of the depth.
 const (
-	maxBytes = 1 << 20
-	maxDepth = 32 // of brackets, and of dashes on one line
+	maxBytes  = 1 << 20
+	maxDepth  = 32 // of brackets, and of dashes on one line
+	maxTokens = 50_000
+	maxFaults = 1_000 // nobody reads on
 )
 
 // A reader turns the nodes of one file into values and gathers what is wrong.
@@ -44,6 +46,9 @@ func (r *reader) fault(it item, format string, args ...any) {
 }
 
 func (r *reader) faultAt(line, col int, format string, args ...any) {
+	if len(*r.faults) >= maxFaults {
+		return
+	}
 	*r.faults = append(*r.faults, Fault{r.file, max(line, 1), max(col, 1), fmt.Sprintf(format, args...)})
 }
 
@@ -86,6 +91,11 @@ func forbidden(c rune) bool {
 
 // safe reports, by its tokens alone, whether a file may be parsed at all, and notes why not.
 func (r *reader) safe(tokens token.Tokens) bool {
+	if len(tokens) > maxTokens {
+		at := tokens[maxTokens].Position
+		r.faultAt(at.Line, at.Column, "more than %d words and signs", maxTokens)
+		return false
+	}
 	depth, line, dashes, documents := 0, 0, 0, 0
 	for _, tk := range tokens {
 		what := ""
