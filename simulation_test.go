@@ -78,30 +78,33 @@ func (p *power) tool(_ context.Context, args json.RawMessage) (json.RawMessage, 
 
 // live runs f, and begins a new process where the old one dies in it.
 func (p *power) live(f func()) {
+	if p.survives(f) {
+		return
+	}
+	p.crashes++
+	for p.hv = nil; p.hv == nil; {
+		p.survives(p.start)
+	}
+}
+
+// survives runs f and reports whether the process lived through it.
+func (p *power) survives(f func()) (alive bool) {
 	defer func() {
-		switch v := recover().(type) {
-		case nil:
-		case crashed:
-			p.crashes++
-			p.restart()
-		default:
+		if v := recover(); v != nil && v != any(crashed{}) {
 			panic(v)
 		}
 	}()
 	f()
+	return true
 }
 
-func (p *power) restart() {
-	for {
-		p.boot++
-		hv, err := hypervisor.Open(context.Background(), &hypervisor.Options{Store: p.store, Clock: p.clock, Stepped: true, Random: hypervisortest.NewSeeded(p.boot)})
-		if err == nil {
-			p.hv = hv
-			return
-		}
-		if p.healthy {
-			p.t.Fatalf("a healthy start failed: %v", err)
-		}
+func (p *power) start() {
+	p.boot++
+	hv, err := hypervisor.Open(context.Background(), &hypervisor.Options{Store: p.store, Clock: p.clock, Stepped: true, Random: hypervisortest.NewSeeded(p.boot)})
+	if err == nil {
+		p.hv = hv
+	} else if p.healthy {
+		p.t.Fatalf("a healthy start failed: %v", err)
 	}
 }
 
@@ -161,7 +164,9 @@ func TestSimulatedCrashesLoseNothingThatWasAcknowledged(t *testing.T) {
 		p := &power{t: t, r: rand.New(rand.NewPCG(seed, 1)), store: newKept(), clock: hypervisortest.NewClock(), boot: seed << 20,
 			sent: map[string]int{}, acked: map[string]string{}}
 		p.store.break_(p.append)
-		p.live(p.restart)
+		for p.hv == nil {
+			p.survives(p.start)
+		}
 		for range 150 {
 			p.live(func() {
 				p.shuffle()
@@ -182,7 +187,7 @@ func TestSimulatedCrashesLoseNothingThatWasAcknowledged(t *testing.T) {
 func (p *power) settle(seed uint64) {
 	ctx := context.Background()
 	p.healthy = true
-	p.restart()
+	p.start()
 	for p.hv.Step(ctx) {
 	}
 	outcomes := map[string]string{}
