@@ -44,7 +44,7 @@ func (c *agentConn) SessionID() string { return "" }
 
 // Close ends the connection.
 func (c *agentConn) Close() error {
-	c.end(io.EOF)
+	c.end(errClosed)
 	return nil
 }
 

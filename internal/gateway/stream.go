@@ -15,6 +15,7 @@ const maxPendingBytes = 64 << 20
 
 var (
 	errLineTooLong = errors.New("the line is longer than 16 MiB")
+	errClosed      = errors.New("we have closed the connection")
 	errStalled     = errors.New("the peer does not read what it is sent: 64 MiB wait")
 )
 

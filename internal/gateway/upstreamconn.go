@@ -36,11 +36,11 @@ func newUpstreamConn(r io.Reader, w io.Writer) *upstreamConn {
 // numbers as floats. It travels in the context of the call down to Write.
 type tap struct {
 	progressToken int64                    // zero: no progress is wanted
-	progress      func(mcpProgress)        // called in the order of the wire, before the call returns
+	progress      func(Progress)           // called in the order of the wire, before the call returns
 	line          atomic.Pointer[outgoing] // the request; nil: not yet handed to the wire
 	id            jsonrpc.ID               // guarded by the connection's mu
 
-	// Set before the call returns, if the upstream answered.
+	// Valid once untap has returned true.
 	answered bool
 	result   json.RawMessage
 	err      *jsonrpc.Error
@@ -60,11 +60,11 @@ func (t *tap) mayHaveArrived() bool {
 	return s == writing || s == sent
 }
 
-// mcpProgress is the body of notifications/progress.
-type mcpProgress struct {
-	Progress float64 `json:"progress"`
-	Total    float64 `json:"total"`
-	Message  string  `json:"message"`
+// Progress is how far a call has come (MCP, notifications/progress).
+type Progress struct {
+	Done    float64 `json:"progress"`
+	Total   float64 `json:"total"` // zero: not known
+	Message string  `json:"message"`
 }
 
 // Connect returns the connection itself.
@@ -75,7 +75,7 @@ func (c *upstreamConn) SessionID() string { return "" }
 
 // Close ends the connection.
 func (c *upstreamConn) Close() error {
-	c.end(io.EOF)
+	c.end(errClosed)
 	return nil
 }
 
@@ -154,7 +154,7 @@ func (c *upstreamConn) notice(e envelope) error {
 		}
 	case "notifications/progress":
 		var p struct {
-			mcpProgress
+			Progress
 			Token any `json:"progressToken"`
 		}
 		if err := jsonv2.Unmarshal(e.params, &p); err != nil {
@@ -162,7 +162,7 @@ func (c *upstreamConn) notice(e envelope) error {
 		}
 		if token, ok := p.Token.(float64); ok {
 			if t := c.tapOf(int64(token)); t != nil {
-				t.progress(p.mcpProgress)
+				t.progress(p.Progress)
 			}
 		}
 	}
@@ -180,11 +180,12 @@ func (c *upstreamConn) tapOf(token int64) *tap {
 	return nil
 }
 
-// forget gives up on the answer to a tap.
-func (c *upstreamConn) forget(t *tap) {
+// untap takes the tap off the wire and reports whether an answer came through it before.
+func (c *upstreamConn) untap(t *tap) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.taps, t.id)
+	return t.answered
 }
 
 // Write sends a message; a request made with a tap is entered under it first.
