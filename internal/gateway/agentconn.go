@@ -61,6 +61,7 @@ func (c *agentConn) Read(ctx context.Context) (jsonrpc.Message, error) {
 		case errors.Is(err, errLineTooLong):
 			f = invalid("a message is at most %d bytes", maxLineBytes)
 		case err != nil:
+			c.end(err)
 			return nil, err
 		default:
 			msg, f = c.accept(line)

@@ -24,9 +24,6 @@ const (
 // legacyProtocol is the newest revision that begins with initialize.
 const legacyProtocol = "2025-11-25"
 
-// implementation is how we name ourselves on either side.
-var implementation = &mcp.Implementation{Name: "agent-hypervisor", Title: "Agent Hypervisor", Version: "0.1.0"}
-
 var (
 	errStartTimeout = errors.New("the server did not get ready within a minute")
 	errTooManyTools = fmt.Errorf("the server lists more than %d tools or %d pages", maxTools, maxToolPages)
@@ -52,7 +49,7 @@ func (u *Upstream) start(ctx context.Context, legacy bool) (*link, []Tool, error
 	l := &link{upstream: u, process: p, conn: newUpstreamConn(p.stdout, p.stdin), dead: make(chan struct{})}
 	ready, cancel := withTimeout(ctx, u.opt.Clock, startTimeout, errStartTimeout)
 	defer cancel()
-	client := mcp.NewClient(implementation, &mcp.ClientOptions{
+	client := mcp.NewClient(implementation(u.opt.Version), &mcp.ClientOptions{
 		Capabilities:           &mcp.ClientCapabilities{},                             // no sampling, no elicitation, no roots
 		ToolListChangedHandler: func(context.Context, *mcp.ToolListChangedRequest) {}, // it makes the SDK subscribe; the wire takes the notice in
 		MultiRoundTrip:         &mcp.MultiRoundTripOptions{Disabled: true},

@@ -30,6 +30,7 @@ type UpstreamOptions struct {
 	Log          *slog.Logger   // starts, ends, tools left out; nil: nowhere
 	Clock        Clock          // nil: WallClock
 	Jitter       func() float64 // in [0, 1); nil: math/rand
+	Version      string         // of this program, as the server is told; empty: "dev"
 	ToolsChanged func()         // called after Tools has changed, but for the first time; nil: nobody asks. MUST NOT block
 }
 
