@@ -5,18 +5,18 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"strconv"
 	"strings"
 
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
+
+	"github.com/agenthypervisor/hypervisor/action"
 )
 
-// Bounds of the wire, on either side.
+// Bounds of the wire, on either side; a message is at most action.MaxDepth deep, its envelope included.
 const (
 	maxLineBytes = 16 << 20 // a message, without its newline
-	maxDepth     = 64       // objects and arrays inside each other, the envelope's own included
 	maxIDBytes   = 1 << 10  // a request's id as it stands on the line
 	maxExactInt  = 1<<53 - 1
 )
@@ -73,7 +73,7 @@ func parse(line []byte) (envelope, *fault) {
 }
 
 func parseEnvelope(line []byte) (envelope, *fault) {
-	if err := wellFormed(line); err != nil {
+	if err := action.WellFormed(line); err != nil {
 		return envelope{}, &fault{code: jsonrpc.CodeParseError, text: "parse error: " + err.Error()}
 	}
 	parts, err := members(line)
@@ -87,44 +87,6 @@ func parseEnvelope(line []byte) (envelope, *fault) {
 		}
 	}
 	return e, e.checkShape(parts)
-}
-
-// wellFormed reports what of RFC 8259, read strictly, the line breaks.
-func wellFormed(line []byte) error {
-	if nesting(line) > maxDepth {
-		return fmt.Errorf("nested more than %d deep", maxDepth)
-	}
-	d := jsontext.NewDecoder(bytes.NewReader(line))
-	if err := d.SkipValue(); err != nil {
-		if errors.Is(err, io.EOF) {
-			err = io.ErrUnexpectedEOF
-		}
-		return err
-	}
-	if _, err := d.ReadToken(); !errors.Is(err, io.EOF) {
-		return errors.New("something follows the message on its line")
-	}
-	return nil
-}
-
-// nesting returns how deep objects and arrays of the text stand in each other, or would if it were JSON.
-func nesting(text []byte) int {
-	deepest, depth, quoted := 0, 0, false
-	for i := 0; i < len(text); i++ {
-		switch c := text[i]; {
-		case quoted && c == '\\':
-			i++
-		case c == '"':
-			quoted = !quoted
-		case quoted:
-		case c == '{' || c == '[':
-			depth++
-			deepest = max(deepest, depth)
-		case c == '}' || c == ']':
-			depth--
-		}
-	}
-	return deepest
 }
 
 // A member is a name of an object and its value as it stands.

@@ -8,6 +8,8 @@ import (
 
 	jsonv2 "github.com/go-json-experiment/json"
 	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
+
+	"github.com/agenthypervisor/hypervisor/action"
 )
 
 func nested(n int) string {
@@ -26,7 +28,7 @@ var badLines = []struct {
 	{"an id twice", `{"jsonrpc":"2.0","id":1,"id":2,"method":"a"}`, jsonrpc.CodeParseError, ""},
 	{"invalid UTF-8", "{\"jsonrpc\":\"2.0\",\"id\":2,\"method\":\"a\",\"params\":{\"x\":\"\xff\"}}", jsonrpc.CodeParseError, "2"},
 	{"half a surrogate pair", `{"jsonrpc":"2.0","id":2,"method":"a","params":{"x":"\ud800"}}`, jsonrpc.CodeParseError, "2"},
-	{"too deep", nested(maxDepth - 2), jsonrpc.CodeParseError, "7"},
+	{"too deep", nested(action.MaxDepth - 2), jsonrpc.CodeParseError, "7"},
 	{"far too deep", nested(200_000), jsonrpc.CodeParseError, "7"},
 	{"trailing bytes", `{"jsonrpc":"2.0","id":3,"method":"a"} {}`, jsonrpc.CodeParseError, "3"},
 	{"not JSON", `hello`, jsonrpc.CodeParseError, ""},
@@ -83,7 +85,7 @@ var goodLines = []string{
 	`{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"x","data":[1]}}`,
 	`{"\u006asonrpc":"\u0032.0","id":0,"method":"a","params":[]}`,
 	"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"a\",\"params\":{\"\u2028\":\"\U0001F600\"}}\r",
-	nested(maxDepth - 3),
+	nested(action.MaxDepth - 3),
 }
 
 func TestAGoodLineIsReadAsTheSDKReadsIt(t *testing.T) {

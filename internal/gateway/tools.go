@@ -47,7 +47,7 @@ func ParseTool(definition json.RawMessage) (Tool, error) {
 			OpenWorld   *bool `json:"openWorldHint"`
 		} `json:"annotations"`
 	}
-	if err := wellFormed(definition); err != nil {
+	if err := action.WellFormed(definition); err != nil {
 		return Tool{}, fmt.Errorf("%w: %w", ErrTool, err)
 	}
 	if err := jsonv2.Unmarshal(definition, &d); err != nil {
@@ -66,15 +66,16 @@ func ParseTool(definition json.RawMessage) (Tool, error) {
 	return t, nil
 }
 
-// Check returns what is wrong with the arguments by the tool's input schema, in words its caller can act on; empty: nothing.
-func (t Tool) Check(a Arguments) string {
+// Check returns what is wrong with the arguments, as action.DecodeArgs decodes them, by the tool's input schema, in words
+// their sender can act on.
+func (t Tool) Check(args map[string]any) error {
 	if t.schema == nil {
-		return fmt.Sprintf("%s cannot be called: its input schema is not understood (%v); its server has to mend it", t.Name, t.fault)
+		return fmt.Errorf("%s cannot be called: its input schema is not understood (%w); its server has to mend it", t.Name, t.fault)
 	}
-	if err := validate(t.schema, a.Value); err != nil {
-		return fmt.Sprintf("the arguments of %s do not fit its input schema: %s", t.Name, clipFault(err))
+	if err := validate(t.schema, args); err != nil {
+		return fmt.Errorf("the arguments of %s do not fit its input schema: %s", t.Name, clipFault(err))
 	}
-	return ""
+	return nil
 }
 
 // clipFault bounds a validator's report, which repeats values and schemas.

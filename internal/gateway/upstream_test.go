@@ -144,16 +144,16 @@ func TestAToolIsCalledAndItsResultComesBackAsTheServerWroteIt(t *testing.T) {
 
 func TestArgumentsReachTheServerByteForByte(t *testing.T) {
 	u := ready(t, child("raw"))
-	a, err := DecodeArguments(json.RawMessage(`{"z":9007199254740993, "a":"<&>\u2028\ud83d\ude00", "f":1.50, "n":null}`))
+	a, err := action.DecodeArgs(json.RawMessage(`{"z":9007199254740993, "a":"<&>\u2028\ud83d\ude00", "f":1.50, "n":null}`))
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := u.Call(t.Context(), "args", a.Text, nil)
+	got, err := u.Call(t.Context(), "args", a.Canonical, nil)
 	var r struct{ Content []struct{ Text string } }
 	if e := json.Unmarshal(got, &r); err != nil || e != nil {
 		t.Fatal(err, e)
 	}
-	want := strings.ReplaceAll(string(a.Text), "\u2028", "") // the child takes it out before it decodes
+	want := strings.ReplaceAll(string(a.Canonical), "\u2028", "") // the child takes it out before it decodes
 	if r.Content[0].Text != want {
 		t.Errorf("server got %s, decided on %s", r.Content[0].Text, want)
 	}
