@@ -29,7 +29,8 @@ type agentConn struct {
 	mu       sync.Mutex
 	inFlight map[jsonrpc.ID]bool // true: it ends by itself; false: a subscription, which lasts as long as the connection
 	running  int                 // how many of inFlight end by themselves
-	idle     chan struct{}       // closed and forgotten when running becomes zero; nil: nobody waits
+	writing  int                 // answers on their way
+	idle     chan struct{}       // closed and forgotten when nothing runs and no answer is on its way; nil: nobody waits
 }
 
 func newAgentConn(r io.Reader, w io.Writer, clock Clock) *agentConn {
@@ -93,7 +94,7 @@ func (c *agentConn) accept(line []byte) (jsonrpc.Message, *fault) {
 	if _, taken := c.inFlight[e.id]; taken {
 		return nil, invalid("the id %v is of a request that is not answered yet", e.id.Raw()) // answered with a null id: it is not that request's answer
 	}
-	if len(c.inFlight) >= maxInFlight {
+	if len(c.inFlight)+c.writing >= maxInFlight {
 		return nil, &fault{code: codeOverloaded, id: salvageID(line),
 			text: fmt.Sprintf("%d requests are not answered yet; wait for answers and send this one again", maxInFlight)}
 	}
@@ -108,7 +109,7 @@ func (c *agentConn) accept(line []byte) (jsonrpc.Message, *fault) {
 // gets all its answers.
 func (c *agentConn) finish(ctx context.Context) {
 	c.mu.Lock()
-	if c.running == 0 {
+	if c.running+c.writing == 0 {
 		c.mu.Unlock()
 		return
 	}
@@ -125,25 +126,34 @@ func (c *agentConn) finish(ctx context.Context) {
 
 // Write sends a message; an answer ends its request.
 func (c *agentConn) Write(ctx context.Context, msg jsonrpc.Message) error {
-	if r, ok := msg.(*jsonrpc.Response); ok {
-		defer c.answered(r.ID)
-	}
 	text, err := jsonrpc.EncodeMessage(msg)
 	if err != nil {
 		return fmt.Errorf("encoding message: %w", err)
 	}
+	if r, ok := msg.(*jsonrpc.Response); ok {
+		c.answering(r.ID)
+		defer c.answered()
+	}
 	return c.send(ctx, &outgoing{text: text})
 }
 
-// answered is called when the answer is on its way, not before: until then it takes part of the bound.
-func (c *agentConn) answered(id jsonrpc.ID) {
+// answering frees the request's id: the agent may use it again as soon as it has the answer. The answer keeps the request's
+// part of the bound until it is written.
+func (c *agentConn) answering(id jsonrpc.ID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.inFlight[id] {
 		c.running--
 	}
 	delete(c.inFlight, id)
-	if c.running == 0 && c.idle != nil {
+	c.writing++
+}
+
+func (c *agentConn) answered() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.writing--
+	if c.running+c.writing == 0 && c.idle != nil {
 		close(c.idle)
 		c.idle = nil
 	}

@@ -48,7 +48,7 @@ func (s *plainSession) Act(ctx context.Context, tool string, args json.RawMessag
 		<-ctx.Done()
 		return Reply{}, ctx.Err()
 	}
-	result, err := s.up.Call(ctx, tool, args, ProgressOf(ctx))
+	result, err := s.up.Call(ctx, named(s.up, tool), args, ProgressOf(ctx))
 	return Reply{Decision: policy.Allow(), Result: result, Err: err}, nil
 }
 
@@ -163,7 +163,7 @@ func TestAListChangeReachesTheAgent(t *testing.T) {
 			if _, err := cs.CallTool(t.Context(), &mcp.CallToolParams{Name: "grow"}); err != nil {
 				t.Fatal(err)
 			}
-			<-up.changed
+			<-up.Changed()
 			s.ToolsChanged()
 			<-told
 			if list, err := cs.ListTools(t.Context(), nil); err != nil || len(list.Tools) != 8 {

@@ -83,6 +83,10 @@ func (s *stream) next(ctx context.Context) ([]byte, error) {
 // send writes a line and its newline. It returns when the line is written or can no longer be, or when ctx ends.
 func (s *stream) send(ctx context.Context, o *outgoing) error {
 	o.done = make(chan struct{})
+	if ctx.Err() != nil {
+		o.state.Store(dropped)
+		return ctx.Err()
+	}
 	if !s.reserve(len(o.text)) {
 		s.end(errStalled)
 		o.state.Store(dropped)

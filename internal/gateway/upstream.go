@@ -26,12 +26,11 @@ const (
 
 // UpstreamOptions are what an Upstream can do without. The zero value is ready for use.
 type UpstreamOptions struct {
-	Stderr       io.Writer      // where what the server says on stderr goes, each line after "[name] "; nil: nowhere
-	Log          *slog.Logger   // starts, ends, tools left out; nil: nowhere
-	Clock        Clock          // nil: WallClock
-	Jitter       func() float64 // in [0, 1); nil: math/rand
-	Version      string         // of this program, as the server is told; empty: "dev"
-	ToolsChanged func()         // called after Tools has changed, but for the first time; nil: nobody asks. MUST NOT block
+	Stderr  io.Writer      // where what the server says on stderr goes, each line after "[name] "; nil: nowhere
+	Log     *slog.Logger   // starts, ends, tools left out; nil: nowhere
+	Clock   Clock          // nil: WallClock
+	Jitter  func() float64 // in [0, 1); nil: math/rand
+	Version string         // of this program, as the server is told; empty: "dev"
 }
 
 // An Upstream is one stdio MCP server as a child process, with everything it starts. It is a handle, safe for concurrent use.
@@ -41,6 +40,7 @@ type Upstream struct {
 	opt     UpstreamOptions
 	tokens  atomic.Int64 // progress tokens given out
 	tried   chan struct{}
+	changed chan struct{} // one slot
 
 	mu           sync.Mutex
 	link         *link // nil: not running
@@ -53,7 +53,7 @@ type Upstream struct {
 
 // NewUpstream returns an upstream that Run will start. Its name is for people and records; opt may be nil.
 func NewUpstream(name string, command Command, opt *UpstreamOptions) *Upstream {
-	u := &Upstream{name: name, command: command, tried: make(chan struct{})}
+	u := &Upstream{name: name, command: command, tried: make(chan struct{}), changed: make(chan struct{}, 1)}
 	if opt != nil {
 		u.opt = *opt
 	}
@@ -154,10 +154,14 @@ func (u *Upstream) setTools(tools []Tool) {
 }
 
 func (u *Upstream) toolsChanged() {
-	if u.opt.ToolsChanged != nil {
-		u.opt.ToolsChanged()
+	select {
+	case u.changed <- struct{}{}:
+	default: // whoever looks will see both changes
 	}
 }
+
+// Changed returns a channel that receives once Tools has changed, but for the first listing. It has one reader.
+func (u *Upstream) Changed() <-chan struct{} { return u.changed }
 
 func sameTools(a, b []Tool) bool {
 	return slices.EqualFunc(a, b, func(x, y Tool) bool { return x.Digest == y.Digest })
@@ -195,24 +199,28 @@ func (u *Upstream) Instructions() string {
 // ErrReported is returned, wrapped, beside a result by which the tool itself says that it failed (isError).
 var ErrReported = errors.New("the tool reports an error")
 
-// Call calls a tool and returns its result (a CallToolResult) as the server wrote it. Progress, if wanted, is reported in
+// Call calls a tool, if it is still listed as t defines it, and returns its result (a CallToolResult) as the server wrote it. Progress, if wanted, is reported in
 // order before Call returns; progress may block, and then holds up all of the server's answers.
 //
 // Errors: action.ErrNotDispatched: the server was not running, or certainly did not get the call. action.ErrUnknownOutcome: it
 // may have, and the connection broke. ctx's own: it may have, and has been told that the answer is not wanted any more.
 // ErrReported beside a result. Any other: the server answered with a protocol error, which is the error's text.
-func (u *Upstream) Call(ctx context.Context, tool string, args json.RawMessage, progress func(Progress)) (json.RawMessage, error) {
+func (u *Upstream) Call(ctx context.Context, t Tool, args json.RawMessage, progress func(Progress)) (json.RawMessage, error) {
 	u.mu.Lock()
 	l, err := u.link, u.whyDown()
+	listed := slices.ContainsFunc(u.tools, func(x Tool) bool { return x.Name == t.Name && x.Digest == t.Digest })
 	u.mu.Unlock()
-	if l == nil {
+	switch {
+	case l == nil:
 		return nil, err
+	case !listed: // it may have come back as another program
+		return nil, fmt.Errorf("%w: server %s has changed the definition of %s; list the tools again", action.ErrNotDispatched, u.name, t.Name)
 	}
-	t := &tap{}
+	wire := &tap{}
 	if progress != nil {
-		t.progressToken, t.progress = u.tokens.Add(1), progress
+		wire.progressToken, wire.progress = u.tokens.Add(1), progress
 	}
-	return l.call(ctx, t, tool, args)
+	return l.call(ctx, wire, t.Name, args)
 }
 
 // whyDown says why there is no link and what to do. The caller holds mu.

@@ -73,9 +73,22 @@ const (
 
 type runningUpstream struct {
 	*Upstream
-	clock   *handClock
-	changed chan struct{}
-	stderr  *lockedBuffer
+	clock  *handClock
+	stderr *lockedBuffer
+}
+
+// Call calls a tool by its name.
+func (r *runningUpstream) Call(ctx context.Context, tool string, args json.RawMessage, progress func(Progress)) (json.RawMessage, error) {
+	return r.Upstream.Call(ctx, named(r.Upstream, tool), args, progress)
+}
+
+func named(u *Upstream, tool string) Tool {
+	for _, t := range u.Tools() {
+		if t.Name == tool {
+			return t
+		}
+	}
+	return Tool{Name: tool}
 }
 
 type lockedBuffer struct {
@@ -98,9 +111,9 @@ func (l *lockedBuffer) String() string {
 // run starts an upstream and waits, when the test ends, until nothing is left of it.
 func run(t *testing.T, c Command) *runningUpstream {
 	t.Helper()
-	r := &runningUpstream{clock: newHandClock(), changed: make(chan struct{}, 100), stderr: &lockedBuffer{}}
+	r := &runningUpstream{clock: newHandClock(), stderr: &lockedBuffer{}}
 	r.Upstream = NewUpstream("up", c, &UpstreamOptions{
-		Clock: r.clock, Jitter: func() float64 { return 0.5 }, Stderr: r.stderr, ToolsChanged: func() { r.changed <- struct{}{} }})
+		Clock: r.clock, Jitter: func() float64 { return 0.5 }, Stderr: r.stderr})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- r.Run(ctx) }()
@@ -189,7 +202,7 @@ func TestAChangedListIsListedAnewAndTold(t *testing.T) {
 	if _, err := u.Call(t.Context(), "grow", json.RawMessage(`{}`), nil); err != nil {
 		t.Fatal(err)
 	}
-	<-u.changed
+	<-u.Changed()
 	if n := len(u.Tools()); n != 7 {
 		t.Errorf("%d tools after the change", n)
 	}
