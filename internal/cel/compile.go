@@ -21,7 +21,7 @@ const (
 	maxNodes      = 2_000     // of the syntax tree, macros expanded
 	maxDepth      = 64        // of nested expressions
 	maxRegex      = 1_000     // instructions of a compiled pattern
-	maxCost       = 1_000_000 // cel-go's cost units, about ten milliseconds
+	maxCost       = 1_000_000 // units: a value looked at, ten bytes gone over; tens of milliseconds
 	maxFaults     = 10        // of syntax, per expression; the rest are echoes
 )
 
@@ -89,7 +89,7 @@ func compile(env *celgo.Env, text string) (celgo.Program, Errors) {
 	}
 	options := []celgo.ProgramOption{celgo.EvalOptions(celgo.OptOptimize)}
 	if unbounded(checked.NativeRep().Expr()) {
-		options = append(options, celgo.CostLimit(maxCost))
+		options = append(options, celgo.CostTracking(meter{}), celgo.CostLimit(maxCost))
 	}
 	program, err := env.Program(checked, options...)
 	if err != nil {

@@ -139,21 +139,36 @@ func TestRuleThatErrsDeniesAndSaysWhy(t *testing.T) {
 	}
 }
 
+func TestCallWithoutAnythingIsEvaluatedToo(t *testing.T) {
+	r := mustCompile(t, Rule{"r", `!has(args.x) && size(args) == 0 && agent == "" && action.id == "" && resource == "" && ring == 0 && sigma == 0.0`, policy.Deny})
+	if got := r.Evaluate(policy.Request{}); got.Effect != policy.Deny || got.Reason != "" {
+		t.Errorf("%+v", got)
+	}
+}
+
+// Each of these goes on for seconds or hours if it is let.
 func TestRuleThatCostsTooMuchDenies(t *testing.T) {
 	req := request()
-	many := make([]any, 2000)
+	many := make([]any, 10_000)
 	for i := range many {
-		many[i] = strings.Repeat("a", 100)
+		many[i] = strings.Repeat("a", 30)
 	}
-	req.Args["many"] = many
+	req.Args["many"], req.Args["deep"], req.Args["big"] = many, []any{many}, strings.Repeat("a", 1<<20)
 	for _, when := range []string{
 		`args.many.all(a, args.many.all(b, args.many.all(c, a + b != c)))`,
-		`args.many.map(a, args.many + args.many).map(b, b + b + b).map(c, c + c + c + c + c)[0].map(d, [d] + args.many).all(x, size(x) > 0 && x.all(y, y != "b"))`,
-		`args.many.all(a, a.matches("(a*)*b|(a|aa)+c|` + strings.Repeat("x?", 20) + `z") == false && args.many.all(b, b != ""))`,
+		`args.many.map(a, args.many + args.many).map(b, b + b + b + b + b + b)[0].all(x, x != "b")`,
+		`args.many.all(a, !args.big.matches("` + strings.Repeat("b", 20) + `"))`,
+		`args.many.all(a, args.many == args.many)`,
+		`args.many.all(a, args.deep == args.deep)`,
+		`args.many.all(a, args.deep in [args.deep])`,
+		`args.many.all(a, !args.big.contains("aaaaaaaaaaab"))`,
+		`args.many.all(a, (args.big + args.big).size() > 0)`,
+		`args.many.all(a, !(args.big in args.many))`,
+		strings.Repeat(`args.big.matches("`+strings.Repeat("b", 20)+`") || `, 150) + "false",
 	} {
 		r := mustCompile(t, Rule{"r", when, policy.RequireApproval})
 		if got := r.Evaluate(req); got.Effect != policy.Deny || !strings.Contains(got.Reason, "cost limit exceeded") {
-			t.Errorf("%s: %+v", when, got)
+			t.Errorf("%.80s: %+v", when, got)
 		}
 	}
 }
