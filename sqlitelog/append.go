@@ -1,6 +1,7 @@
 package sqlitelog
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -61,9 +62,7 @@ func (s *Store) admit(recs []eventlog.Append) (errs []error) {
 		case again && at != failed:
 			before = s.rows[at].head
 		case !again:
-			if h := s.table.find(r.Stream); h != nil {
-				before = *h
-			}
+			_, before = s.table.look(r.Stream)
 		}
 		if at == failed || r.Seq != before.seq+1 || r.Prev != before.hash {
 			if errs == nil {
@@ -73,8 +72,9 @@ func (s *Store) admit(recs []eventlog.Append) (errs []error) {
 			continue
 		}
 		s.newest[r.Stream] = len(s.rows)
+		id := s.last + int64(len(s.rows)) + 1
 		s.rows = append(s.rows, row{rec: r, parent: before.id, head: head{
-			stream: r.Stream, hash: r.Hash, seq: r.Seq, id: s.last + int64(len(s.rows)) + 1, wants: wants(r.Deadline, r.Owes),
+			stream: r.Stream, hash: r.Hash, seq: r.Seq, first: cmp.Or(before.first, id), id: id, wants: wants(r.Deadline, r.Owes),
 		}})
 	}
 	return errs
@@ -104,8 +104,8 @@ func (s *Store) accept(durable bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i := range s.rows {
-		h := s.table.put(s.rows[i].head)
-		s.pending = append(s.pending, entry{stream: h.stream, seq: h.seq, id: h.id})
+		h := &s.rows[i].head
+		s.pending = append(s.pending, entry{place: s.table.put(*h), seq: h.seq, id: h.id})
 	}
 	s.last = s.rows[len(s.rows)-1].head.id
 	if durable {

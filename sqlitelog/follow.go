@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/agenthypervisor/hypervisor/eventlog"
 )
@@ -23,9 +22,9 @@ const (
 
 // An entry is a record that the index does not have yet.
 type entry struct {
-	stream string // the table's own
-	seq    uint64
-	id     int64
+	place uint32 // of the stream's head in the table; places rise as first ids do
+	seq   uint64
+	id    int64
 }
 
 // A round is a run of the log on its way into the index, in the index's order, so that neighbours share a page.
@@ -99,7 +98,7 @@ func (s *Store) beginRound(atLeast int) bool {
 	s.write.Unlock()
 	s.round = round{entries: entries, upto: entries[len(entries)-1].id}
 	slices.SortFunc(entries, func(a, b entry) int { // appends go on meanwhile
-		return cmp.Or(strings.Compare(a.stream, b.stream), cmp.Compare(a.seq, b.seq), cmp.Compare(a.id, b.id))
+		return cmp.Or(cmp.Compare(a.place, b.place), cmp.Compare(a.seq, b.seq), cmp.Compare(a.id, b.id))
 	})
 	return true
 }
@@ -138,12 +137,11 @@ func (s *Store) putEntries(ctx context.Context, begin, end int) error {
 		if err := s.putEntry(ctx, e); err != nil {
 			return err
 		}
-		if i+1 < len(entries) && entries[i+1].stream == e.stream {
+		if i+1 < len(entries) && entries[i+1].place == e.place {
 			continue
 		}
 		// The head may be newer than the round; Open passes over what it has.
-		h := s.table.find(e.stream)
-		if _, err := s.file.saveHead.ExecContext(ctx, h.stream, h.id, int64(h.seq), h.hash[:], h.deadline(), h.owes()); err != nil {
+		if err := s.putHead(ctx, s.table.at(e.place)); err != nil {
 			return fmt.Errorf("saving head: %w", err)
 		}
 	}
@@ -158,7 +156,8 @@ func (s *Store) putEntries(ctx context.Context, begin, end int) error {
 
 // putEntry puts one entry in. Another record in its place is damage: two records of one stream with one sequence number.
 func (s *Store) putEntry(ctx context.Context, e entry) error {
-	done, err := s.file.index.ExecContext(ctx, e.stream, int64(e.seq), e.id)
+	first := s.table.at(e.place).first
+	done, err := s.file.index.ExecContext(ctx, first, int64(e.seq), e.id)
 	if err != nil {
 		return fmt.Errorf("inserting into index: %w", err)
 	}
@@ -166,11 +165,17 @@ func (s *Store) putEntry(ctx context.Context, e entry) error {
 		return err
 	}
 	var id int64
-	if err := s.file.w.QueryRowContext(ctx, selectIndexed, e.stream, int64(e.seq)).Scan(&id); err != nil {
+	if err := s.file.w.QueryRowContext(ctx, selectIndexed, first, int64(e.seq)).Scan(&id); err != nil {
 		return fmt.Errorf("reading index: %w", err)
 	}
 	if id != e.id {
-		return fmt.Errorf("%w: rows %d and %d are both record %d of %s", eventlog.ErrCorrupt, id, e.id, e.seq, e.stream)
+		return fmt.Errorf("%w: rows %d and %d are both record %d of the stream that began in row %d",
+			eventlog.ErrCorrupt, id, e.id, e.seq, first)
 	}
 	return nil
+}
+
+func (s *Store) putHead(ctx context.Context, h *head) error {
+	_, err := s.file.saveHead.ExecContext(ctx, h.first, h.stream, h.id, int64(h.seq), h.hash[:], h.deadline(), h.owes())
+	return err
 }

@@ -35,19 +35,20 @@ CREATE TABLE records (                -- append-only, in commit order: what is t
 	payload  BLOB                     -- NULL: none, or redacted
 ) STRICT;
 CREATE TABLE by_stream (              -- a follower: may lag behind records, see follower.saved
-	stream   TEXT NOT NULL,
+	first    INTEGER NOT NULL,        -- id of the stream's first record: shorter than its name
 	seq      INTEGER NOT NULL,
 	id       INTEGER NOT NULL,
-	PRIMARY KEY (stream, seq)
+	PRIMARY KEY (first, seq)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE heads (                  -- a follower, likewise: each stream's newest record, or one not much older
-	stream   TEXT PRIMARY KEY,
+	first    INTEGER PRIMARY KEY,
+	stream   TEXT NOT NULL,
 	id       INTEGER NOT NULL,
 	seq      INTEGER NOT NULL,
 	hash     BLOB NOT NULL,
 	deadline INTEGER,
 	owes     INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
+) STRICT;
 CREATE TABLE follower (saved INTEGER NOT NULL) STRICT; -- one row: records up to this id are in by_stream and heads
 INSERT INTO follower VALUES (0);
 CREATE TABLE blobs (key BLOB PRIMARY KEY, bytes BLOB NOT NULL) STRICT;

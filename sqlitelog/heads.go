@@ -13,6 +13,7 @@ type head struct {
 	stream string
 	hash   audit.Hash
 	seq    uint64
+	first  int64 // id of the stream's first record: the stream's name in by_stream
 	id     int64
 	wants  int64 // deadline in Unix milliseconds, times two, plus one if the stream owes; see wants
 }
@@ -73,19 +74,28 @@ func (t *table) find(stream string) *head {
 	return t.at(i)
 }
 
-// put sets the head of its stream and returns the table's own.
-func (t *table) put(h head) *head {
-	if old := t.find(h.stream); old != nil {
+// look returns the stream's head and its place; a zero head, before the first record, if it has none.
+func (t *table) look(stream string) (place uint32, h head) {
+	i, ok := t.place[stream]
+	if !ok {
+		return 0, head{}
+	}
+	return i, *t.at(i)
+}
+
+// put sets the head of its stream and returns its place.
+func (t *table) put(h head) uint32 {
+	if i, ok := t.place[h.stream]; ok {
+		old := t.at(i)
 		h.stream = old.stream // the name is kept once
 		*old = h
-		return old
+		return i
 	}
 	i := uint32(len(t.place))
 	if i%chunkSize == 0 {
 		t.chunks = append(t.chunks, new([chunkSize]head))
 	}
-	own := t.at(i)
-	*own = h
+	*t.at(i) = h
 	t.place[h.stream] = i
-	return own
+	return i
 }

@@ -1,6 +1,7 @@
 package sqlitelog
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -47,17 +48,20 @@ func (l *loaded) readHeads(ctx context.Context, c *sql.Conn) error {
 		return err
 	}
 	l.table = newTable(n)
-	rows, err := c.QueryContext(ctx, "SELECT stream, id, seq, hash, deadline, owes FROM heads")
+	rows, err := c.QueryContext(ctx, "SELECT first, stream, id, seq, hash, deadline, owes FROM heads ORDER BY first")
 	if err != nil {
 		return err
 	}
 	defer rows.Close()
 	for rows.Next() {
 		var h scannedHead
-		if err := rows.Scan(&h.stream, &h.id, &h.seq, &h.hash, &h.deadline, &h.owes); err != nil {
+		if err := rows.Scan(&h.first, &h.stream, &h.id, &h.seq, &h.hash, &h.deadline, &h.owes); err != nil {
 			return fmt.Errorf("%w: %w", eventlog.ErrCorrupt, err)
 		}
-		if err := h.into(l.table); err != nil {
+		if l.table.find(h.stream) != nil {
+			return fmt.Errorf("%w: %s has two heads", eventlog.ErrCorrupt, h.stream)
+		}
+		if _, err := h.into(l.table); err != nil {
 			return err
 		}
 	}
@@ -81,22 +85,18 @@ func (l *loaded) readTail(ctx context.Context, c *sql.Conn) error {
 			return fmt.Errorf("%w: row %d follows row %d", eventlog.ErrCorrupt, h.id, l.last)
 		}
 		l.last = h.id
-		var before head
-		known := l.table.find(h.stream)
-		if known != nil {
-			before = *known
-		}
+		place, before := l.table.look(h.stream)
 		if before.id < h.id { // otherwise the head was saved after this row
 			if h.seq != before.seq+1 || parent.Int64 != before.id {
 				return fmt.Errorf("%w: row %d is record %d of %s behind row %d, whose newest is record %d in row %d",
 					eventlog.ErrCorrupt, h.id, h.seq, h.stream, parent.Int64, before.seq, before.id)
 			}
-			if err := h.into(l.table); err != nil {
+			h.first = cmp.Or(before.first, h.id)
+			if place, err = h.into(l.table); err != nil {
 				return err
 			}
-			known = l.table.find(h.stream)
 		}
-		l.pending = append(l.pending, entry{stream: known.stream, seq: h.seq, id: h.id})
+		l.pending = append(l.pending, entry{place: place, seq: h.seq, id: h.id})
 	}
 	return rows.Err()
 }
@@ -104,6 +104,7 @@ func (l *loaded) readTail(ctx context.Context, c *sql.Conn) error {
 // A scannedHead is a head as its columns have it.
 type scannedHead struct {
 	stream   string
+	first    int64
 	id       int64
 	seq      uint64
 	hash     []byte
@@ -111,16 +112,15 @@ type scannedHead struct {
 	owes     int64
 }
 
-func (h *scannedHead) into(t *table) error {
+func (h *scannedHead) into(t *table) (place uint32, err error) {
 	if len(h.hash) != len(audit.Hash{}) {
-		return fmt.Errorf("%w: row %d has a hash of %d bytes", eventlog.ErrCorrupt, h.id, len(h.hash))
+		return 0, fmt.Errorf("%w: row %d has a hash of %d bytes", eventlog.ErrCorrupt, h.id, len(h.hash))
 	}
 	ms := int64(neverWants)
 	if h.deadline.Valid {
 		ms = h.deadline.Int64
 	}
-	t.put(head{stream: h.stream, hash: audit.Hash(h.hash), seq: h.seq, id: h.id, wants: ms<<1 | h.owes&1})
-	return nil
+	return t.put(head{stream: h.stream, hash: audit.Hash(h.hash), seq: h.seq, first: h.first, id: h.id, wants: ms<<1 | h.owes&1}), nil
 }
 
 // reopen opens the file again after an error that leaves it open what is on the disk: after a failed sync the operating

@@ -9,6 +9,9 @@ import (
 	"syscall"
 )
 
+// noLockVFS is the SQLite VFS that takes no locks.
+const noLockVFS = "unix-none"
+
 // lockExclusive opens the file at path, making it if need be, and locks it for as long as it is open.
 func lockExclusive(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)

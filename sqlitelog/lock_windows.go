@@ -8,6 +8,9 @@ import (
 
 const errorSharingViolation syscall.Errno = 32
 
+// noLockVFS is the SQLite VFS that takes no locks.
+const noLockVFS = "win32-none"
+
 // lockExclusive opens the file at path so that nobody else can open it for writing for as long as it is open.
 func lockExclusive(path string) (*os.File, error) {
 	return openShared(path, syscall.GENERIC_READ|syscall.GENERIC_WRITE, syscall.FILE_SHARE_READ, syscall.OPEN_ALWAYS)

@@ -156,21 +156,21 @@ func (s *Store) connect(ctx context.Context, path string) (*file, error) {
 
 const (
 	insertRecord = `INSERT INTO records (id, stream, seq, parent, hash, deadline, owes, body, payload) VALUES (?,?,?,?,?,?,?,?,?)`
-	insertIndex  = `INSERT INTO by_stream (stream, seq, id) VALUES (?,?,?) ON CONFLICT DO NOTHING`
-	upsertHead   = `INSERT OR REPLACE INTO heads (stream, id, seq, hash, deadline, owes) VALUES (?,?,?,?,?,?)`
+	insertIndex  = `INSERT INTO by_stream (first, seq, id) VALUES (?,?,?) ON CONFLICT DO NOTHING`
+	upsertHead   = `INSERT OR REPLACE INTO heads (first, stream, id, seq, hash, deadline, owes) VALUES (?,?,?,?,?,?,?)`
 	updateSaved  = `UPDATE follower SET saved = ?`
 
 	recordColumns    = `r.id, r.stream, r.seq, r.hash, r.body, r.payload`
 	selectTailPage   = `SELECT ` + recordColumns + ` FROM records r WHERE r.id > ? AND r.id <= ? ORDER BY r.id LIMIT ?`
 	selectStreamPage = `SELECT ` + recordColumns + ` FROM by_stream b JOIN records r ON r.id = b.id
-		WHERE b.stream = ? AND b.seq >= ? AND b.seq <= ? ORDER BY b.seq LIMIT ?`
+		WHERE b.first = ? AND b.seq >= ? AND b.seq <= ? ORDER BY b.seq LIMIT ?`
 	selectRows = `SELECT ` + recordColumns + ` FROM json_each(?) j JOIN records r ON r.id = j.value ORDER BY r.id`
 	selectBack = `WITH RECURSIVE back (id, parent) AS (
 			SELECT id, parent FROM records WHERE id = ?1
 			UNION ALL
 			SELECT r.id, r.parent FROM back JOIN records r ON r.id = back.parent WHERE r.id > ?2 AND r.seq >= ?3 AND r.id < back.id
 		) SELECT id FROM back`
-	selectIndexed = `SELECT id FROM by_stream WHERE stream = ? AND seq = ?`
+	selectIndexed = `SELECT id FROM by_stream WHERE first = ? AND seq = ?`
 	selectSaved   = `SELECT saved FROM follower`
 	selectLast    = `SELECT coalesce(max(id), 0) FROM records`
 )

@@ -66,18 +66,18 @@ func (s *Store) Tail(ctx context.Context, after uint64) iter.Seq2[eventlog.Recor
 func (s *Store) Read(ctx context.Context, stream string, from uint64) iter.Seq2[eventlog.Record, error] {
 	return func(yield func(eventlog.Record, error) bool) {
 		from := max(from, 1)
-		var head uint64
+		var head head
 		var behind []int64 // ids of the records that the index may not have yet; the last is the head's
 		err := s.reading(ctx, func(ctx context.Context) (err error) {
 			head, behind, err = s.unindexed(ctx, stream, from)
 			return err
 		})
-		indexed := head - uint64(len(behind)) // newest sequence number to be had from the index
-		for next := from; err == nil && next <= head; {
+		indexed := head.seq - uint64(len(behind)) // newest sequence number to be had from the index
+		for next := from; err == nil && next <= head.seq; {
 			var page []eventlog.Record
 			err = s.reading(ctx, func(ctx context.Context) (err error) {
 				if next <= indexed {
-					page, err = readPage(ctx, s.file.streamPage, stream, int64(next), int64(indexed), pageRows)
+					page, err = readPage(ctx, s.file.streamPage, head.first, int64(next), int64(indexed), pageRows)
 					return err
 				}
 				ids := behind[next-indexed-1:]
@@ -102,29 +102,28 @@ func (s *Store) Read(ctx context.Context, stream string, from uint64) iter.Seq2[
 }
 
 // unindexed returns the head of stream, and the ids of its records from sequence number from on that the index may not have.
-func (s *Store) unindexed(ctx context.Context, stream string, from uint64) (head uint64, ids []int64, err error) {
+func (s *Store) unindexed(ctx context.Context, stream string, from uint64) (h head, ids []int64, err error) {
 	s.mu.RLock()
-	var id, indexed int64
-	if h := s.table.find(stream); h != nil {
-		head, id, indexed = h.seq, h.id, s.indexed
-	}
+	_, h = s.table.look(stream)
+	indexed := s.indexed
 	s.mu.RUnlock()
-	if id <= indexed || from > head {
-		return head, nil, nil
+	if h.id <= indexed || from > h.seq {
+		return h, nil, nil
 	}
-	rows, err := s.file.back.QueryContext(ctx, id, indexed, int64(from))
+	rows, err := s.file.back.QueryContext(ctx, h.id, indexed, int64(from))
 	if err != nil {
-		return 0, nil, fmt.Errorf("walking back: %w", err)
+		return head{}, nil, fmt.Errorf("walking back: %w", err)
 	}
 	defer rows.Close()
 	for rows.Next() {
+		var id int64
 		if err := rows.Scan(&id); err != nil {
-			return 0, nil, fmt.Errorf("walking back: %w", err)
+			return head{}, nil, fmt.Errorf("walking back: %w", err)
 		}
 		ids = append(ids, id)
 	}
 	slices.Reverse(ids)
-	return head, ids, storedError(rows.Err())
+	return h, ids, storedError(rows.Err())
 }
 
 // Heads implements eventlog.Log.
