@@ -8,6 +8,7 @@ import (
 	"iter"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -100,12 +101,13 @@ func (s *Session) Actions(ctx context.Context, after uint64, limit int) ([]Actio
 
 // Action returns one action, or ErrNotFound.
 func (s *Session) Action(ctx context.Context, id string) (ActionView, error) {
-	for r, err := range s.hv.read(ctx, audit.SessionPrefix+s.id, 1) {
+	if seq, ok := seqOf(id); ok {
+		has, err := s.hv.admits(ctx, s.id, seq, id)
 		if err != nil {
 			return ActionView{}, err
 		}
-		if strings.Contains(string(r.Events), `{"type":"action.admitted","id":"`+id+`"`) {
-			return s.actionAt(ctx, r.Seq)
+		if has {
+			return s.actionAt(ctx, seq)
 		}
 	}
 	return ActionView{}, fmt.Errorf("action %s: %w", id, ErrNotFound)
@@ -234,6 +236,58 @@ func (hv *Hypervisor) Sessions(ctx context.Context) iter.Seq2[string, error] {
 			}
 		}
 	}
+}
+
+// OpenSessions returns the ids of the sessions whose summary is not recorded, in order.
+func (hv *Hypervisor) OpenSessions() []string {
+	hv.system.mu.Lock()
+	defer hv.system.mu.Unlock()
+	return slices.Sorted(maps.Keys(hv.system.state.Open))
+}
+
+// FindAction returns the sessions that have an action of this id, in order, at most the first limit of them. An id holds the
+// number of the record that admitted it, so a session costs the reading of one record.
+func (hv *Hypervisor) FindAction(ctx context.Context, id string, limit int) ([]string, error) {
+	seq, ok := seqOf(id)
+	if !ok {
+		return nil, nil
+	}
+	var found []string
+	for session, err := range hv.Sessions(ctx) {
+		if err != nil {
+			return nil, err
+		}
+		has, err := hv.admits(ctx, session, seq, id)
+		if err != nil {
+			return nil, err
+		}
+		if has {
+			found = append(found, session)
+		}
+	}
+	slices.Sort(found)
+	return found[:min(len(found), limit)], nil
+}
+
+// seqOf returns the number of the record that an id was made of: 12 of act-12 and of act-2.12.
+func seqOf(id string) (uint64, bool) {
+	_, number, ok := strings.Cut(id, "-")
+	if i := strings.IndexByte(number, '.'); i >= 0 {
+		number = number[i+1:]
+	}
+	seq, err := strconv.ParseUint(number, 10, 64)
+	return seq, ok && err == nil && seq > 0
+}
+
+// admits reports whether a session's record admits the action of an id.
+func (hv *Hypervisor) admits(ctx context.Context, session string, seq uint64, id string) (bool, error) {
+	for r, err := range hv.read(ctx, audit.SessionPrefix+session, seq) {
+		if err != nil {
+			return false, err
+		}
+		return strings.Contains(string(r.Events), `{"type":"action.admitted","id":"`+id+`"`), nil
+	}
+	return false, nil
 }
 
 // An Event is one event of the log, with the record it stands in.
