@@ -130,7 +130,7 @@ func (f *Front) refresh(ctx context.Context) error {
 			shown = append(shown, t)
 		}
 	}
-	if err := f.session.SetTools(f.up.Name()+".", slices.Collect(maps.Values(registered))); err != nil {
+	if err := f.session.SetTools(f.agent.DID, f.up.Name()+".", slices.Collect(maps.Values(registered))); err != nil {
 		return fmt.Errorf("registering tools of %s: %w", f.up.Name(), err)
 	}
 	f.mu.Lock()
