@@ -20,6 +20,7 @@ type Claim struct {
 // Resolve makes one descriptor of what several sources say, the strongest first: the operator's configuration, then the
 // server's annotations if the operator trusts them (SPEC §4). For each field the strongest source that speaks of it
 // decides; a weaker one that also speaks can only make the action stricter. Where nobody speaks the strict zero holds.
+// An undo is a field of its own: a stronger source that says "full" and names none takes a weaker one's.
 //
 // Saying "reversible" and saying "read-only" answer one question, so a stronger source that answers either leaves no room
 // for a weaker one to loosen the other.
@@ -36,8 +37,8 @@ func Resolve(id string, claims ...Claim) Descriptor {
 		tighten(&d.Subprocess, &said.subprocess, c.Subprocess, true)
 		first(&d.Name, &said.name, c.Name)
 		first(&d.Resource, &said.resource, c.Resource)
-		if c.UndoWindow != nil && (!said.window || *c.UndoWindow < d.UndoWindow) {
-			d.UndoWindow, said.window = *c.UndoWindow, true
+		if w := c.UndoWindow; w != nil && (!said.window || isShorter(*w, d.UndoWindow)) {
+			d.UndoWindow, said.window = *w, true
 		}
 		if c.Undo != nil && !said.undo {
 			d.Undo, said.undo = c.Undo, true
@@ -83,6 +84,9 @@ func tighten(field, said *bool, claim *bool, strict bool) {
 	}
 	*said = true
 }
+
+// isShorter compares undo windows, of which zero has no end.
+func isShorter(a, b time.Duration) bool { return a != 0 && (b == 0 || a < b) }
 
 func first(field *string, said *bool, claim *string) {
 	if claim != nil && !*said {

@@ -106,6 +106,9 @@ func (d Descriptor) Validate() error {
 	case d.Undo != nil && d.Undo.Tool == "":
 		return fmt.Errorf("%w: %s has an undo without a tool", ErrDescriptor, d.ID)
 	}
+	if _, err := json.Marshal(d.Undo); err != nil { // YAML and Go know values that JSON does not, such as .nan
+		return fmt.Errorf("%w: %s: arguments of the undo: %w", ErrDescriptor, d.ID, err)
+	}
 	return nil
 }
 
@@ -151,10 +154,11 @@ func (d Descriptor) RequiredRing(r Reversibility) ring.Ring {
 }
 
 // Digest returns the SHA-256 of the descriptor's JSON. Every field takes part, so a changed descriptor is another one.
+// The descriptor has passed Validate.
 func (d Descriptor) Digest() [sha256.Size]byte {
 	b, err := json.Marshal(d)
 	if err != nil {
-		panic("action: a descriptor's undo holds what JSON cannot: " + err.Error()) // Validate's caller decoded it from JSON or YAML
+		panic("action: a descriptor's undo holds what JSON cannot: " + err.Error()) // Validate refuses it
 	}
 	return sha256.Sum256(b)
 }

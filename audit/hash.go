@@ -30,21 +30,30 @@ func ParseHash[T string | []byte](text T) (h Hash, err error) {
 	if len(text) != hex.EncodedLen(len(h)) {
 		return Hash{}, ErrHash
 	}
-	for i := range len(text) {
-		c := text[i]
-		var nibble byte
-		switch {
-		case c >= '0' && c <= '9':
-			nibble = c - '0'
-		case c >= 'a' && c <= 'f':
-			nibble = c - 'a' + 10
-		default:
-			return Hash{}, ErrHash
-		}
-		h[i/2] = h[i/2]<<4 | nibble
+	var bad byte
+	for i := range h {
+		high, low := nibbles[text[2*i]], nibbles[text[2*i+1]]
+		bad |= high | low
+		h[i] = high<<4 | low
+	}
+	if bad&notHex != 0 {
+		return Hash{}, ErrHash
 	}
 	return h, nil
 }
+
+const notHex = 0x80
+
+// nibbles holds the value of each lower-case hex digit, notHex for every other byte. Every record's prev passes through it.
+var nibbles = func() (table [256]byte) {
+	for i := range table {
+		table[i] = notHex
+	}
+	for i, c := range []byte("0123456789abcdef") {
+		table[c] = byte(i)
+	}
+	return table
+}()
 
 // The domain separators of RFC 6962 §2.1.
 const (

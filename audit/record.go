@@ -73,49 +73,29 @@ var ErrRecord = errors.New("not a record")
 // ParseRecord reads the envelope of a record. Its layout is fixed, so anything not exactly as Append writes it is ErrRecord:
 // two different texts never mean the same record. Events is checked to be there, not to be understood.
 func ParseRecord(body []byte) (Record, error) {
-	p := scanner{rest: body}
-	var r Record
-	p.literal(`{"v":`)
-	if v := p.number(); p.err == nil && v != Version {
-		return Record{}, fmt.Errorf("%w: version %d, and this program reads version %d; use a newer program", ErrRecord, v, Version)
+	e, err := skim(body)
+	if err != nil {
+		return Record{}, err
 	}
-	p.literal(`,"stream":`)
-	r.Stream = p.string()
-	p.literal(`,"seq":`)
-	r.Seq = p.number()
-	p.literal(`,"time":`)
-	r.Time = p.time()
-	p.literal(`,"caller":{"did":`)
-	r.Caller.DID = p.string()
-	p.literal(`,"role":`)
-	r.Caller.Role = p.string()
-	p.literal(`,"via":`)
-	r.Caller.Via = p.string()
-	p.literal(`},"trace":`)
-	r.Trace = p.string()
-	p.literal(`,"prev":`)
-	r.Prev = p.hash()
-	p.literal(`,"events":`)
-	if p.err == nil && (len(p.rest) < len(`[{}]}`) || p.rest[0] != '[' || !bytes.HasSuffix(p.rest, []byte("}]}"))) {
-		p.fail("events")
+	r := Record{Seq: e.seq, Prev: e.prev, Events: e.events}
+	var ok [6]bool
+	r.Stream, ok[0] = unquote(e.stream)
+	r.Caller.DID, ok[1] = unquote(e.did)
+	r.Caller.Role, ok[2] = unquote(e.role)
+	r.Caller.Via, ok[3] = unquote(e.via)
+	r.Trace, ok[4] = unquote(e.trace)
+	r.Time, ok[5] = parseTime(e.time)
+	for i, what := range [...]string{"stream", "did", "role", "via", "trace", "time"} {
+		if !ok[i] {
+			return Record{}, fmt.Errorf("%w: at %s", ErrRecord, what)
+		}
 	}
-	if p.err != nil {
-		return Record{}, p.err
-	}
-	r.Events = p.rest[:len(p.rest)-1]
 	return r, nil
 }
 
 // AppendString appends s as a JSON string. Invalid UTF-8 becomes U+FFFD, as encoding/json writes it.
 func AppendString(dst []byte, s string) []byte {
-	plain := true
-	for i := range len(s) {
-		if c := s[i]; c < 0x20 || c == '"' || c == '\\' || c >= utf8.RuneSelf {
-			plain = false
-			break
-		}
-	}
-	if plain {
+	if isPlain(s) {
 		dst = append(dst, '"')
 		dst = append(dst, s...)
 		return append(dst, '"')
@@ -151,11 +131,95 @@ func AppendHash(dst []byte, h Hash) []byte {
 	return append(dst, '"')
 }
 
-// AppendTime appends t as a JSON string: RFC 3339, UTC, microseconds.
+// AppendTime appends t as a JSON string: RFC 3339, UTC, microseconds, for the years 0 to 9999.
 func AppendTime(dst []byte, t time.Time) []byte {
-	dst = append(dst, '"')
-	dst = t.UTC().AppendFormat(dst, timeLayout)
-	return append(dst, '"')
+	t = t.UTC()
+	year, month, day := t.Date()
+	hour, minute, second := t.Clock()
+	if year < 0 || year > 9999 {
+		return append(t.AppendFormat(append(dst, '"'), timeLayout), '"') // no reader of records takes it
+	}
+	text := []byte(`"` + timeLayout + `"`)
+	for _, f := range [...]struct{ at, digits, value int }{
+		{1, 4, year}, {6, 2, int(month)}, {9, 2, day}, {12, 2, hour}, {15, 2, minute}, {18, 2, second}, {21, 6, t.Nanosecond() / 1000},
+	} {
+		for i := f.at + f.digits - 1; i >= f.at; i-- {
+			text[i] = byte('0' + f.value%10)
+			f.value /= 10
+		}
+	}
+	return append(dst, text...)
+}
+
+// parseTime reads what AppendTime wrote, and nothing else: time.Parse would take a comma for the point.
+func parseTime(quoted []byte) (time.Time, bool) {
+	if len(quoted) != len(timeLayout)+2 {
+		return time.Time{}, false
+	}
+	t, err := time.Parse(timeLayout, string(quoted[1:len(quoted)-1]))
+	if err != nil || !bytes.Equal(AppendTime(nil, t), quoted) {
+		return time.Time{}, false
+	}
+	return t, true
+}
+
+// unquote returns the string whose JSON text, as AppendString writes it, is quoted; false if it is any other text's.
+func unquote(quoted []byte) (string, bool) {
+	inner := quoted[1 : len(quoted)-1]
+	if isPlain(inner) {
+		return string(inner), true
+	}
+	var s string
+	if err := json.Unmarshal(quoted, &s); err != nil || !bytes.Equal(AppendString(nil, s), quoted) {
+		return "", false
+	}
+	return s, true
+}
+
+// isPlain reports whether text stands in a JSON string as it is.
+func isPlain[T string | []byte](text T) bool {
+	for i := range len(text) {
+		if c := text[i]; c < 0x20 || c == '"' || c == '\\' || c >= utf8.RuneSelf {
+			return false
+		}
+	}
+	return true
+}
+
+// An envelope is a record's parts as they stand in its bytes; strings keep their quotes.
+type envelope struct {
+	stream, time, did, role, via, trace []byte
+	seq                                 uint64
+	prev                                Hash
+	events                              []byte
+}
+
+// skim finds the parts of a record without decoding them.
+func skim(body []byte) (e envelope, err error) {
+	p := scanner{rest: body}
+	p.literal(`{"v":`)
+	if v := p.number(); p.err == nil && v != Version {
+		return e, fmt.Errorf("%w: version %d, and this program reads version %d; use a newer program", ErrRecord, v, Version)
+	}
+	p.literal(`,"stream":`)
+	e.stream = p.quoted()
+	p.literal(`,"seq":`)
+	e.seq = p.number()
+	p.literal(`,"time":`)
+	e.time = p.quoted()
+	p.literal(`,"caller":{"did":`)
+	e.did = p.quoted()
+	p.literal(`,"role":`)
+	e.role = p.quoted()
+	p.literal(`,"via":`)
+	e.via = p.quoted()
+	p.literal(`},"trace":`)
+	e.trace = p.quoted()
+	p.literal(`,"prev":`)
+	e.prev = p.hash()
+	p.literal(`,"events":`)
+	e.events = p.events()
+	return e, p.err
 }
 
 // A scanner reads the fixed layout of an envelope from the left; the first error stays.
@@ -180,8 +244,9 @@ func (p *scanner) literal(text string) {
 }
 
 func (p *scanner) number() (n uint64) {
+	const maxDigits = 19 // as many always fit
 	i := 0
-	for i < len(p.rest) && i < 19 && p.rest[i] >= '0' && p.rest[i] <= '9' {
+	for i < len(p.rest) && i < maxDigits && p.rest[i] >= '0' && p.rest[i] <= '9' {
 		n = n*10 + uint64(p.rest[i]-'0')
 		i++
 	}
@@ -199,48 +264,24 @@ func (p *scanner) quoted() []byte {
 		p.fail("a string")
 		return nil
 	}
-	for i := 1; i < len(p.rest); i++ {
-		switch p.rest[i] {
-		case '\\':
-			i++
-		case '"':
-			text := p.rest[:i+1]
-			p.rest = p.rest[i+1:]
+	for from := 1; ; {
+		i := bytes.IndexByte(p.rest[from:], '"')
+		if i < 0 {
+			p.fail("a string's end")
+			return nil
+		}
+		end := from + i
+		slashes := 0
+		for p.rest[end-1-slashes] == '\\' {
+			slashes++ // stops at the opening quote at the latest
+		}
+		if slashes%2 == 0 {
+			text := p.rest[:end+1]
+			p.rest = p.rest[end+1:]
 			return text
 		}
+		from = end + 1
 	}
-	p.fail("a string's end")
-	return nil
-}
-
-func (p *scanner) string() string {
-	text := p.quoted()
-	if text == nil {
-		return ""
-	}
-	inner := string(text[1 : len(text)-1])
-	if again := AppendString(nil, inner); bytes.Equal(again, text) {
-		return inner
-	}
-	var s string
-	if err := json.Unmarshal(text, &s); err != nil || !bytes.Equal(AppendString(nil, s), text) {
-		p.fail("a string's escapes")
-		return ""
-	}
-	return s
-}
-
-func (p *scanner) time() time.Time {
-	text := p.quoted()
-	if len(text) != len(timeLayout)+2 {
-		p.fail("the time")
-		return time.Time{}
-	}
-	t, err := time.Parse(timeLayout, string(text[1:len(text)-1]))
-	if err != nil {
-		p.fail("the time")
-	}
-	return t
 }
 
 func (p *scanner) hash() Hash {
@@ -254,4 +295,13 @@ func (p *scanner) hash() Hash {
 		p.fail("a hash")
 	}
 	return h
+}
+
+// events returns the rest but for the record's closing brace.
+func (p *scanner) events() []byte {
+	if len(p.rest) < len(`[{}]}`) || p.rest[0] != '[' || !bytes.HasSuffix(p.rest, []byte("}]}")) {
+		p.fail("events")
+		return nil
+	}
+	return p.rest[:len(p.rest)-1]
 }

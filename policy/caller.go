@@ -28,8 +28,11 @@ func ParseDID(text string) (DID, error) {
 			return "", fmt.Errorf("%q: %w: method has %q", clip(text), ErrDID, c)
 		}
 	}
-	for _, c := range []byte(id) {
-		if !isIDChar(c) {
+	for i := range len(id) {
+		switch c := id[i]; {
+		case c == '%' && !(i+2 < len(id) && isHex(id[i+1]) && isHex(id[i+2])):
+			return "", fmt.Errorf("%q: %w: %% without two hex digits", clip(text), ErrDID)
+		case !isIDChar(c):
 			return "", fmt.Errorf("%q: %w: identifier has %q", clip(text), ErrDID, c)
 		}
 	}
@@ -38,6 +41,10 @@ func ParseDID(text string) (DID, error) {
 
 func isIDChar(c byte) bool {
 	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.IndexByte("._-:%", c) >= 0
+}
+
+func isHex(c byte) bool {
+	return c >= '0' && c <= '9' || c >= 'a' && c <= 'f' || c >= 'A' && c <= 'F'
 }
 
 func clip(text string) string {
@@ -107,11 +114,19 @@ type Caller struct {
 	Via  string `json:"via"` // the door: library, stdio, socket, config, clock
 }
 
-// The callers of a Go program that embeds the hypervisor: it vouches for them by naming them.
-func Agent(did DID) Caller    { return Caller{did, AgentRole, "library"} }
+// The callers below are those of a Go program that embeds the hypervisor: it vouches for them by naming them.
+
+// Agent returns an agent that the embedding program vouches for.
+func Agent(did DID) Caller { return Caller{did, AgentRole, "library"} }
+
+// Approver returns an approver that the embedding program vouches for.
 func Approver(did DID) Caller { return Caller{did, ApproverRole, "library"} }
+
+// Operator returns an operator that the embedding program vouches for.
 func Operator(did DID) Caller { return Caller{did, OperatorRole, "library"} }
-func Auditor(did DID) Caller  { return Caller{did, AuditorRole, "library"} }
+
+// Auditor returns an auditor that the embedding program vouches for.
+func Auditor(did DID) Caller { return Caller{did, AuditorRole, "library"} }
 
 // System is the hypervisor itself.
 var System = Caller{DID: "did:mesh:hypervisor", Role: SystemRole, Via: "clock"}

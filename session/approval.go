@@ -1,6 +1,7 @@
 package session
 
 import (
+	"cmp"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/binary"
@@ -367,7 +368,7 @@ func (s *State) expire(env *Env) []Event {
 // approvalIDs lists the approvals in the order they were opened.
 func (s *State) approvalIDs() []string {
 	return slices.SortedFunc(maps.Keys(s.Approvals), func(a, b string) int {
-		return int(s.Approvals[a].Seq) - int(s.Approvals[b].Seq)
+		return cmp.Compare(s.Approvals[a].Seq, s.Approvals[b].Seq)
 	})
 }
 

@@ -56,7 +56,7 @@ const (
 	MaxDuration            = 7 * 24 * time.Hour
 	DefaultDuration        = time.Hour
 	DefaultApprovalTTL     = 15 * time.Minute
-	MaxApprovalTTL         = 24 * time.Hour
+	MaxApprovalTTL         = MaxDuration
 	DefaultMinSigmaEff     = ring.Sigma(600_000)
 	DefaultVouchWeight     = action.Omega(650_000)
 	MaxListEntries         = 256  // of network_allow and files_scope
@@ -75,7 +75,7 @@ type Config struct {
 	MinSigmaEff     *ring.Sigma   // under it an agent is held in ring 3; nil: 0.60
 	VouchWeight     *action.Omega // how much of a bond counts; nil: 0.65
 	NoAudit         bool          // true: no leaf in the transparency log; the session's own log stays
-	ApprovalTTL     time.Duration // how long an approval waits, and then a grant lasts; at most 24 h; zero: 15 min
+	ApprovalTTL     time.Duration // how long an approval waits, and then a grant lasts; at most 7 d; zero: 15 min
 	NetworkAllow    []string      // hosts that ring 2 may reach; "*.example.com" takes in all beneath it
 	FilesScope      []string      // paths beneath which ring 2 may touch the host's files
 }

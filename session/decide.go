@@ -110,7 +110,7 @@ func decide(s *State, env *Env, c Command) (Outcome, error) {
 	case Terminate:
 		return decideTerminate(s, env, c), nil
 	case Tick:
-		return decideTick(s, env), nil
+		return decideTick(s, env, c), nil
 	case Recover:
 		return decideRecover(s, env), nil
 	}

@@ -44,7 +44,9 @@ type Terminate struct {
 }
 
 // Tick lets time do what is due: the end at max_duration, the grace time, approvals that ran out, refusals not yet written.
-type Tick struct{}
+type Tick struct {
+	All bool // also write refusals that are not due yet: the process is about to end
+}
 
 func (Create) command()    {}
 func (Activate) command()  {}
@@ -179,29 +181,30 @@ func (SessionArchived) apply(s *State, _ Stamp) {
 	s.Keys, s.KeyOrder = map[string]KeyUse{}, nil // nobody can repeat a command any more
 }
 
-func decideTick(s *State, env *Env) Outcome {
-	switch {
-	case s.Lifecycle == Absent || s.Lifecycle == Archived:
+func decideTick(s *State, env *Env, c Tick) Outcome {
+	if s.Lifecycle == Absent || s.Lifecycle == Archived {
 		return Outcome{Decision: policy.Allow()}
-	case s.Lifecycle == Terminating && len(s.Running) == 0:
-		out := allow(append(s.flush(env, true), SessionArchived{})...)
-		out.Tallies = s.settled(env, true)
-		return out
-	case s.Lifecycle == Terminating && !s.Grace.IsZero() && !env.Now.Before(s.Grace):
-		return allow(Cancelling{s.runningIDs()})
-	case s.Lifecycle == Terminating && s.Grace.IsZero() && !env.Now.Before(s.Patience):
-		var events []Event
-		for _, id := range s.runningIDs() {
-			events = append(events, Unknown{ID: id, Why: "no answer"})
-		}
-		return allow(events...)
+	}
+	all := c.All
+	var step []Event
+	switch {
 	case s.Lifecycle != Terminating && !env.Now.Before(s.Ends):
 		out := allow(s.endEvents(env, "max_duration")...)
 		out.Tallies = s.settled(env, true)
 		return out
+	case s.Lifecycle != Terminating:
+		step = s.expire(env)
+	case len(s.Running) == 0:
+		step, all = []Event{SessionArchived{}}, true
+	case !s.Grace.IsZero() && !env.Now.Before(s.Grace):
+		step = []Event{Cancelling{s.runningIDs()}}
+	case s.Grace.IsZero() && !env.Now.Before(s.Patience):
+		for _, id := range s.runningIDs() {
+			step = append(step, Unknown{ID: id, Why: "no answer"})
+		}
 	}
-	out := allow(append(s.flush(env, false), s.expire(env)...)...)
-	out.Tallies = s.settled(env, false)
+	out := allow(append(s.flush(env, all), step...)...)
+	out.Tallies = s.settled(env, all)
 	return out
 }
 

@@ -1,0 +1,318 @@
+package hypervisor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/agenthypervisor/hypervisor/action"
+	"github.com/agenthypervisor/hypervisor/policy"
+	"github.com/agenthypervisor/hypervisor/session"
+)
+
+// act.go: a call from the question to the recorded outcome.
+
+var (
+	errClosing = errors.New("the hypervisor is closing")
+	errGrace   = errors.New("the session's grace time is over")
+)
+
+// An Outcome is what became of an Act.
+type Outcome struct {
+	policy.Decision
+	ID     string          // of the action, once admitted; act-12
+	State  string          // done, failed or unknown; empty: not admitted
+	Result json.RawMessage // what the action answered; nil: nothing
+	Err    error           // why it failed or is unknown, as its function said; nil with done, and in an answer that is repeated
+}
+
+// A call is an action under way.
+type call struct {
+	id     string
+	seq    uint64 // of the admitting record
+	tool   *Tool
+	args   json.RawMessage
+	ctx    context.Context // the caller's: its end cancels the call, its values reach the function
+	cancel context.CancelCauseFunc
+	done   chan struct{} // closed once out is final
+	out    Outcome
+	err    error // the outcome could not be recorded yet
+}
+
+// Act asks to have an action done, and returns once its outcome is recorded. A refusal is in Outcome.Allowed, Code and Reason;
+// the error says that nothing could be decided or recorded. When ctx ends the call is cancelled; its outcome is recorded
+// and Act returns ctx's error.
+func (s *Session) Act(ctx context.Context, caller policy.Caller, c session.Act) (Outcome, error) {
+	if s.hv.closing.Load() {
+		return Outcome{}, ErrClosed
+	}
+	if err := s.hv.exec.Reserve(); err != nil {
+		return Outcome{}, fmt.Errorf("%w: %w", ErrOverloaded, err)
+	}
+	tool, found := s.prepareCall(c)
+	var started *call
+	out, t, err := s.propose(ctx, caller, c, func(e *session.Env) {
+		e.Call = found
+		if c.Key != "" {
+			e.Key = key(e, c.Key, c)
+		}
+	}, func(out session.Outcome) {
+		if out.Allowed {
+			started = s.begin(ctx, out, tool, found.Args)
+		}
+	})
+	if started == nil {
+		s.hv.exec.Release()
+	}
+	if err == nil {
+		err = s.hv.wait(ctx, t)
+	}
+	if started != nil && err != nil { // it was never dispatched: the effect follows the record
+		s.abandon(started)
+	}
+	switch {
+	case err != nil:
+		if out.Events != nil && !out.Allowed { // a refusal is answered even when it cannot be recorded (SPEC §2)
+			out.Decision.Seq, out.Decision.Approval = 0, nil
+			return Outcome{Decision: out.Decision}, nil
+		}
+		return Outcome{}, err
+	case out.Repeats != nil:
+		return s.repeat(ctx, out)
+	case started == nil:
+		return Outcome{Decision: out.Decision}, nil
+	}
+	return started.wait(ctx, s.hv)
+}
+
+// DryRun answers what Act would, and records nothing.
+func (s *Session) DryRun(ctx context.Context, caller policy.Caller, c session.Act) (policy.Decision, error) {
+	_, found := s.prepareCall(c)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.load(ctx); err != nil {
+		return policy.Decision{}, err
+	}
+	env, _, err := s.env(caller)
+	if err != nil {
+		return policy.Decision{}, err
+	}
+	env.Call = found
+	out, err := session.Decide(s.live.state, env, c)
+	out.Decision.Seq = 0
+	return out.Decision, err
+}
+
+// prepareCall finds out what the rim must know before the decision: the tool, the arguments decoded once, their fault if they
+// have one, and what they touch. Without such a tool it returns nil.
+func (s *Session) prepareCall(c session.Act) (*Tool, *session.Call) {
+	s.mu.Lock()
+	tool := s.tools[c.Action]
+	s.mu.Unlock()
+	if tool == nil {
+		return nil, nil
+	}
+	found := &session.Call{Descriptor: tool.Descriptor, Digest: tool.digest, Changed: tool.Changed}
+	args, err := action.DecodeArgs(c.Args)
+	if err != nil {
+		found.Fault = err.Error()
+		return tool, found
+	}
+	found.Args, found.Values = args.Canonical, args.Values
+	if tool.Check != nil {
+		if err := tool.Check(args.Values); err != nil {
+			found.Fault = err.Error()
+			return tool, found
+		}
+	}
+	if tool.resource != nil {
+		text, err := tool.resource.Render(args.Values)
+		if err == nil {
+			text, err = action.NormaliseResource(text)
+		}
+		if err != nil {
+			found.Fault = "resource: " + err.Error()
+		}
+		found.Resource = text
+	}
+	return tool, found
+}
+
+// begin notes a call that is about to be recorded. The lock is held.
+func (s *Session) begin(ctx context.Context, out session.Outcome, tool *Tool, args []byte) *call {
+	c := &call{id: out.ID, seq: out.Seq, tool: tool, args: args, done: make(chan struct{}),
+		out: Outcome{Decision: out.Decision, ID: out.ID}}
+	c.ctx, c.cancel = context.WithCancelCause(ctx)
+	if s.calls == nil {
+		s.calls = map[string]*call{}
+	}
+	s.calls[c.id] = c
+	s.hv.calls.Add(1)
+	return c
+}
+
+// abandon forgets a call whose admission could not be recorded.
+func (s *Session) abandon(c *call) {
+	s.hv.exec.Release()
+	s.finish(c, ErrStoreUnavailable)
+}
+
+// finish answers who waits for the call; the first answer stays.
+func (s *Session) finish(c *call, err error) {
+	s.mu.Lock()
+	_, waiting := s.calls[c.id]
+	delete(s.calls, c.id)
+	s.mu.Unlock()
+	if !waiting {
+		return
+	}
+	c.err = err
+	c.cancel(nil)
+	close(c.done)
+	s.hv.calls.Done()
+}
+
+func (c *call) wait(ctx context.Context, hv *Hypervisor) (Outcome, error) {
+	if err := hv.await(ctx, c.done); err != nil {
+		return Outcome{Decision: c.out.Decision, ID: c.id}, err
+	}
+	return c.out, c.err
+}
+
+// owe hands what a record owes to the executor. It is called from the committer once the record is in, or with the lock held.
+func (s *Session) owe(effects []session.Effect) {
+	for _, e := range effects {
+		switch e := e.(type) {
+		case session.Announce:
+			// create waits for it itself; after a crash the next load or start does it.
+		case session.Dispatch:
+			s.hv.exec.Offer(func(context.Context) { s.dispatch(e.ID) })
+		case session.Cancel:
+			s.hv.offer(func(context.Context) { s.cancelCalls(e.IDs, errGrace) })
+		case session.Seal:
+			s.hv.offer(s.seal)
+		}
+	}
+}
+
+// dispatch makes the call to the outside and gives its outcome back as a command.
+func (s *Session) dispatch(id string) {
+	s.mu.Lock()
+	c := s.calls[id]
+	s.mu.Unlock()
+	if c == nil {
+		return // its admission was reported lost and came to light later; what was not dispatched is unknown at the next start
+	}
+	result, err := c.do()
+	settle := session.Settle{ID: id, Output: result}
+	settle.Result, settle.Why = classify(c.ctx, err)
+	c.out.State, c.out.Result, c.out.Err = stateWords[settle.Result], result, err
+	s.settle(context.WithoutCancel(c.ctx), c, settle)
+}
+
+// do runs the function, unless the call was cancelled before it went out.
+func (c *call) do() (json.RawMessage, error) {
+	if err := c.ctx.Err(); err != nil {
+		return nil, fmt.Errorf("%w: %w", action.ErrNotDispatched, context.Cause(c.ctx))
+	}
+	return c.tool.Do(c.ctx, c.args)
+}
+
+var stateWords = map[session.Result]string{session.Done: "done", session.Unsuccessful: "failed", session.Uncertain: "unknown"}
+
+// classify says what a function's error means for the record.
+func classify(ctx context.Context, err error) (session.Result, string) {
+	switch {
+	case err == nil:
+		return session.Done, ""
+	case errors.Is(err, action.ErrNotDispatched):
+		return session.Unsuccessful, "not_sent"
+	case errors.Is(err, action.ErrUnknownOutcome):
+		return session.Uncertain, "lost"
+	case errors.Is(err, context.DeadlineExceeded):
+		return session.Uncertain, "timeout"
+	case errors.Is(err, context.Canceled) || (ctx.Err() != nil && errors.Is(err, context.Cause(ctx))):
+		return session.Uncertain, "cancelled"
+	}
+	return session.Unsuccessful, "tool_error"
+}
+
+// settle records an outcome. While the store is away it is owed: it is tried again, and the caller is told that the outcome
+// stands in no record yet.
+func (s *Session) settle(ctx context.Context, c *call, settle session.Settle) {
+	out, err := s.submit(ctx, policy.System.Through("executor"), settle, nil)
+	switch {
+	case err == nil:
+		c.out.Decision.Seq = max(c.out.Decision.Seq, out.Seq)
+		s.finish(c, nil)
+	case errors.Is(err, session.ErrImpossible), errors.Is(err, ErrNotFound):
+		s.hv.opts.Logger.Warn("an outcome came too late to be recorded", "session", s.id, "action", c.id, "error", err)
+		s.finish(c, nil)
+	case s.hv.closing.Load():
+		s.finish(c, err) // the next start records it as unknown
+	default:
+		s.finish(c, err)
+		s.hv.later(settleRetry, func(ctx context.Context) { s.settle(ctx, c, settle) })
+	}
+}
+
+// cancelCalls cancels calls that still run.
+func (s *Session) cancelCalls(ids []string, why error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, id := range ids {
+		if c := s.calls[id]; c != nil {
+			c.cancel(why)
+		}
+	}
+}
+
+func (s *Session) cancelAll(why error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.calls {
+		c.cancel(why)
+	}
+}
+
+// repeat answers an Act whose idempotency key was used before: from the call if it is under way, else from its records.
+func (s *Session) repeat(ctx context.Context, out session.Outcome) (Outcome, error) {
+	use := out.Repeats
+	s.mu.Lock()
+	for _, c := range s.calls {
+		if c.seq == use.Seq {
+			s.mu.Unlock()
+			return c.wait(ctx, s.hv)
+		}
+	}
+	s.mu.Unlock()
+	view, err := s.actionAt(ctx, use.Seq)
+	if err != nil {
+		return Outcome{}, err
+	}
+	return Outcome{Decision: out.Decision, ID: view.ID, State: view.Outcome, Result: view.Result}, nil
+}
+
+// offer gives the executor something owed that needs no place of its own: there is at most one of its kind a session.
+func (hv *Hypervisor) offer(task func(context.Context)) {
+	if err := hv.exec.Reserve(); err != nil {
+		hv.later(settleRetry, task)
+		return
+	}
+	hv.exec.Offer(task)
+}
+
+// later does a task after d.
+func (hv *Hypervisor) later(d time.Duration, task func(context.Context)) {
+	hv.mu.Lock()
+	hv.nextLater++
+	name := fmt.Sprintf("%s%d", laterPrefix, hv.nextLater)
+	hv.laters[name] = task
+	hv.mu.Unlock()
+	hv.timers.Set(name, hv.opts.Clock.Now().Add(d))
+}
+
+// laterPrefix marks the timers of tasks; no session's id has it.
+const laterPrefix = "\x00"

@@ -1,0 +1,289 @@
+package hypervisor
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/agenthypervisor/hypervisor/eventlog"
+	"github.com/agenthypervisor/hypervisor/internal/executor"
+	"github.com/agenthypervisor/hypervisor/internal/feed"
+	"github.com/agenthypervisor/hypervisor/memlog"
+	"github.com/agenthypervisor/hypervisor/policy"
+	"github.com/agenthypervisor/hypervisor/sqlitelog"
+	"github.com/agenthypervisor/hypervisor/system"
+)
+
+var (
+	// ErrNotFound is returned for a session, action or approval that does not exist.
+	ErrNotFound = errors.New("not found")
+	// ErrStoreUnavailable is returned when a command could not be recorded. What it asked for did not happen, or, for an
+	// outcome, is recorded later.
+	ErrStoreUnavailable = errors.New("store unavailable")
+	// ErrOverloaded is returned when too many commands or calls are under way. Nothing was decided.
+	ErrOverloaded = errors.New("overloaded")
+	// ErrClosed is returned by everything after Close has begun.
+	ErrClosed = errors.New("hypervisor is closed")
+)
+
+// A Hypervisor is a node: its sessions, its agents' standings, its log. Safe for concurrent use.
+type Hypervisor struct {
+	opts        Options
+	store       eventlog.Store
+	incarnation string
+	clockBehind bool // the wall clock was behind the newest record when this process began
+
+	committer *eventlog.Committer
+	exec      *executor.Executor
+	timers    *executor.Timers
+	feed      *feed.Feed
+	rim       []stepper
+
+	system  *systemHandle
+	agents  *standings
+	rules   atomic.Pointer[ruleSet]
+	closing atomic.Bool
+	calls   sync.WaitGroup // running in Func
+
+	mu       sync.Mutex
+	sessions map[string]*Session
+	loaded   int
+	// laters are tasks that wait for a timer, by its key.
+	laters    map[string]func(context.Context)
+	nextLater uint64
+
+	stop    context.CancelFunc
+	stopped chan struct{} // closed when run has ended
+}
+
+// A stepper is a part of the rim: Step does one thing and says whether there was one; Run loops over it.
+type stepper interface {
+	Step(ctx context.Context) bool
+	Run(ctx context.Context) error
+}
+
+type ruleSet struct {
+	rules   policy.Rules
+	version string
+}
+
+// Open makes a hypervisor. It takes over the data directory, records that it runs, and finds out what earlier processes left
+// undone. It returns the store's error if that cannot be opened, such as sqlitelog.ErrHeld for a directory another process holds.
+func Open(ctx context.Context, opts *Options) (*Hypervisor, error) {
+	o := opts.resolved()
+	store, err := openStore(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	hv := &Hypervisor{opts: o, store: store, sessions: map[string]*Session{}, laters: map[string]func(context.Context){}, stopped: make(chan struct{}),
+		committer: eventlog.NewCommitter(store), exec: executor.New(), feed: feed.New()}
+	hv.timers = executor.NewTimers(o.Clock, hv.tick)
+	hv.system = &systemHandle{hv: hv}
+	hv.agents = &standings{hv: hv, handles: map[policy.DID]*agentHandle{}}
+	hv.rules.Store(&ruleSet{rules: policy.NoRules{}})
+	hv.rim = []stepper{hv.committer, hv.exec, hv.timers, hv.feed}
+	if f, ok := store.(interface{ Step(context.Context) bool }); ok {
+		hv.rim = append(hv.rim, &follower{feed: hv.feed, step: f.Step})
+	}
+	var id [8]byte
+	if err := hv.random(id[:]); err != nil {
+		return nil, errors.Join(err, store.Close())
+	}
+	hv.incarnation = hex.EncodeToString(id[:])
+	hv.run()
+	if err := hv.begin(ctx); err != nil {
+		hv.halt()
+		return nil, errors.Join(err, store.Close())
+	}
+	return hv, nil
+}
+
+func openStore(ctx context.Context, o Options) (eventlog.Store, error) {
+	switch {
+	case o.Store != nil:
+		return o.Store, nil
+	case o.Dir == "":
+		return memlog.New(), nil
+	}
+	return sqlitelog.Open(ctx, o.Dir, nil)
+}
+
+// begin records the start and arms what earlier processes owe.
+func (hv *Hypervisor) begin(ctx context.Context) error {
+	if err := hv.system.load(ctx); err != nil {
+		return fmt.Errorf("reading the system stream: %w", err)
+	}
+	newest := hv.system.state.Time
+	if hv.opts.Clock.Now().Before(newest) {
+		hv.clockBehind = true
+		hv.opts.Logger.Warn("the clock is behind the newest record; unused grants end", "record", newest)
+	}
+	if _, err := hv.system.submit(ctx, policy.System, system.Start{Incarnation: hv.incarnation, Program: hv.opts.Program}); err != nil {
+		return fmt.Errorf("recording the start: %w", err)
+	}
+	for head, err := range hv.store.Heads(ctx) {
+		if err != nil {
+			return fmt.Errorf("reading the heads: %w", err)
+		}
+		hv.arm(head)
+	}
+	return nil
+}
+
+// run starts the goroutine that owns the rim's; halt ends them.
+func (hv *Hypervisor) run() {
+	ctx, cancel := context.WithCancel(context.Background())
+	hv.stop = cancel
+	if hv.opts.Stepped {
+		close(hv.stopped)
+		return
+	}
+	go func() {
+		defer close(hv.stopped)
+		var parts sync.WaitGroup
+		for _, part := range hv.rim {
+			parts.Go(func() {
+				if err := part.Run(ctx); err != nil && !errors.Is(err, context.Canceled) {
+					hv.opts.Logger.Error("a part of the hypervisor has ended", "part", fmt.Sprintf("%T", part), "error", err)
+				}
+			})
+		}
+		parts.Wait()
+	}()
+}
+
+func (hv *Hypervisor) halt() {
+	hv.stop()
+	<-hv.stopped
+}
+
+// Step does one thing that waits to be done: an append, a call, a deadline, a signal. It returns false if there was none. It is
+// for a hypervisor opened with Stepped.
+func (hv *Hypervisor) Step(ctx context.Context) bool {
+	for _, part := range hv.rim {
+		if part.Step(ctx) {
+			return true
+		}
+	}
+	return false
+}
+
+// await waits for done, doing what waits to be done meanwhile if nobody else does.
+func (hv *Hypervisor) await(ctx context.Context, done <-chan struct{}) error {
+	if !hv.opts.Stepped {
+		select {
+		case <-done:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	for {
+		select {
+		case <-done:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		default:
+		}
+		if !hv.Step(ctx) {
+			return errors.New("hypervisor: nothing is left to do, and what is waited for has not happened")
+		}
+	}
+}
+
+// Logger returns the options' logger, never nil.
+func (hv *Hypervisor) Logger() *slog.Logger { return hv.opts.Logger }
+
+// random fills b from the options' source.
+func (hv *Hypervisor) random(b []byte) error {
+	if _, err := io.ReadFull(hv.opts.Random, b); err != nil {
+		return fmt.Errorf("reading randomness: %w", err)
+	}
+	return nil
+}
+
+// SetRules puts an operator's policies in force for all sessions, from their next command on; version is what approvals are
+// bound to, so grants for calls under other rules die. An operator's.
+func (hv *Hypervisor) SetRules(ctx context.Context, caller policy.Caller, rules policy.Rules, version string) (policy.Decision, error) {
+	d, err := hv.system.submit(ctx, caller, system.LoadRules{Version: version})
+	if err == nil && d.Allowed {
+		hv.rules.Store(&ruleSet{rules, version})
+	}
+	return d, err
+}
+
+// Close ends the hypervisor: it admits nothing more, lets running calls finish until ctx ends, then cancels them, records its
+// end and closes the store. What could not be finished is found by the next start.
+func (hv *Hypervisor) Close(ctx context.Context) error {
+	if !hv.closing.CompareAndSwap(false, true) {
+		return ErrClosed
+	}
+	hv.drain(ctx)
+	end := context.WithoutCancel(ctx)
+	hv.putAway(end)
+	_, err := hv.system.submit(end, policy.System, system.Stop{})
+	hv.halt()
+	return errors.Join(err, hv.store.Close())
+}
+
+// drain waits for the running calls, and cancels those that outlast ctx.
+func (hv *Hypervisor) drain(ctx context.Context) {
+	idle := make(chan struct{})
+	if hv.opts.Stepped {
+		for hv.Step(ctx) {
+		}
+		return
+	}
+	go func() { // ends with the last call, which the cancelling below brings about
+		hv.calls.Wait()
+		close(idle)
+	}()
+	select {
+	case <-idle:
+		return
+	case <-ctx.Done():
+	}
+	for _, s := range hv.handles() {
+		s.cancelAll(errClosing)
+	}
+	select {
+	case <-idle:
+	case <-hv.opts.Clock.After(cancelPatience):
+		hv.opts.Logger.Warn("calls that ignore their cancellation are left behind; their outcome is recorded as unknown by the next start")
+	}
+}
+
+// putAway writes what only memory holds: refusals that were counted, and snapshots.
+func (hv *Hypervisor) putAway(ctx context.Context) {
+	for _, s := range hv.handles() {
+		if err := s.putAway(ctx); err != nil {
+			hv.opts.Logger.Warn("putting a session away", "session", s.id, "error", err)
+		}
+	}
+}
+
+func (hv *Hypervisor) handles() []*Session {
+	hv.mu.Lock()
+	defer hv.mu.Unlock()
+	all := make([]*Session, 0, len(hv.sessions))
+	for _, s := range hv.sessions {
+		all = append(all, s)
+	}
+	return all
+}
+
+// now is the time of a command in a stream whose newest record is of last: it never goes back.
+func (hv *Hypervisor) now(last time.Time) time.Time {
+	now := hv.opts.Clock.Now().UTC().Truncate(time.Microsecond)
+	if now.Before(last) {
+		return last
+	}
+	return now
+}

@@ -1,0 +1,336 @@
+package config
+
+import (
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/goccy/go-yaml/ast"
+
+	"github.com/agenthypervisor/hypervisor/action"
+)
+
+// An MCPServer is an upstream, in the shape MCP clients use: a command to run, or a URL to call.
+type MCPServer struct {
+	Type    string // stdio, http (Streamable HTTP) or sse, never empty
+	Command string
+	Args    []string
+	Env     map[string]string // added to nothing: the command gets no other environment
+	Cwd     string
+	URL     string
+	Headers map[string]string // sent with every request
+}
+
+// LogValue returns the server without the values of its environment and headers, where the secrets are, and without its
+// arguments and the URL's query, where they are too often.
+func (s MCPServer) LogValue() slog.Value {
+	at := s.URL
+	if u, err := url.Parse(s.URL); err == nil {
+		u.User, u.RawQuery, u.Fragment = nil, "", ""
+		at = u.String()
+	}
+	return slog.GroupValue(slog.String("type", s.Type), slog.String("command", s.Command), slog.String("url", at),
+		slog.Any("env", slices.Sorted(maps.Keys(s.Env))), slog.Any("headers", slices.Sorted(maps.Keys(s.Headers))))
+}
+
+// ownName is the server that the hypervisor's own tools seem to come from.
+const ownName = "hypervisor"
+
+var (
+	serverName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_-]{0,63}$`)
+	headerName = regexp.MustCompile("^[a-zA-Z0-9!#$%&'*+.^_`|~-]+$") // RFC 9110 §5.6.2
+)
+
+// mcpServers reads upstreams from the configuration or, with its reader, from a client's file.
+func (l *loader) mcpServers(r *reader, it item) {
+	r.mapping(it, func(name string, it item) {
+		switch {
+		case !serverName.MatchString(name):
+			r.fault(it, "a server's name has letters, digits, _ and - only, at most 64, and starts with a letter or digit")
+		case name == ownName:
+			r.fault(it, "the name is taken by the hypervisor's own tools")
+		}
+		if _, twice := l.MCPServers[name]; twice {
+			r.fault(it, "the server is in mcpServers and in mcpServersFile")
+		}
+		l.MCPServers[name] = r.mcpServer(it.atValue())
+	})
+}
+
+func (r *reader) mcpServer(it item) (s MCPServer) {
+	before := len(*r.faults)
+	values := func(to *map[string]string, name *regexp.Regexp) field {
+		return func(it item) { *to = r.pairs(it, name) }
+	}
+	seen := r.object(it, map[string]field{
+		"type": func(it item) {
+			set(&s.Type, it, func(it item) (string, bool) { return r.word(it, "stdio", "http", "streamable-http", "sse") })
+		},
+		"command": func(it item) { set(&s.Command, it, r.text) },
+		"args": func(it item) {
+			r.list(it, func(_ int, e item) {
+				if arg, ok := r.literal(e); ok {
+					s.Args = append(s.Args, arg)
+				}
+			})
+		},
+		"env":     values(&s.Env, regexp.MustCompile(`^[^=\x00]+$`)),
+		"cwd":     func(it item) { set(&s.Cwd, it, r.text) },
+		"url":     func(it item) { set(&s.URL, it, r.url) },
+		"headers": values(&s.Headers, headerName),
+	})
+	if len(*r.faults) > before {
+		return s
+	}
+	foreign := []string{"command", "args", "env", "cwd"}
+	if seen["command"] {
+		foreign = []string{"url", "headers"}
+	}
+	foreign = slices.DeleteFunc(foreign, func(key string) bool { return !seen[key] })
+	switch {
+	case seen["command"] == seen["url"]:
+		r.fault(it, "wants either a command or a url")
+	case len(foreign) > 0:
+		r.fault(it, "%s does not go with %s", foreign[0], map[bool]string{true: "a command", false: "a url"}[seen["command"]])
+	case seen["type"] && seen["command"] != (s.Type == "stdio"):
+		r.fault(it, "type %s does not go with %s", s.Type, map[bool]string{true: "a command", false: "a url"}[seen["command"]])
+	case seen["command"]:
+		s.Type = "stdio"
+	case s.Type != "sse":
+		s.Type = "http"
+	}
+	return s
+}
+
+// pairs reads names and their values as texts.
+func (r *reader) pairs(it item, name *regexp.Regexp) map[string]string {
+	out := map[string]string{}
+	r.mapping(it, func(key string, v item) {
+		if !name.MatchString(key) {
+			r.fault(v, "not a name that can be passed on")
+			return
+		}
+		value, ok := r.literal(v.atValue())
+		if ok && name == headerName && strings.ContainsFunc(value, unicode.IsControl) {
+			r.fault(v.atValue(), "has a line break or a control character")
+			return
+		}
+		out[key] = value
+	})
+	return out
+}
+
+func (r *reader) url(it item) (string, bool) {
+	s, ok := r.text(it)
+	if !ok {
+		return "", false
+	}
+	if u, err := url.Parse(s); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		r.fault(it, "want an http or https URL, got %q", clip(s))
+		return "", false
+	}
+	return s, true
+}
+
+// mcpServersFile reads the upstreams of an MCP client's own file. Whatever else that file says is the client's affair.
+func (l *loader) mcpServersFile(it item) {
+	name, ok := l.text(it)
+	if !ok {
+		return
+	}
+	if l.readFile == nil {
+		l.fault(it, "only a configuration that is a file itself can name another")
+		return
+	}
+	name = l.beside(name)
+	b, err := l.readFile(name)
+	if err != nil {
+		l.fault(it, "%v", err)
+		return
+	}
+	l.late = append([]func(){func() { // before the checks of who is in mcpServers
+		r := newReader(name, l.faults)
+		root, ok := r.parse(b)
+		if !ok {
+			return
+		}
+		if seen := r.mapping(root.atValue(), func(key string, it item) {
+			if key == "mcpServers" {
+				l.mcpServers(r, it)
+			}
+		}); !seen["mcpServers"] {
+			r.faultAt(1, 1, "there is no mcpServers in it")
+		}
+	}}, l.late...)
+}
+
+// servers reads what the operator says of upstreams and their tools.
+func (l *loader) servers(it item) {
+	l.mapping(it, func(name string, it item) {
+		l.late = append(l.late, func() {
+			if names := l.names(); !slices.Contains(names, name) {
+				otherwise := ", nor is any other server"
+				if len(names) > 0 {
+					otherwise = " (there are " + list(names) + ")"
+				}
+				l.fault(it, "there is no %q in mcpServers%s", clip(name), meant(name, names, otherwise))
+			}
+		})
+		var s Server
+		l.object(it.atValue(), map[string]field{
+			"trust_annotations": func(it item) { set(&s.TrustAnnotations, it, l.boolean) },
+			"shared":            func(it item) { set(&s.Shared, it, l.boolean) },
+			"pack":              func(it item) { l.fault(it, "packs are not available in this version") },
+			"actions":           func(it item) { s.Actions = l.actions(name, it) },
+		})
+		l.Servers[name] = s
+	})
+}
+
+// actions reads what is said of a server's tools, and that each tool's own words and those of "*" do not contradict.
+func (l *loader) actions(server string, it item) map[string]action.Claim {
+	claims, places := map[string]action.Claim{}, map[string]item{}
+	l.mapping(it, func(tool string, it item) {
+		places[tool] = it
+		claims[tool] = l.claim(it.atValue())
+		l.said.actions[server+"."+tool] = fmt.Sprintf("%s:%d:%d", l.file, it.at.Line, it.at.Column)
+	})
+	for tool, it := range places {
+		id, all := server+"."+tool, []action.Claim{claims[tool]}
+		if tool == AnyTool {
+			id = server + ".any"
+		} else if any, ok := claims[AnyTool]; ok {
+			all = append(all, any)
+		}
+		if d := action.Resolve(id, all...); serverName.MatchString(server) {
+			if err := d.Validate(); err != nil {
+				l.fault(it, "%v", err)
+			}
+		}
+	}
+	return claims
+}
+
+// maxName bounds what an action or a policy is called.
+const maxName = 128
+
+// The undo window's limits: what is undone later is not undone by a tool.
+const mostUndoWindow = 3650 * Day
+
+func (l *loader) claim(it item) (c action.Claim) {
+	fields := map[string]field{
+		"name": func(it item) { setPointer(&c.Name, it, l.name) },
+		"undo": func(it item) { l.undo(&c.Undo, it) },
+		"reversibility": func(it item) {
+			setPointer(&c.Reversibility, it, func(it item) (v action.Reversibility, ok bool) {
+				word, ok := l.word(it, "full", "partial", "none")
+				return v, ok && v.UnmarshalText([]byte(word)) == nil
+			})
+		},
+		"undo_window": func(it item) {
+			setPointer(&c.UndoWindow, it, func(it item) (time.Duration, bool) { return l.duration(it, time.Second, mostUndoWindow) })
+		},
+		"resource": func(it item) { setPointer(&c.Resource, it, l.resource) },
+	}
+	for name, to := range map[string]**bool{"read_only": &c.ReadOnly, "admin": &c.Admin, "idempotent": &c.Idempotent,
+		"network": &c.Network, "files": &c.Files, "subprocess": &c.Subprocess} {
+		fields[name] = func(it item) { setPointer(to, it, l.boolean) }
+	}
+	l.object(it, fields)
+	readOnly := c.ReadOnly != nil && *c.ReadOnly
+	switch {
+	case readOnly && c.Undo != nil:
+		l.fault(it, "what is read_only has nothing to undo")
+	case readOnly && c.Reversibility != nil && *c.Reversibility != action.Full:
+		l.fault(it, "what is read_only is not reversibility: %s", *c.Reversibility)
+	}
+	return c
+}
+
+func (l *loader) name(it item) (string, bool) {
+	s, ok := l.text(it)
+	if ok && len(s) > maxName {
+		l.fault(it, "longer than %d bytes", maxName)
+		return "", false
+	}
+	return s, ok
+}
+
+// resource reads a resource, or a template that makes one.
+func (l *loader) resource(it item) (string, bool) {
+	s, ok := l.text(it)
+	if !ok {
+		return "", false
+	}
+	_, err := action.ParseTemplate(s)
+	if err == nil && !strings.Contains(s, "{{") {
+		_, err = action.NormaliseResource(s)
+	}
+	if err != nil {
+		l.fault(it, "%v", err)
+		return "", false
+	}
+	return s, true
+}
+
+func (l *loader) undo(to **action.Call, it item) {
+	before := len(*l.faults)
+	var call action.Call
+	seen := l.object(it, map[string]field{
+		"tool": func(it item) { set(&call.Tool, it, l.text) },
+		"args": func(it item) { l.undoArgs(&call, it) },
+	})
+	if len(*l.faults) > before {
+		return
+	}
+	if !seen["tool"] {
+		l.fault(it, "tool is missing")
+		return
+	}
+	*to = &call
+}
+
+func (l *loader) undoArgs(call *action.Call, it item) {
+	value, ok := l.value(it)
+	if !ok || value == nil {
+		return
+	}
+	if call.Args, ok = value.(map[string]any); !ok {
+		l.fault(it, "want keys with values, got %s", describe(it.node))
+		return
+	}
+	before := len(*l.faults)
+	l.templates(it)
+	if err := call.Check(); err != nil && len(*l.faults) == before {
+		l.fault(it, "%v", err)
+	}
+}
+
+// templates notes every text in a value that is no template, each at its place.
+func (l *loader) templates(it item) {
+	switch n := it.node.(type) {
+	case *ast.StringNode:
+		l.template(it, n.Value)
+	case *ast.LiteralNode:
+		l.template(it, n.Value.Value)
+	case *ast.SequenceNode:
+		l.list(it, func(_ int, e item) { l.templates(e) })
+	case *ast.MappingNode:
+		for _, v := range n.Values {
+			key := v.Key.GetToken()
+			l.templates(item{it.path + "." + key.Value, v.Value, key.Position}.atValue())
+		}
+	}
+}
+
+func (l *loader) template(it item, text string) {
+	if _, err := action.ParseTemplate(text); err != nil {
+		l.fault(it, "%v", err)
+	}
+}

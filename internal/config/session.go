@@ -1,0 +1,87 @@
+package config
+
+import (
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/agenthypervisor/hypervisor/action"
+	"github.com/agenthypervisor/hypervisor/ring"
+)
+
+// Session is what new sessions are like unless their creator says otherwise. Every zero field leaves package session's
+// default (SPEC §1).
+type Session struct {
+	Consistency     string        // strong or eventual
+	MaxParticipants int           // 1 to 1000
+	MaxDuration     time.Duration // 1s to 7d
+	MinSigmaEff     *ring.Sigma   // nil: the default, since 0 means something
+	VouchWeight     *action.Omega // nil: the default
+	NoAudit         bool          // audit: false
+	ApprovalTTL     time.Duration // 1s to 7d
+	NetworkAllow    []string      // hosts, host:port or *.domain, in lower case, that ring 2 may reach
+	FilesScope      []string      // places, normalised, that ring 2 may touch
+}
+
+// The limits of a session's settings (SPEC §1); an approval need not outlive the longest session.
+const (
+	maxParticipants = 1000
+	leastDuration   = time.Second
+	mostDuration    = 7 * Day
+)
+
+func (l *loader) session(it item) {
+	s := &l.Session
+	during := func(it item) (time.Duration, bool) { return l.duration(it, leastDuration, mostDuration) }
+	l.object(it, map[string]field{
+		"consistency": func(it item) {
+			set(&s.Consistency, it, func(it item) (string, bool) { return l.word(it, "strong", "eventual") })
+		},
+		"max_participants": func(it item) {
+			set(&s.MaxParticipants, it, func(it item) (int, bool) { return l.number(it, 1, maxParticipants) })
+		},
+		"max_duration":  func(it item) { set(&s.MaxDuration, it, during) },
+		"min_sigma_eff": func(it item) { setPointer(&s.MinSigmaEff, it, l.sigma) },
+		"vouch_weight": func(it item) {
+			setPointer(&s.VouchWeight, it, func(it item) (action.Omega, bool) {
+				m, ok := l.decimal(it)
+				return action.Omega(m), ok
+			})
+		},
+		"audit": func(it item) {
+			if audit, ok := l.boolean(it); ok {
+				s.NoAudit = !audit
+			}
+		},
+		"approval_ttl":  func(it item) { set(&s.ApprovalTTL, it, during) },
+		"network_allow": func(it item) { s.NetworkAllow = l.texts(it, l.host) },
+		"files_scope":   func(it item) { s.FilesScope = l.texts(it, l.scope) },
+	})
+}
+
+// host reads a host name, host:port or *.domain.
+func (l *loader) host(it item) (string, bool) {
+	s, ok := l.text(it)
+	if !ok {
+		return "", false
+	}
+	if strings.ContainsAny(s, "/@?#\\") || strings.ContainsFunc(s, unicode.IsSpace) || strings.Contains(strings.TrimPrefix(s, "*."), "*") {
+		l.fault(it, `want a host such as api.example, api.example:8443 or *.example, got %q`, clip(s))
+		return "", false
+	}
+	return strings.ToLower(s), true
+}
+
+// scope reads a place that a resource can be under.
+func (l *loader) scope(it item) (string, bool) {
+	s, ok := l.text(it)
+	if !ok {
+		return "", false
+	}
+	s, err := action.NormaliseResource(s)
+	if err != nil {
+		l.fault(it, "%v", err)
+		return "", false
+	}
+	return s, true
+}

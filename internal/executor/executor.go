@@ -1,0 +1,101 @@
+package executor
+
+import (
+	"context"
+	"errors"
+	"sync"
+)
+
+// MaxTasks bounds the tasks that wait or run.
+const MaxTasks = 8192
+
+// ErrFull is returned when as many tasks wait or run as may.
+var ErrFull = errors.New("too many calls are under way")
+
+// A Task is something owed. It returns soon after ctx ends.
+type Task func(ctx context.Context)
+
+// An Executor runs tasks in the order they were offered, each in a goroutine of Run's or, one at a time, in Step's caller's.
+// The zero value is not usable; see New. Safe for concurrent use.
+type Executor struct {
+	wake chan struct{} // holds one token when there may be work
+
+	mu    sync.Mutex
+	queue []Task
+	taken int // places reserved, waiting or running
+}
+
+// New returns an executor without tasks.
+func New() *Executor { return &Executor{wake: make(chan struct{}, 1)} }
+
+// Reserve takes a place for a task, or returns ErrFull. It is given to Offer or Release.
+func (x *Executor) Reserve() error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.taken >= MaxTasks {
+		return ErrFull
+	}
+	x.taken++
+	return nil
+}
+
+// Release gives back a place that was reserved and not used.
+func (x *Executor) Release() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.taken--
+}
+
+// Offer puts a task behind all others, in the place that was reserved for it. It does not block.
+func (x *Executor) Offer(t Task) {
+	x.mu.Lock()
+	x.queue = append(x.queue, t)
+	x.mu.Unlock()
+	select {
+	case x.wake <- struct{}{}:
+	default: // a token is there already
+	}
+}
+
+func (x *Executor) next() (Task, bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if len(x.queue) == 0 {
+		return nil, false
+	}
+	t := x.queue[0]
+	x.queue[0] = nil
+	x.queue = x.queue[1:]
+	return t, true
+}
+
+// Step runs the next task to its end. It returns false if none waited. A task may call Step.
+func (x *Executor) Step(ctx context.Context) bool {
+	t, ok := x.next()
+	if !ok {
+		return false
+	}
+	defer x.Release()
+	t(ctx)
+	return true
+}
+
+// Run starts tasks as they come until ctx ends, then waits for those that run. Tasks that still waited are not started: what
+// they owe is owed at the next start.
+func (x *Executor) Run(ctx context.Context) error {
+	var running sync.WaitGroup
+	defer running.Wait()
+	for {
+		for t, ok := x.next(); ok; t, ok = x.next() {
+			running.Go(func() {
+				defer x.Release()
+				t(ctx)
+			})
+		}
+		select {
+		case <-x.wake:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}

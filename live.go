@@ -1,0 +1,429 @@
+package hypervisor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/agenthypervisor/hypervisor/audit"
+	"github.com/agenthypervisor/hypervisor/eventlog"
+	"github.com/agenthypervisor/hypervisor/policy"
+	"github.com/agenthypervisor/hypervisor/session"
+)
+
+// live.go: a session in memory, from load to eviction, and the one path every command takes.
+
+// A live is a session's state in memory. The handle's lock guards it.
+type live struct {
+	state    *session.State
+	st       *stream
+	tallies  map[policy.DID]session.Tally
+	secret   [32]byte
+	armed    time.Time // what the timer is set to
+	snapshot uint64    // the newest snapshot's record
+}
+
+// submit decides a command, records what it brought about and waits for what must be waited for. stamp adds to what the
+// decision may know; nil adds nothing.
+func (s *Session) submit(ctx context.Context, caller policy.Caller, c session.Command, stamp func(*session.Env)) (session.Outcome, error) {
+	out, t, err := s.propose(ctx, caller, c, stamp, nil)
+	if err != nil {
+		return out, err
+	}
+	return out, s.hv.wait(ctx, t)
+}
+
+// propose is submit that leaves the waiting to its caller: for t, nil if nothing is to be waited for. decided is called with
+// an outcome that will be recorded, before the record is handed over; the lock is held.
+func (s *Session) propose(ctx context.Context, caller policy.Caller, c session.Command, stamp func(*session.Env), decided func(session.Outcome)) (session.Outcome, *ticket, error) {
+	// The slot is taken before Decide: once State has the record there is no way back, so a full queue must be found out first.
+	if err := s.hv.committer.Reserve(); err != nil {
+		if errors.Is(err, eventlog.ErrStopped) {
+			return session.Outcome{}, nil, ErrClosed
+		}
+		return session.Outcome{}, nil, fmt.Errorf("%w: %w", ErrOverloaded, err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out, t, err := s.decide(ctx, caller, c, stamp, decided)
+	if err != nil || len(out.Events) == 0 {
+		s.hv.committer.Release()
+	}
+	return out, t, err
+}
+
+// decide is steps 3 to 6 of a command. The lock is held and a slot is reserved; it is used exactly if events come out.
+func (s *Session) decide(ctx context.Context, caller policy.Caller, c session.Command, stamp func(*session.Env), decided func(session.Outcome)) (session.Outcome, *ticket, error) {
+	if err := s.load(ctx); err != nil {
+		return session.Outcome{}, nil, err
+	}
+	if _, create := c.(session.Create); !create && s.live.state.Lifecycle == session.Absent {
+		s.hv.forget(s)
+		return session.Outcome{}, nil, fmt.Errorf("session %q: %w", s.id, ErrNotFound)
+	}
+	env, trace, err := s.env(caller)
+	if err != nil {
+		return session.Outcome{}, nil, err
+	}
+	if stamp != nil {
+		stamp(&env)
+	}
+	return s.record(ctx, env, trace, c, decided)
+}
+
+// record decides, applies and hands over.
+func (s *Session) record(ctx context.Context, env session.Env, trace string, c session.Command, decided func(session.Outcome)) (session.Outcome, *ticket, error) {
+	l := s.live
+	out, err := session.Decide(l.state, env, c)
+	if err != nil {
+		return out, nil, err
+	}
+	for _, t := range out.Tallies {
+		l.tallies[t.Agent] = t.Tally
+	}
+	if len(out.Events) == 0 {
+		s.rearm()
+		if out.Durable {
+			return out, l.st.newest, nil // what the answer rests on may still be on its way
+		}
+		return out, nil, nil
+	}
+	payload, err := s.payload(ctx, out.Parts)
+	if err != nil {
+		return out, nil, fmt.Errorf("%w: %w", ErrStoreUnavailable, err)
+	}
+	if decided != nil {
+		decided(out)
+	}
+	l.st.events = session.AppendEvents(l.st.events[:0], out.Events)
+	effects := session.Apply(l.state, session.Stamp{Seq: l.st.seq + 1, Time: env.Now, Caller: env.Caller.DID}, out.Events)
+	d := draft{at: env.Now, caller: env.Caller, trace: trace, events: l.st.events, payload: payload,
+		deadline: session.Due(l.state), owes: session.Owes(l.state), durable: out.Durable}
+	if len(effects) > 0 && out.Durable {
+		d.then = func() { s.owe(effects) }
+	}
+	t := l.st.write(d)
+	if len(effects) > 0 && !out.Durable {
+		s.owe(effects) // a read-only call of an eventual session goes out at once
+	}
+	s.rearm()
+	s.keepSnapshot(ctx)
+	if !out.Durable {
+		t = nil
+	}
+	return out, t, nil
+}
+
+// env stamps what every decision may know.
+func (s *Session) env(caller policy.Caller) (session.Env, string, error) {
+	var b [56]byte // salts derive from the first 32; the rest is public, so it is not of them
+	if err := s.hv.random(b[:]); err != nil {
+		return session.Env{}, "", err
+	}
+	l, rules := s.live, s.hv.rules.Load()
+	s.used = s.hv.now(l.state.Time)
+	return session.Env{
+		Now: s.used, ClockBehind: s.hv.clockBehind, Caller: caller, Sigmas: s.hv.agents.current(),
+		Rules: rules.rules, RulesID: rules.version, Random: [32]byte(b[:32]), Secret: l.secret,
+		Incarnation: s.hv.incarnation, NodeEpoch: s.hv.system.epoch(), Operators: len(s.hv.opts.Operators), Tallies: l.tallies,
+	}, traceParent([16]byte(b[32:48]), [8]byte(b[48:])), nil
+}
+
+// payload encodes the parts of a record; a large one is made a blob first, durable before the record that speaks of it.
+func (s *Session) payload(ctx context.Context, parts []audit.Part) ([]byte, error) {
+	if len(parts) == 0 {
+		return nil, nil
+	}
+	size := 1
+	for i := range parts {
+		p := &parts[i]
+		if len(p.Bytes) > audit.MaxInline {
+			p.Outside = p.Commitment()
+			// If we crash here the blob is an orphan: never read, harmless.
+			if err := s.hv.store.PutBlob(ctx, p.Outside, p.Bytes); err != nil {
+				return nil, fmt.Errorf("storing a blob: %w", err)
+			}
+			p.External, p.Bytes = true, nil
+		}
+		size += len(p.Name) + len(p.Bytes) + 64
+	}
+	return audit.AppendPayload(make([]byte, 0, size), parts), nil
+}
+
+// load makes s.live sound: it reads the session unless it is in memory and nothing of it was lost. The lock is held.
+func (s *Session) load(ctx context.Context) error {
+	if s.live != nil && s.live.st.lane.Err() == nil {
+		return nil
+	}
+	if s.live == nil {
+		s.hv.makeRoom(ctx, s)
+	}
+	l, err := s.read(ctx)
+	if err != nil {
+		return err
+	}
+	if s.live == nil {
+		s.hv.mu.Lock()
+		s.hv.loaded++
+		s.hv.mu.Unlock()
+	}
+	s.live = l
+	if l.state.Lifecycle == session.Absent {
+		return s.hv.random(l.secret[:]) // a session that is being created
+	}
+	if err := s.resume(ctx); err != nil {
+		s.drop()
+		return err
+	}
+	return nil
+}
+
+// drop lets the state go; the next use reads it again. The lock is held.
+func (s *Session) drop() {
+	if s.live == nil {
+		return
+	}
+	s.live = nil
+	s.hv.mu.Lock()
+	s.hv.loaded--
+	s.hv.mu.Unlock()
+}
+
+// errStale is returned by readFrom for a snapshot of records that are not in the log: they were lost in a crash.
+var errStale = errors.New("snapshot is not of this log")
+
+// read folds the session's records, from its newest snapshot if there is a sound one.
+func (s *Session) read(ctx context.Context) (*live, error) {
+	name := audit.SessionPrefix + s.id
+	if snap, ok := s.readSnapshot(ctx, name); ok {
+		l, err := s.readFrom(ctx, name, snap)
+		if !errors.Is(err, errStale) {
+			return l, err
+		}
+		s.hv.opts.Logger.Warn("passing over a snapshot of records that were lost", "session", s.id)
+	}
+	return s.readFrom(ctx, name, snapshotJSON{State: session.NewState(s.id)})
+}
+
+// readFrom folds the records behind a snapshot, which may be of nothing.
+func (s *Session) readFrom(ctx context.Context, name string, snap snapshotJSON) (*live, error) {
+	l := &live{state: snap.State, tallies: map[policy.DID]session.Tally{}, snapshot: snap.State.Seq,
+		st: &stream{hv: s.hv, name: name, lane: &eventlog.Lane{}, seq: snap.State.Seq, head: snap.Head, tree: snap.Tree}}
+	for r, err := range s.hv.read(ctx, name, 1) {
+		if err != nil {
+			return nil, err
+		}
+		if err := l.readSecret(r); err != nil {
+			return nil, fmt.Errorf("%s, record 1: %w", name, err)
+		}
+		break
+	}
+	seen := l.snapshot == 0
+	for r, err := range s.hv.read(ctx, name, max(1, l.snapshot)) {
+		switch {
+		case err != nil:
+			return nil, err
+		case r.Seq == l.snapshot && r.Leaf == l.st.head:
+			seen = true // its own record: the log agrees
+		case !seen:
+			return nil, errStale
+		default:
+			if err := l.fold(r); err != nil {
+				return nil, fmt.Errorf("%s, record %d: %w", name, r.Seq, err)
+			}
+		}
+	}
+	if !seen {
+		return nil, errStale
+	}
+	return l, nil
+}
+
+func (l *live) fold(r *stored) error {
+	events, err := session.ParseEvents(r.Events)
+	if err != nil {
+		return err
+	}
+	if r.Seq != l.st.seq+1 {
+		return fmt.Errorf("%w: record %d is missing", eventlog.ErrCorrupt, l.st.seq+1)
+	}
+	session.Apply(l.state, session.Stamp{Seq: r.Seq, Time: r.Time, Caller: policy.DID(r.Caller.DID)}, events)
+	l.st.seq, l.st.head = r.Seq, r.Leaf
+	l.st.tree.Add(r.Leaf)
+	return nil
+}
+
+// readSecret takes the session's key from beside its first record.
+func (l *live) readSecret(first *stored) error {
+	if first.Payload == nil {
+		return nil // collected: nothing can be recognised again, everything can be read
+	}
+	parts, err := audit.ParsePayload(first.Payload)
+	if err != nil {
+		return err
+	}
+	for _, p := range parts {
+		if p.Name == "secret" && len(p.Bytes) == len(l.secret) {
+			l.secret = [32]byte(p.Bytes)
+		}
+	}
+	return nil
+}
+
+// resume brings a session that another process left up to date. The lock is held.
+func (s *Session) resume(ctx context.Context) error {
+	state := s.live.state
+	if err := s.hv.agents.know(ctx, participants(state)...); err != nil {
+		return err
+	}
+	if state.Lifecycle == session.Archived {
+		return nil
+	}
+	// Nothing may follow the first record before the opening is durable in the system stream: mostly it is, and nothing is written.
+	if err := s.hv.announce(ctx, s.id); err != nil {
+		return err
+	}
+	if err := s.hv.committer.Reserve(); err != nil {
+		return fmt.Errorf("%w: %w", ErrOverloaded, err)
+	}
+	env, trace, err := s.env(policy.System)
+	var out session.Outcome
+	if err == nil {
+		out, _, err = s.record(ctx, env, trace, session.Recover{}, nil)
+	}
+	if err != nil || len(out.Events) == 0 {
+		s.hv.committer.Release()
+	}
+	return err
+}
+
+func participants(state *session.State) []policy.DID {
+	dids := make([]policy.DID, 0, len(state.Participants))
+	for did := range state.Participants {
+		dids = append(dids, did)
+	}
+	return dids
+}
+
+// rearm sets the session's timer. The lock is held.
+func (s *Session) rearm() {
+	due := session.Due(s.live.state)
+	for _, t := range s.live.tallies {
+		if at := t.NextFlush(); !at.IsZero() && (due.IsZero() || at.Before(due)) {
+			due = at
+		}
+	}
+	if !due.Equal(s.live.armed) {
+		s.live.armed = due
+		s.hv.timers.Set(s.id, due)
+	}
+}
+
+// A snapshotJSON is what a snapshot's State holds.
+type snapshotJSON struct {
+	State *session.State `json:"state"`
+	Tree  audit.Tree     `json:"tree"`
+	Head  audit.Hash     `json:"head"`
+}
+
+// keepSnapshot saves a snapshot now and then. The lock is held.
+func (s *Session) keepSnapshot(ctx context.Context) {
+	if s.live.st.seq-s.live.snapshot >= snapshotEvery {
+		s.saveSnapshot(ctx)
+	}
+}
+
+func (s *Session) saveSnapshot(ctx context.Context) {
+	l := s.live
+	b, err := json.Marshal(snapshotJSON{l.state, l.st.tree, l.st.head})
+	if err == nil {
+		err = s.hv.store.SaveSnapshot(ctx, eventlog.Snapshot{Stream: l.st.name, Seq: l.st.seq, Hash: l.st.head, State: b})
+	}
+	if err != nil {
+		s.hv.opts.Logger.Warn("saving a snapshot; loading will take longer", "session", s.id, "error", err)
+	}
+	l.snapshot = l.st.seq // also after an error: the next attempt comes later
+}
+
+// readSnapshot returns the session's snapshot if it reads. A bad one is passed over: it is a cache.
+func (s *Session) readSnapshot(ctx context.Context, name string) (snapshotJSON, bool) {
+	snap, ok, err := s.hv.store.Snapshot(ctx, name)
+	if err != nil || !ok {
+		return snapshotJSON{}, false // what is wrong with the store shows when the log is read
+	}
+	j := snapshotJSON{State: session.NewState(s.id)}
+	if err := json.Unmarshal(snap.State, &j); err != nil || j.State.Seq != snap.Seq || j.Head != snap.Hash || !j.Tree.Valid() || j.Tree.Size != snap.Seq {
+		s.hv.opts.Logger.Warn("passing over a bad snapshot", "session", s.id, "error", err)
+		return snapshotJSON{}, false
+	}
+	return j, true
+}
+
+// makeRoom lets go of an idle session's state if too many are loaded. s is being loaded, its lock is held.
+func (hv *Hypervisor) makeRoom(ctx context.Context, s *Session) {
+	const sample = 16 // the longest idle of so many: near enough to the longest of all
+	hv.mu.Lock()
+	var oldest *Session
+	if hv.loaded >= hv.opts.MaxLoaded {
+		n := 0
+		for _, other := range hv.sessions { // in random order
+			if other == s || !other.mu.TryLock() {
+				continue
+			}
+			if other.idle() && (oldest == nil || other.used.Before(oldest.used)) {
+				if oldest != nil {
+					oldest.mu.Unlock()
+				}
+				oldest = other
+				n++
+			} else {
+				other.mu.Unlock()
+			}
+			if n >= sample {
+				break
+			}
+		}
+	}
+	hv.mu.Unlock()
+	if oldest != nil {
+		if oldest.live.st.seq > oldest.live.snapshot {
+			oldest.saveSnapshot(ctx)
+		}
+		oldest.drop()
+		oldest.mu.Unlock()
+	}
+}
+
+// idle reports whether nothing would be lost if the state were let go. The lock is held.
+func (s *Session) idle() bool {
+	if s.live == nil || len(s.calls) > 0 || s.live.st.pending.Load() > 0 {
+		return false
+	}
+	for _, t := range s.live.tallies {
+		if !t.NextFlush().IsZero() {
+			return false
+		}
+	}
+	return true
+}
+
+// putAway writes what only memory holds, at the end of the process.
+func (s *Session) putAway(ctx context.Context) error {
+	s.mu.Lock()
+	loaded := s.live != nil && s.live.state.Lifecycle != session.Absent
+	s.mu.Unlock()
+	if !loaded {
+		return nil
+	}
+	if _, err := s.submit(ctx, policy.System, session.Tick{All: true}, nil); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.live != nil && s.live.st.seq > s.live.snapshot {
+		s.saveSnapshot(ctx)
+	}
+	return nil
+}

@@ -1,0 +1,352 @@
+package hypervisor
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/agenthypervisor/hypervisor/action"
+	"github.com/agenthypervisor/hypervisor/agent"
+	"github.com/agenthypervisor/hypervisor/audit"
+	"github.com/agenthypervisor/hypervisor/policy"
+	"github.com/agenthypervisor/hypervisor/ring"
+	"github.com/agenthypervisor/hypervisor/session"
+)
+
+// A Session is a live handle on one session: its lock, its tools, the calls under way. Its state is loaded when it is used
+// and let go when it is idle. Safe for concurrent use.
+type Session struct {
+	hv *Hypervisor
+	id string
+
+	sealed chan struct{} // closed once the summary is recorded
+
+	mu    sync.Mutex
+	live  *live            // nil: to be loaded
+	tools map[string]*Tool // by action id
+	calls map[string]*call // under way, by action id
+	used  time.Time
+	sum   Summary // valid once sealed is closed
+}
+
+// A Tool is an action that can be done in a session, and what does it.
+type Tool struct {
+	Descriptor action.Descriptor
+	Do         action.Func
+	// Check says what is wrong with a call's arguments. Nil: any JSON object will do.
+	Check func(args map[string]any) error
+	// Changed says that the tool's definition is not the one that was pinned: its calls are refused until that is accepted.
+	Changed bool
+
+	digest   audit.Hash
+	resource *action.Template
+}
+
+// A Summary says how a session ended.
+type Summary struct {
+	Hash    audit.Hash `json:"summary_hash"` // the root of the RFC 6962 tree over the session's records
+	Records uint64     `json:"records"`
+}
+
+// CreateSession opens a session; it enters handshaking at once. An operator's. A nil cfg has all defaults.
+func (hv *Hypervisor) CreateSession(ctx context.Context, caller policy.Caller, cfg *session.Config) (*Session, error) {
+	var b [10]byte
+	if err := hv.random(b[:]); err != nil {
+		return nil, err
+	}
+	return hv.create(ctx, caller, "ses-"+hex.EncodeToString(b[:]), cfg)
+}
+
+// CreateSessionOnce is CreateSession that can be repeated: the id derives from the caller and the key, and where that session
+// exists it is returned.
+func (hv *Hypervisor) CreateSessionOnce(ctx context.Context, caller policy.Caller, key string, cfg *session.Config) (*Session, error) {
+	if key == "" || len(key) > session.MaxKeyBytes {
+		return nil, fmt.Errorf("an idempotency key has 1 to %d bytes", session.MaxKeyBytes)
+	}
+	mac := hmac.New(sha256.New, []byte(caller.DID))
+	mac.Write([]byte(key))
+	id := "ses-" + hex.EncodeToString(mac.Sum(nil)[:10])
+	s, err := hv.Session(ctx, id)
+	if errors.Is(err, ErrNotFound) {
+		return hv.create(ctx, caller, id, cfg)
+	}
+	return s, err
+}
+
+func (hv *Hypervisor) create(ctx context.Context, caller policy.Caller, id string, cfg *session.Config) (*Session, error) {
+	if cfg == nil {
+		cfg = &session.Config{}
+	}
+	s := hv.handle(id)
+	out, err := s.submit(ctx, caller, session.Create{Config: *cfg}, nil)
+	if err != nil {
+		return nil, fmt.Errorf("creating a session: %w", err)
+	}
+	if !out.Allowed {
+		return nil, &Refused{out.Decision}
+	}
+	if err := hv.announce(ctx, id); err != nil {
+		s.mu.Lock()
+		s.drop() // the next use announces it first
+		s.mu.Unlock()
+		return nil, fmt.Errorf("creating a session: %w", err)
+	}
+	return s, nil
+}
+
+// A Refused is the error of a method that has nothing to return where its command was refused.
+type Refused struct{ Decision policy.Decision }
+
+// Error returns the code and the reason.
+func (r *Refused) Error() string {
+	return fmt.Sprintf("refused (%s): %s", r.Decision.Code, r.Decision.Reason)
+}
+
+// refusedOr makes an error of a refusal.
+func refusedOr(d policy.Decision, err error) error {
+	if err == nil && !d.Allowed {
+		return &Refused{d}
+	}
+	return err
+}
+
+// handle returns the one handle of an id, without asking whether there is such a session.
+func (hv *Hypervisor) handle(id string) *Session {
+	hv.mu.Lock()
+	defer hv.mu.Unlock()
+	s := hv.sessions[id]
+	if s == nil {
+		s = &Session{hv: hv, id: id, sealed: make(chan struct{})}
+		hv.sessions[id] = s
+	}
+	return s
+}
+
+// Session returns the handle of a session, or ErrNotFound.
+func (hv *Hypervisor) Session(ctx context.Context, id string) (*Session, error) {
+	if !session.ValidID(id) {
+		return nil, fmt.Errorf("session %q: %w", id, ErrNotFound)
+	}
+	s := hv.handle(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.load(ctx); err != nil {
+		return nil, err
+	}
+	if s.live.state.Lifecycle == session.Absent {
+		hv.forget(s)
+		return nil, fmt.Errorf("session %q: %w", id, ErrNotFound)
+	}
+	return s, nil
+}
+
+// forget drops a handle that stands for nothing, or for an archived session. Its lock is held.
+func (hv *Hypervisor) forget(s *Session) {
+	s.drop()
+	hv.mu.Lock()
+	defer hv.mu.Unlock()
+	if hv.sessions[s.id] == s && len(s.calls) == 0 {
+		delete(hv.sessions, s.id)
+	}
+}
+
+// ID returns the session's id.
+func (s *Session) ID() string { return s.id }
+
+// State returns the session as it stands, as a copy.
+func (s *Session) State(ctx context.Context) (*session.State, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.load(ctx); err != nil {
+		return nil, err
+	}
+	return copyState(s.live.state)
+}
+
+func copyState(state *session.State) (*session.State, error) {
+	b, err := json.Marshal(state)
+	if err != nil {
+		return nil, fmt.Errorf("copying the state: %w", err)
+	}
+	c := session.NewState(state.ID)
+	if err := json.Unmarshal(b, c); err != nil {
+		return nil, fmt.Errorf("copying the state: %w", err)
+	}
+	return c, nil
+}
+
+// A Participant is an agent as it joined.
+type Participant struct {
+	Agent    policy.DID
+	Ring     ring.Ring
+	SigmaEff ring.Sigma
+}
+
+// Join brings an agent into the session. An operator's. A Sigma in it is written to the agent's own stream first, so that the
+// join is decided on it. The error is *Refused where the rules say no.
+func (s *Session) Join(ctx context.Context, caller policy.Caller, c session.Join) (Participant, error) {
+	if _, err := policy.ParseDID(string(c.Agent)); err != nil {
+		return Participant{}, fmt.Errorf("joining an agent: %w", err)
+	}
+	if c.Sigma != 0 {
+		d, err := s.hv.agents.set(ctx, caller, c.Agent, agent.SetSigma{Sigma: c.Sigma, Source: agent.FromJoin})
+		if err := refusedOr(d, err); err != nil {
+			return Participant{}, err
+		}
+	}
+	if err := s.hv.agents.know(ctx, c.Agent); err != nil {
+		return Participant{}, err
+	}
+	out, err := s.submit(ctx, caller, c, func(e *session.Env) { e.Key = key(e, c.Key, c) })
+	if err := refusedOr(out.Decision, err); err != nil {
+		return Participant{}, err
+	}
+	if out.Repeats != nil {
+		sigma := s.hv.agents.current()[c.Agent]
+		return Participant{c.Agent, ring.ByScore(sigma), sigma}, nil
+	}
+	return Participant{c.Agent, *out.Ring, *out.SigmaEff}, nil
+}
+
+// Leave takes an agent out of the session: itself, or an operator does it. The error is *Refused where the rules say no.
+func (s *Session) Leave(ctx context.Context, caller policy.Caller, c session.Leave) error {
+	out, err := s.submit(ctx, caller, c, nil)
+	return refusedOr(out.Decision, err)
+}
+
+// Activate lets the participants act. An operator's. The error is *Refused where the rules say no.
+func (s *Session) Activate(ctx context.Context, caller policy.Caller) error {
+	out, err := s.submit(ctx, caller, session.Activate{}, nil)
+	return refusedOr(out.Decision, err)
+}
+
+// Grant lets one refused call pass, once. An approver's or operator's.
+func (s *Session) Grant(ctx context.Context, caller policy.Caller, c session.Grant) (policy.Decision, error) {
+	out, err := s.submit(ctx, caller, c, nil)
+	return out.Decision, err
+}
+
+// Deny closes an approval: the same call is refused until it would have expired. An approver's or operator's.
+func (s *Session) Deny(ctx context.Context, caller policy.Caller, c session.Deny) (policy.Decision, error) {
+	out, err := s.submit(ctx, caller, c, nil)
+	return out.Decision, err
+}
+
+// Vote is an elector's voice on an approval.
+func (s *Session) Vote(ctx context.Context, caller policy.Caller, c session.Vote) (policy.Decision, error) {
+	out, err := s.submit(ctx, caller, c, nil)
+	return out.Decision, err
+}
+
+// Terminate ends the session and returns once its summary is recorded: running calls finish, or are cancelled after a grace
+// time. An operator's. The error is *Refused where the rules say no.
+func (s *Session) Terminate(ctx context.Context, caller policy.Caller) (Summary, error) {
+	return s.End(ctx, caller, session.Terminate{})
+}
+
+// End is Terminate with a reason for the record.
+func (s *Session) End(ctx context.Context, caller policy.Caller, c session.Terminate) (Summary, error) {
+	out, err := s.submit(ctx, caller, c, nil)
+	if err := refusedOr(out.Decision, err); err != nil {
+		return Summary{}, err
+	}
+	s.hv.tick(ctx, s.id) // the end itself, if nothing runs
+	if err := s.hv.await(ctx, s.sealed); err != nil {
+		return Summary{}, fmt.Errorf("session %s is ending; waiting for its end: %w", s.id, err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sum, nil
+}
+
+// Register names an action and what does it. A bad descriptor, or one registered twice, panics, as http.Handle does.
+func (s *Session) Register(d action.Descriptor, do action.Func) {
+	t := &Tool{Descriptor: d, Do: do}
+	if err := t.prepare(); err != nil {
+		panic("hypervisor: " + err.Error())
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.tools[d.ID] != nil {
+		panic(fmt.Sprintf("hypervisor: action %s is registered twice", d.ID))
+	}
+	if s.tools == nil {
+		s.tools = map[string]*Tool{}
+	}
+	s.tools[d.ID] = t
+}
+
+// SetTools replaces the tools whose ids begin with prefix: a server's, when its list is read anew. It returns the first bad
+// descriptor's error and then changes nothing.
+func (s *Session) SetTools(prefix string, tools []Tool) error {
+	for i := range tools {
+		if err := tools[i].prepare(); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	next := maps.Clone(s.tools)
+	if next == nil {
+		next = map[string]*Tool{}
+	}
+	maps.DeleteFunc(next, func(id string, _ *Tool) bool { return len(id) >= len(prefix) && id[:len(prefix)] == prefix })
+	for i := range tools {
+		next[tools[i].Descriptor.ID] = &tools[i]
+	}
+	s.tools = next
+	return nil
+}
+
+// prepare checks the descriptor and computes what every call of the tool needs.
+func (t *Tool) prepare() error {
+	if err := t.Descriptor.Validate(); err != nil {
+		return err
+	}
+	if t.Do == nil {
+		return fmt.Errorf("%w: %s has no function", action.ErrDescriptor, t.Descriptor.ID)
+	}
+	if t.Descriptor.Resource != "" {
+		tpl, err := action.ParseTemplate(t.Descriptor.Resource)
+		if err != nil {
+			return fmt.Errorf("%w: %s: resource: %w", action.ErrDescriptor, t.Descriptor.ID, err)
+		}
+		t.resource = &tpl
+	}
+	t.digest = t.Descriptor.Digest()
+	return nil
+}
+
+// Describe returns the descriptors of the actions that can be done here, by id.
+func (s *Session) Describe() []action.Descriptor {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []action.Descriptor
+	for _, id := range slices.Sorted(maps.Keys(s.tools)) {
+		all = append(all, s.tools[id].Descriptor)
+	}
+	return all
+}
+
+// key stamps a command's idempotency key with the digest of its content under the session's key.
+func key(e *session.Env, text string, content any) session.Key {
+	if text == "" {
+		return session.Key{}
+	}
+	b, err := json.Marshal(content)
+	if err != nil {
+		panic("hypervisor: a command does not encode: " + err.Error())
+	}
+	mac := hmac.New(sha256.New, e.Secret[:])
+	fmt.Fprintf(mac, "%T ", content)
+	mac.Write(b)
+	return session.Key{Text: text, Digest: audit.Hash(mac.Sum(nil))}
+}

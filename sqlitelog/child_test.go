@@ -1,0 +1,110 @@
+package sqlitelog
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/agenthypervisor/hypervisor/audit"
+	"github.com/agenthypervisor/hypervisor/eventlog"
+	"github.com/agenthypervisor/hypervisor/eventlogtest"
+)
+
+// childVar names what this test binary is to do when a test starts it as a process of its own, with a directory as argument.
+const childVar = "SQLITELOG_TEST_CHILD"
+
+func TestMain(m *testing.M) {
+	if job, ok := children[os.Getenv(childVar)]; ok {
+		if err := job(context.Background(), os.Args[len(os.Args)-1]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
+
+var children = map[string]func(ctx context.Context, dir string) error{"read": childRead, "append": childAppend, "hold": childHold}
+
+// child returns the command that does job in dir, behind the words of another command, such as strace.
+func child(t testing.TB, job, dir string, before ...string) *exec.Cmd {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	words := append(before, self, dir)
+	cmd := exec.CommandContext(t.Context(), words[0], words[1:]...)
+	cmd.Env = append(os.Environ(), childVar+"="+job)
+	cmd.Stderr = os.Stderr
+	return cmd
+}
+
+// childRead reads the whole log beside whoever holds it, and says how many rows there are.
+func childRead(ctx context.Context, dir string) error {
+	r, err := OpenReader(ctx, dir)
+	if err != nil {
+		return err
+	}
+	n := 0
+	for row, err := range r.Tail(ctx, 0) {
+		if err != nil {
+			return err
+		}
+		if audit.Leaf(row.Body) != row.Hash {
+			return fmt.Errorf("row %d is not what was hashed", row.Position)
+		}
+		n++
+	}
+	fmt.Println(n, "rows")
+	return r.Close()
+}
+
+// childAppend appends one record after the other, every third not durable, and writes a line for each acknowledged one: with
+// a single write, so that it is there or not. It goes on until it is killed, or the store fails.
+func childAppend(ctx context.Context, dir string) error {
+	s, err := Open(ctx, dir, nil)
+	if err != nil {
+		return err
+	}
+	streams := []eventlogtest.Stream{{Name: "session/a"}, {Name: "session/b"}}
+	for i := 0; ; i++ {
+		a := streams[i%2].Next("word")
+		a.Durable = i%3 != 0
+		for _, err := range s.Append(ctx, []eventlog.Append{a}) {
+			if err != nil {
+				fmt.Printf("failed %s %d: %v\n", a.Stream, a.Seq, err)
+				return nil
+			}
+		}
+		if _, err := fmt.Printf("acknowledged %s %d durable=%t\n", a.Stream, a.Seq, a.Durable); err != nil {
+			return err
+		}
+	}
+}
+
+// childHold holds the directory until its standard input ends.
+func childHold(ctx context.Context, dir string) error {
+	s, err := Open(ctx, dir, nil)
+	if err != nil {
+		return err
+	}
+	fmt.Println("held")
+	bufio.NewScanner(os.Stdin).Scan()
+	return s.Close()
+}
+
+// readFile reads a file in another process: closing a descriptor of a database in this one would take a store its locks.
+func readFile(t testing.TB, path string) []byte {
+	t.Helper()
+	b, err := exec.CommandContext(t.Context(), "cat", path).Output()
+	if err != nil {
+		t.Fatalf("reading %s: %v", path, err)
+	}
+	return b
+}

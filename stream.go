@@ -1,0 +1,157 @@
+package hypervisor
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+	"iter"
+	"sync/atomic"
+	"time"
+
+	"github.com/agenthypervisor/hypervisor/audit"
+	"github.com/agenthypervisor/hypervisor/eventlog"
+	"github.com/agenthypervisor/hypervisor/internal/feed"
+	"github.com/agenthypervisor/hypervisor/policy"
+)
+
+// A stream is the live end of one stream of the log: what the next record follows. Its owner's lock guards it.
+type stream struct {
+	hv   *Hypervisor
+	name string
+	seq  uint64
+	head audit.Hash
+	tree audit.Tree // of all the stream's records
+	lane *eventlog.Lane
+
+	newest  *ticket      // of the newest record handed to the committer; nil: none yet
+	pending atomic.Int64 // records handed over and not answered
+	events  []byte       // scratch
+}
+
+// A ticket is the wait for one record.
+type ticket struct {
+	done chan struct{}
+	err  error // set before done is closed
+}
+
+// wait returns when the record's fate is known: nil, or why it is not in.
+func (hv *Hypervisor) wait(ctx context.Context, t *ticket) error {
+	if t == nil {
+		return nil
+	}
+	// A record that is on its way cannot be called back, so the caller's end does not end the wait: a store always answers.
+	if err := hv.await(context.WithoutCancel(ctx), t.done); err != nil {
+		return err
+	}
+	if t.err != nil {
+		return fmt.Errorf("%w: %w", ErrStoreUnavailable, t.err)
+	}
+	return nil
+}
+
+// A draft is a record about to be handed over.
+type draft struct {
+	at       time.Time
+	caller   policy.Caller
+	trace    string
+	events   []byte
+	payload  []byte
+	deadline time.Time
+	owes     bool
+	durable  bool
+	then     func() // called once the record is in, from the committer
+}
+
+// write hands a record to the committer, in the place that was reserved. The owner's lock is held; state has the record already.
+func (st *stream) write(d draft) *ticket {
+	rec := audit.Record{Stream: st.name, Seq: st.seq + 1, Time: d.at, Trace: d.trace, Prev: st.head, Events: d.events,
+		Caller: audit.Caller{DID: string(d.caller.DID), Role: d.caller.Role.String(), Via: d.caller.Via}}
+	body := rec.Append(make([]byte, 0, 384+len(d.events)))
+	leaf := audit.Leaf(body)
+	t := &ticket{done: make(chan struct{})}
+	a := eventlog.Append{Stream: st.name, Seq: rec.Seq, Prev: st.head, Body: body, Hash: leaf, Payload: d.payload,
+		Deadline: d.deadline, Owes: d.owes, Durable: d.durable}
+	st.seq, st.head, st.newest = rec.Seq, leaf, t
+	st.tree.Add(leaf)
+	st.pending.Add(1)
+	st.hv.committer.Enqueue(st.lane, a, func(err error) {
+		st.pending.Add(-1)
+		t.err = err
+		if err == nil {
+			st.hv.feed.Grew()
+			if d.then != nil {
+				d.then()
+			}
+		}
+		close(t.done)
+	})
+	return t
+}
+
+// A stored is a record read back, with its envelope read.
+type stored struct {
+	audit.Record
+	Position uint64
+	Leaf     audit.Hash
+	Payload  []byte
+	Body     []byte
+}
+
+// read yields the records of a stream from a sequence number on, checked against each other: each follows the one before.
+func (hv *Hypervisor) read(ctx context.Context, name string, from uint64) iter.Seq2[*stored, error] {
+	return func(yield func(*stored, error) bool) {
+		var seq uint64
+		var head audit.Hash
+		for rec, err := range hv.store.Read(ctx, name, from) {
+			if err != nil {
+				yield(nil, fmt.Errorf("%w: reading %s: %w", ErrStoreUnavailable, name, err))
+				return
+			}
+			envelope, bad := audit.ParseRecord(rec.Body)
+			if bad == nil && seq > 0 && (envelope.Seq != seq+1 || envelope.Prev != head) {
+				bad = eventlog.ErrCorrupt
+			}
+			if bad != nil {
+				yield(nil, fmt.Errorf("%s, record %d: %w", name, rec.Seq, bad))
+				return
+			}
+			r := &stored{envelope, rec.Position, audit.Leaf(rec.Body), rec.Payload, rec.Body}
+			seq, head = r.Seq, r.Leaf
+			if !yield(r, nil) {
+				return
+			}
+		}
+	}
+}
+
+// traceParent writes a W3C trace context (https://www.w3.org/TR/trace-context/#traceparent-header).
+func traceParent(id [16]byte, span [8]byte) string {
+	b := append(make([]byte, 0, 55), "00-"...)
+	b = hex.AppendEncode(b, id[:])
+	b = append(b, '-')
+	b = hex.AppendEncode(b, span[:])
+	return string(append(b, "-01"...))
+}
+
+// A follower drives the part of a store that catches up behind its appends, such as an index.
+type follower struct {
+	feed *feed.Feed
+	step func(context.Context) bool
+}
+
+// Step lets the store catch up a little.
+func (f *follower) Step(ctx context.Context) bool { return f.step(ctx) }
+
+// Run lets the store catch up whenever the log has grown, until ctx ends.
+func (f *follower) Run(ctx context.Context) error {
+	for {
+		more := f.feed.More()
+		for ctx.Err() == nil && f.step(ctx) {
+		}
+		select {
+		case <-more:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
