@@ -72,25 +72,36 @@ func (b *bench) do(by policy.Caller, c session.Command) session.Outcome {
 	return out
 }
 
-// One decision with encode, chain and tree, in memory: reach 3 µs. The calls' outcomes are not timed here.
-func BenchmarkDecideAct(bm *testing.B) {
+// One decision with encode, chain and tree, in memory: reach 3 µs. Of each call and its outcome one is timed.
+func BenchmarkDecideAct(bm *testing.B)    { benchmarkDecide(bm, true) }
+func BenchmarkDecideSettle(bm *testing.B) { benchmarkDecide(bm, false) }
+
+func benchmarkDecide(bm *testing.B, act bool) {
 	b := newBench(10)
 	bm.ReportAllocs()
-	const group = 8 // of calls, then of their outcomes, which are another decision
+	const group = 8 // of calls, then of their outcomes: the clock of the benchmark is slow to stop
 	var ids [group]string
+	timed := func(on bool) {
+		if on {
+			bm.StartTimer()
+		} else {
+			bm.StopTimer()
+		}
+	}
 	for n := 0; n < bm.N; n += group {
-		for i := range min(group, bm.N-n) {
+		timed(act)
+		for i := range ids {
 			b.env.Now = b.env.Now.Add(20 * time.Millisecond)
 			ids[i] = b.do(benchAnn, session.Act{Action: "files.write_file"}).ID
 		}
-		bm.StopTimer()
-		for i := range min(group, bm.N-n) {
-			b.do(policy.System, session.Settle{ID: ids[i], Result: session.Done, Output: []byte(`{}`)})
+		timed(!act)
+		for _, id := range ids {
+			b.do(policy.System, session.Settle{ID: id, Result: session.Done, Output: []byte(`{}`)})
 		}
+		timed(false)
 		if b.env.Now.Sub(b.state.Opened) > 50*time.Minute {
 			b.open(10)
 		}
-		bm.StartTimer()
 	}
 }
 
