@@ -210,10 +210,23 @@ func (s *Session) Join(ctx context.Context, caller policy.Caller, c session.Join
 		return Participant{}, err
 	}
 	if out.Repeats != nil {
-		sigma := s.hv.agents.current()[c.Agent]
-		return Participant{c.Agent, ring.ByScore(sigma), sigma}, nil
+		return s.Participant(ctx, c.Agent)
 	}
 	return Participant{c.Agent, *out.Ring, *out.SigmaEff}, nil
+}
+
+// Participant returns an agent as it stands in the session now, or ErrNotFound.
+func (s *Session) Participant(ctx context.Context, did policy.DID) (Participant, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.load(ctx); err != nil {
+		return Participant{}, err
+	}
+	if s.live.state.Participants[did] == nil {
+		return Participant{}, fmt.Errorf("%s in session %s: %w", did, s.id, ErrNotFound)
+	}
+	r, sigma := s.live.state.Standing(s.hv.agents.current()[did])
+	return Participant{did, r, sigma}, nil
 }
 
 // Leave takes an agent out of the session: itself, or an operator does it. The error is *Refused where the rules say no.

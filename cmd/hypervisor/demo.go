@@ -44,7 +44,7 @@ Exit code 1 if any step goes otherwise than told.`,
 }
 
 func newDemoServerCommand(*globals) *cobra.Command {
-	return &cobra.Command{Use: demoServer + " DIR", Hidden: true, Args: cobra.ExactArgs(1), Example: "  hypervisor " + demoServer + " /tmp/notes",
+	return &cobra.Command{Use: demoServer + " DIR", Hidden: true, Short: "Be the demo's tool server", Args: cobra.ExactArgs(1), Example: "  hypervisor " + demoServer + " /tmp/notes",
 		RunE: func(cmd *cobra.Command, args []string) error { return demo.Serve(cmd.Context(), args[0]) }}
 }
 
@@ -64,7 +64,9 @@ func playDemo(ctx context.Context, g *globals, dir string, kept bool) error {
 			if g.json {
 				return g.printJSON(l)
 			}
-			g.printf("%s\n", demoLine(l))
+			for _, line := range demoLines(l) {
+				g.printf("%s\n", line)
+			}
 			return nil
 		},
 	})
@@ -80,22 +82,19 @@ func playDemo(ctx context.Context, g *globals, dir string, kept bool) error {
 	return nil
 }
 
-// demoLine is a line of the story for people: what happens, and beneath it who did what and how it went.
-func demoLine(l demo.Line) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "• %s", l.Say)
-	if l.Did != "" {
-		fmt.Fprintf(&b, "\n    %-8s %-12s ", strings.TrimPrefix(l.Who, "did:mesh:"), l.Did)
-		if d := l.Decision; d != nil {
-			fmt.Fprintf(&b, "%s: %s", d.Code, d.Reason)
-		} else {
-			fmt.Fprintf(&b, "ok %s", l.Result)
-		}
-	} else if l.Result != "" {
-		fmt.Fprintf(&b, "\n    %s", l.Result)
+// demoLines are a step of the story for people: what happens, and beneath it who did what and how it went.
+func demoLines(l demo.Line) []string {
+	lines := []string{"• " + l.Say}
+	switch {
+	case l.Decision != nil:
+		lines = append(lines, fmt.Sprintf("    %-8s %-12s %s: %s", strings.TrimPrefix(l.Who, "did:mesh:"), l.Did, l.Decision.Code, l.Decision.Reason))
+	case l.Did != "":
+		lines = append(lines, fmt.Sprintf("    %-8s %-12s ok %s", strings.TrimPrefix(l.Who, "did:mesh:"), l.Did, l.Result))
+	case l.Result != "":
+		lines = append(lines, "    "+l.Result)
 	}
 	if !l.OK {
-		b.WriteString("   ← not as told")
+		lines = append(lines, "    ← not as told")
 	}
-	return b.String()
+	return lines
 }

@@ -190,7 +190,7 @@ func (w *world) anyChangedByteIsFound() {
 	}
 	defer db.Close()
 	var id, size int
-	if err := db.QueryRow(`SELECT id, length(body) FROM records WHERE body LIKE '%action.admitted%' LIMIT 1`).Scan(&id, &size); err != nil {
+	if err := db.QueryRow(`SELECT id, length(body) FROM records WHERE instr(body, CAST('action.admitted' AS BLOB)) > 0 LIMIT 1`).Scan(&id, &size); err != nil {
 		t.Fatal(err)
 	}
 	var body []byte
