@@ -188,8 +188,8 @@ type Status struct {
 	Agent     policy.DID       `json:"agent"`
 	Ring      *ring.Ring       `json:"ring,omitempty"` // absent: not a participant
 	SigmaEff  *ring.Sigma      `json:"sigma_eff,omitempty"`
-	Running   int              `json:"running"`        // calls under way
-	Approvals []StatusApproval `json:"approvals"`      // the agent's own, open or granted and not used
+	Running   int              `json:"running"`   // calls under way
+	Approvals []StatusApproval `json:"approvals"` // the agent's own, open or granted and not used
 }
 
 // A StatusApproval is an approval of the agent's.
