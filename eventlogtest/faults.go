@@ -82,27 +82,27 @@ var situations = []struct {
 }{
 	{"one record", func(x *trial) {
 		x.arm()
-		x.struck(x.lane(), x.stream("a"), small)
+		x.struck(x.lane(), x.stream("a"))
 		x.step()
 	}},
 	{"one record that need not be durable", func(x *trial) {
 		x.durable = false
 		x.arm()
-		x.struck(x.lane(), x.stream("a"), small)
+		x.struck(x.lane(), x.stream("a"))
 		x.step()
 	}},
 	{"a group of three sessions", func(x *trial) {
 		x.arm()
 		for _, name := range []string{"a", "b", "c"} {
-			x.struck(x.lane(), x.stream(name), small)
+			x.struck(x.lane(), x.stream(name))
 		}
 		x.step()
 	}},
 	{"second of two queued, first struck", func(x *trial) { // it was decided on a past that never was
 		s, lane := x.stream("a"), x.lane()
 		x.arm()
-		x.struck(lane, s, small)
-		x.struck(lane, s, small) // in one group: struck with it
+		x.struck(lane, s)
+		x.struck(lane, s) // in one group: struck with it
 		x.step()
 		x.behind(lane, s) // enqueued when the first had failed already
 		x.step()
@@ -110,7 +110,8 @@ var situations = []struct {
 	{"second of two in the next group, first struck", func(x *trial) {
 		s, lane := x.stream("a"), x.lane()
 		x.arm()
-		x.struck(lane, s, aGroup)
+		x.struck(lane, s)
+		x.fillGroup()
 		x.behind(lane, s)
 		x.other(x.lane(), x.stream("b")) // shares the next group, and is none the worse
 		x.step()
@@ -119,19 +120,14 @@ var situations = []struct {
 	{"the same, and the session reloaded in between", func(x *trial) {
 		s, lane := x.stream("a"), x.lane()
 		x.arm()
-		x.struck(lane, s, aGroup)
+		x.struck(lane, s)
+		x.fillGroup()
 		x.behind(lane, s)
 		x.step()
 		x.other(x.lane(), x.reload("a")) // decided anew, on what is there; stands behind the old lane's record
 		x.step()
 	}},
 }
-
-// Sizes of payloads, in bytes.
-const (
-	small  = 10
-	aGroup = 9 << 20 // so large that no other record joins its group
-)
 
 // A trial is one fault in one situation.
 type trial struct {
@@ -193,15 +189,21 @@ func (x *trial) reload(name string) *Stream {
 	return s
 }
 
-func (x *trial) struck(lane *eventlog.Lane, s *Stream, payload int) {
-	x.send(lane, s, payload, isStruck)
-}
-func (x *trial) behind(lane *eventlog.Lane, s *Stream) { x.send(lane, s, small, isBehind) }
-func (x *trial) other(lane *eventlog.Lane, s *Stream)  { x.send(lane, s, small, isOther) }
+func (x *trial) struck(lane *eventlog.Lane, s *Stream) { x.send(lane, s, isStruck) }
+func (x *trial) behind(lane *eventlog.Lane, s *Stream) { x.send(lane, s, isBehind) }
+func (x *trial) other(lane *eventlog.Lane, s *Stream)  { x.send(lane, s, isOther) }
 
-func (x *trial) send(lane *eventlog.Lane, s *Stream, payload int, as role) {
+// fillGroup sends so much that what is sent next stands in the next group.
+func (x *trial) fillGroup() {
+	s, lane := x.stream("c"), x.lane()
+	for len(x.sent) < eventlog.MaxBatch {
+		x.struck(lane, s)
+	}
+}
+
+func (x *trial) send(lane *eventlog.Lane, s *Stream, as role) {
 	p := &sent{rec: s.Next(fmt.Sprint("sent ", len(x.sent))), role: as}
-	p.rec.Payload, p.rec.Durable = bytes.Repeat([]byte{7}, payload), x.durable
+	p.rec.Payload, p.rec.Durable = []byte("payload"), x.durable
 	x.sent = append(x.sent, p)
 	if err := x.committer.Reserve(); err != nil {
 		x.t.Fatal(err)
