@@ -63,6 +63,7 @@ var beside = map[string][]string{
 	"internal/gateway":  {"eventlog", "audit"},
 
 	"cmd/hypervisor": {everything},
+	"internal/demo":  {everything},
 	"hypervisortest": {everything},
 	"bench/...":      {everything},
 	"examples/...":   {everything},

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -196,6 +197,9 @@ func (hv *Hypervisor) await(ctx context.Context, done <-chan struct{}) error {
 		}
 	}
 }
+
+// Logger returns the options' logger, never nil.
+func (hv *Hypervisor) Logger() *slog.Logger { return hv.opts.Logger }
 
 // random fills b from the options' source.
 func (hv *Hypervisor) random(b []byte) error {

@@ -281,23 +281,27 @@ func (s *Session) resume(ctx context.Context) error {
 	if state.Lifecycle == session.Archived {
 		return nil
 	}
-	if !s.hv.system.isOpen(s.id) {
-		if err := s.hv.announce(ctx, s.id); err != nil {
-			return err
-		}
+	// Nothing may follow the first record before the opening is durable in the system stream: mostly it is, and nothing is written.
+	if err := s.hv.announce(ctx, s.id); err != nil {
+		return err
 	}
 	if err := s.hv.committer.Reserve(); err != nil {
 		return fmt.Errorf("%w: %w", ErrOverloaded, err)
 	}
 	env, trace, err := s.env(policy.System)
 	var out session.Outcome
+	var t *ticket
 	if err == nil {
-		out, _, err = s.record(ctx, env, trace, session.Recover{}, nil)
+		out, t, err = s.record(ctx, env, trace, session.Recover{}, nil)
 	}
 	if err != nil || len(out.Events) == 0 {
 		s.hv.committer.Release()
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	// Waited for with the lock held: in an eventual session an id of the new epoch must not be out before the epoch is.
+	return s.hv.wait(ctx, t)
 }
 
 func participants(state *session.State) []policy.DID {

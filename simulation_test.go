@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/agenthypervisor/hypervisor"
+	"github.com/agenthypervisor/hypervisor/action"
 	"github.com/agenthypervisor/hypervisor/eventlog"
 	"github.com/agenthypervisor/hypervisor/hypervisortest"
 	"github.com/agenthypervisor/hypervisor/policy"
@@ -78,30 +79,33 @@ func (p *power) tool(_ context.Context, args json.RawMessage) (json.RawMessage, 
 
 // live runs f, and begins a new process where the old one dies in it.
 func (p *power) live(f func()) {
+	if p.survives(f) {
+		return
+	}
+	p.crashes++
+	for p.hv = nil; p.hv == nil; {
+		p.survives(p.start)
+	}
+}
+
+// survives runs f and reports whether the process lived through it.
+func (p *power) survives(f func()) (alive bool) {
 	defer func() {
-		switch v := recover().(type) {
-		case nil:
-		case crashed:
-			p.crashes++
-			p.restart()
-		default:
+		if v := recover(); v != nil && v != any(crashed{}) {
 			panic(v)
 		}
 	}()
 	f()
+	return true
 }
 
-func (p *power) restart() {
-	for {
-		p.boot++
-		hv, err := hypervisor.Open(context.Background(), &hypervisor.Options{Store: p.store, Clock: p.clock, Stepped: true, Random: hypervisortest.NewSeeded(p.boot)})
-		if err == nil {
-			p.hv = hv
-			return
-		}
-		if p.healthy {
-			p.t.Fatalf("a healthy start failed: %v", err)
-		}
+func (p *power) start() {
+	p.boot++
+	hv, err := hypervisor.Open(context.Background(), &hypervisor.Options{Store: p.store, Clock: p.clock, Stepped: true, Random: hypervisortest.NewSeeded(p.boot)})
+	if err == nil {
+		p.hv = hv
+	} else if p.healthy {
+		p.t.Fatalf("a healthy start failed: %v", err)
 	}
 }
 
@@ -121,9 +125,7 @@ func (p *power) act() {
 	if err != nil {
 		return
 	}
-	if len(s.Describe()) == 0 {
-		register(s, p.tool)
-	}
+	p.equip(s)
 	if p.r.IntN(25) == 0 {
 		_, _ = s.Terminate(ctx, admin) // its success is judged by the log at the end
 		return
@@ -134,6 +136,18 @@ func (p *power) act() {
 	out, err := s.Act(ctx, policy.Agent(ann), session.Act{Action: name, Args: json.RawMessage(args)})
 	if err == nil && out.Allowed {
 		p.acked[s.ID()+"/"+out.ID] = out.State
+	}
+}
+
+// equip gives a session its tools, once in each process.
+func (p *power) equip(s *hypervisor.Session) {
+	err := s.SetTools("", "", []hypervisor.Tool{
+		{Descriptor: action.Descriptor{ID: "read", ReadOnly: true}, Do: p.tool},
+		{Descriptor: action.Descriptor{ID: "write", Reversibility: action.Partial}, Do: p.tool},
+		{Descriptor: action.Descriptor{ID: "destroy"}, Do: p.tool},
+	})
+	if err != nil {
+		p.t.Fatal(err)
 	}
 }
 
@@ -161,7 +175,9 @@ func TestSimulatedCrashesLoseNothingThatWasAcknowledged(t *testing.T) {
 		p := &power{t: t, r: rand.New(rand.NewPCG(seed, 1)), store: newKept(), clock: hypervisortest.NewClock(), boot: seed << 20,
 			sent: map[string]int{}, acked: map[string]string{}}
 		p.store.break_(p.append)
-		p.live(p.restart)
+		for p.hv == nil {
+			p.survives(p.start)
+		}
 		for range 150 {
 			p.live(func() {
 				p.shuffle()
@@ -182,7 +198,7 @@ func TestSimulatedCrashesLoseNothingThatWasAcknowledged(t *testing.T) {
 func (p *power) settle(seed uint64) {
 	ctx := context.Background()
 	p.healthy = true
-	p.restart()
+	p.start()
 	for p.hv.Step(ctx) {
 	}
 	outcomes := map[string]string{}

@@ -3,7 +3,7 @@ package action
 import "strings"
 
 // HostCovers reports whether an entry of a session's network allowlist takes in a resource: a URL whose host is the entry,
-// or, for an entry "*.example.com", a host beneath it. The resource MUST be normalised; one that is not a URL has no host.
+// on any port unless the entry names one, or, for an entry "*.example.com", a host beneath it. The resource MUST be normalised; one that is not a URL has no host.
 func HostCovers(entry, resource string) bool {
 	_, rest, ok := strings.Cut(resource, "://")
 	if !ok {
@@ -11,13 +11,13 @@ func HostCovers(entry, resource string) bool {
 	}
 	host, _, _ := strings.Cut(rest, "/")
 	host, _, _ = strings.Cut(host, "?")
-	if at := strings.LastIndexByte(host, '@'); at >= 0 {
-		host = host[at+1:]
+	entry = strings.ToLower(entry)
+	if host == entry {
+		return host != ""
 	}
 	if colon := strings.LastIndexByte(host, ':'); colon > strings.LastIndexByte(host, ']') {
 		host = host[:colon]
 	}
-	entry = strings.ToLower(entry)
 	if beneath, ok := strings.CutPrefix(entry, "*"); ok && strings.HasPrefix(beneath, ".") {
 		return strings.HasSuffix(host, beneath) && len(host) > len(beneath)
 	}

@@ -60,6 +60,8 @@ func Decide(s *State, caller policy.Caller, c SetSigma) Outcome {
 	switch {
 	case !caller.Runs():
 		return Outcome{Decision: policy.Refuse(policy.Forbidden, "only an operator sets an agent's σ; %s is %s", caller.DID, caller.Role)}
+	case c.Sigma > ring.One:
+		return Outcome{Decision: policy.Refuse(policy.InvalidArguments, "σ is from 0 to 1, and %d millionths are more", c.Sigma)}
 	case c.Source == FromConfig && s.Configured != nil && *s.Configured == c.Sigma:
 		return Outcome{Decision: policy.Allow()} // the file says what it said; what has moved since stays moved
 	case c.Source == FromJoin && s.Set != nil && *s.Set == c.Sigma:

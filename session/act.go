@@ -3,6 +3,7 @@ package session
 import (
 	"crypto/sha256"
 	"encoding/json"
+	"time"
 
 	"github.com/agenthypervisor/hypervisor/action"
 	"github.com/agenthypervisor/hypervisor/audit"
@@ -89,8 +90,11 @@ func decideAct(s *State, env *Env, c Act) Outcome {
 }
 
 func (a *admission) inactive() *policy.Decision {
-	if a.s.Lifecycle != Active {
+	switch {
+	case a.s.Lifecycle != Active:
 		return deny(policy.SessionNotActive, "session %s is %s, so nothing can be done in it", a.s.ID, a.s.Lifecycle)
+	case !a.env.Now.Before(a.s.Ends): // the clock has not ended it yet, but it is over
+		return deny(policy.SessionNotActive, "session %s is over since %s", a.s.ID, a.s.Ends.Format(time.RFC3339))
 	}
 	return nil
 }
@@ -266,7 +270,7 @@ func (a *admission) admitted(approval string) Outcome {
 		ReadOnly: call.Descriptor.ReadOnly, Rules: a.env.RulesID, Approval: approval,
 		Unwitnessed: a.operator && a.required == ring.Root && a.env.Operators < 2,
 	}, Started{id, a.env.Incarnation})
-	out.Durable = a.s.strong() || !call.Descriptor.ReadOnly
+	out.Durable = a.s.strong() || !call.Descriptor.ReadOnly || approval != "" // a grant whose use is lost would be used again
 	out.Tallies = []TallyOf{{a.agent, a.tally}}
 	return out
 }

@@ -76,6 +76,18 @@ type approvalNeed struct {
 
 func (n approvalNeed) any() bool { return n.consensus || n.approver || n.witness || n.rule != "" }
 
+// metBy reports whether a grant is enough. It may have been given for another need: the agents' vote for a call in ring 1 does
+// not let the same call pass once its agent is in ring 2 (SPEC §2 "Ring 1").
+func (n approvalNeed) metBy(ap *Approval) bool {
+	switch {
+	case n.witness:
+		return slices.Contains(ap.By, byOperator)
+	case n.approver || n.rule != "":
+		return ap.GrantedBy != byConsensus
+	}
+	return true
+}
+
 // Grant lets the call pass once. An approver's or operator's alone.
 type Grant struct {
 	Approval string
@@ -130,12 +142,16 @@ func (a *admission) digest() (h audit.Hash) {
 // decideApproval answers a call that nothing refuses but that needs an approval.
 func (a *admission) decideApproval() Outcome {
 	digest := a.digest()
-	ap, open := a.s.approvalFor(a.agent, digest)
+	ap, open, kept := a.s.approvalFor(a.env, a.agent, digest)
 	switch {
 	case ap == nil && open >= maxConcurrentApprovals:
 		return a.refused(*deny(policy.QuotaExceeded, "%s has %d approvals open, and may have no more; wait for one to be decided", a.agent, open))
+	case ap == nil && kept >= maxKeptApprovals:
+		return a.refused(*deny(policy.QuotaExceeded, "%s has %d approvals decided and not yet used or over; wait for one to end", a.agent, kept))
 	case ap == nil:
 		return a.open(digest)
+	case ap.Status == Granted && a.env.Now.Before(ap.Expires) && !a.needs.metBy(ap):
+		return a.open(digest, ApprovalExpired{ID: ap.ID, Why: "not enough"})
 	case ap.Status == Granted && a.env.Now.Before(ap.Expires):
 		return a.admitted(ap.ID)
 	case ap.Status == Granted || ap.Status == ExpiredUnspoken:
@@ -149,20 +165,34 @@ func (a *admission) decideApproval() Outcome {
 	return a.refused(d)
 }
 
-// approvalFor finds the agent's approval for a digest, and counts those it has open.
-func (s *State) approvalFor(agent policy.DID, digest audit.Hash) (found *Approval, open int) {
+// approvalFor finds the agent's approval for a digest, and counts those it has open, that is, that can be granted yet, and all
+// that are kept for it.
+func (s *State) approvalFor(env *Env, agent policy.DID, digest audit.Hash) (found *Approval, open, kept int) {
 	for _, ap := range s.Approvals {
 		if ap.Agent != agent {
 			continue
 		}
-		if ap.Status == Open || ap.Status == DeniedUntilEnd {
+		if ap.Digest == digest {
+			found = ap // there is one: opening another replaces it
+		}
+		if s.forgettable(ap, env.Now) {
+			continue
+		}
+		kept++
+		if ap.Status == Open && ap.Rules == env.RulesID && env.Now.Before(ap.Expires) {
 			open++
 		}
-		if ap.Digest == digest && (found == nil || ap.Seq > found.Seq) {
-			found = ap
-		}
 	}
-	return found, open
+	return found, open, kept
+}
+
+// forgettable reports whether nobody will be told of the approval any more.
+func (s *State) forgettable(ap *Approval, now time.Time) bool {
+	end := ap.Expires
+	if ap.Status == ExpiredUnspoken {
+		end = end.Add(s.Config.ApprovalTTL)
+	}
+	return !now.Before(end) && ap.Status != Granted
 }
 
 // pointAt is the refusal that points at an approval.
@@ -177,8 +207,8 @@ func (a *admission) pointAt(id string, digest audit.Hash, by []string) policy.De
 	return d
 }
 
-// open refuses the call and opens an approval for it.
-func (a *admission) open(digest audit.Hash) Outcome {
+// open refuses the call and opens an approval for it; ended is what that brings to its end, beside what time has.
+func (a *admission) open(digest audit.Hash, ended ...Event) Outcome {
 	id, call := a.s.newID("apr-"), a.env.Call
 	electors := a.electors()
 	by := []string{byApprover}
@@ -193,7 +223,8 @@ func (a *admission) open(digest audit.Hash) Outcome {
 	args := part(a.env, "args", call.Args)
 	out := Outcome{Decision: a.pointAt(id, digest, by), ID: id, Parts: []audit.Part{args}, Durable: a.s.strong()}
 	a.describe(&out.Decision)
-	out.Events = append(a.s.ringChange(a.env, a.agent), ApprovalOpened{
+	out.Events = slices.Concat(a.s.ringChange(a.env, a.agent), a.s.expire(a.env), ended)
+	out.Events = append(out.Events, ApprovalOpened{
 		ID: id, Agent: a.agent, Action: call.Descriptor.ID, Digest: digest, Descriptor: call.Digest, Rules: a.env.RulesID, Rule: a.needs.rule,
 		Args: args.Commitment(), By: by, Electors: electors, Expires: a.env.Now.Add(a.s.Config.ApprovalTTL), Ring: a.ring,
 	})
@@ -216,10 +247,14 @@ func (a *admission) electors() []policy.DID {
 // forget refuses a call because its grant ran out; the record ends the memory of it, so the next attempt opens a new one.
 func (a *admission) forget(ap *Approval, d policy.Decision) Outcome {
 	a.describe(&d)
-	tally, e, _ := a.tally.refuse(d.Code, a.act.Action, a.env.Now, true)
-	e.Agent, e.Ring, e.Approval = a.agent, a.ring, ap.ID
-	return Outcome{Decision: d, Events: append(a.s.ringChange(a.env, a.agent), e.event()), Durable: a.s.strong(),
-		Tallies: []TallyOf{{a.agent, tally}}}
+	tally, e, _ := a.tally.refuse(d.Code, a.act.Action, a.ring, a.env.Now, true)
+	e.Agent, e.Approval = a.agent, ap.ID
+	out := Outcome{Decision: d, Events: a.s.ringChange(a.env, a.agent), Durable: a.s.strong(), Tallies: []TallyOf{{a.agent, tally}}}
+	if ap.Status == Granted {
+		out.Events = append(out.Events, ApprovalExpired{ID: ap.ID, Why: "time"})
+	}
+	out.Events = append(out.Events, e.event())
+	return out
 }
 
 // find checks what grants, denials and votes have in common.
@@ -323,7 +358,7 @@ func decideVote(s *State, env *Env, c Vote) Outcome {
 func (s *State) expire(env *Env) []Event {
 	var events []Event
 	for _, id := range s.approvalIDs() {
-		if a := s.Approvals[id]; (a.Status == Open || a.Status == Granted) && !env.Now.Before(a.Expires) {
+		if a := s.Approvals[id]; a.Status != ExpiredUnspoken && !env.Now.Before(a.Expires) {
 			events = append(events, ApprovalExpired{ID: id, Why: "time"})
 		}
 	}
@@ -357,9 +392,9 @@ func texts(dids []policy.DID) []string {
 }
 
 func (e ApprovalOpened) apply(s *State, at Stamp) {
-	// What ran out and was never asked for again is forgotten here, so the table stays small.
+	// A grant that ran out and was never asked for again is forgotten here, so the table stays small.
 	for id, a := range s.Approvals {
-		if a.Agent == e.Agent && (a.Digest == e.Digest || !at.Time.Before(a.Expires.Add(s.Config.ApprovalTTL))) {
+		if a.Agent == e.Agent && (a.Digest == e.Digest || s.forgettable(a, at.Time)) {
 			delete(s.Approvals, id)
 		}
 	}
@@ -424,7 +459,7 @@ func (e ApprovalDenied) apply(s *State, _ Stamp) { s.Approvals[e.ID].Status = De
 // ApprovalExpired is recorded when an approval ends without having been used.
 type ApprovalExpired struct {
 	ID  string `json:"id"`
-	Why string `json:"why"` // time, session ended, the agent left, clock set back
+	Why string `json:"why"` // time, session ended, the agent left, clock set back, not enough
 }
 
 // Append appends the event's JSON.

@@ -5,9 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
+	"strconv"
 	"time"
+	"unicode/utf8"
 
 	"github.com/agenthypervisor/hypervisor/action"
+	"github.com/agenthypervisor/hypervisor/audit"
 	"github.com/agenthypervisor/hypervisor/ring"
 )
 
@@ -52,12 +56,14 @@ const (
 	MaxDuration            = 7 * 24 * time.Hour
 	DefaultDuration        = time.Hour
 	DefaultApprovalTTL     = 15 * time.Minute
-	MaxApprovalTTL         = 24 * time.Hour
+	MaxApprovalTTL         = MaxDuration
 	DefaultMinSigmaEff     = ring.Sigma(600_000)
 	DefaultVouchWeight     = action.Omega(650_000)
-	MaxListEntries         = 256 // of network_allow and files_scope
+	MaxListEntries         = 256  // of network_allow and files_scope
+	MaxEntryBytes          = 1024 // of each of them
 	MaxIDBytes             = 256
-	maxConcurrentApprovals = 8 // open, per agent
+	maxConcurrentApprovals = 8  // open, per agent
+	maxKeptApprovals       = 64 // open, granted, denied or run out and not yet told of, per agent
 )
 
 // Config is what a session is created with. Zero values are the defaults.
@@ -69,7 +75,7 @@ type Config struct {
 	MinSigmaEff     *ring.Sigma   // under it an agent is held in ring 3; nil: 0.60
 	VouchWeight     *action.Omega // how much of a bond counts; nil: 0.65
 	NoAudit         bool          // true: no leaf in the transparency log; the session's own log stays
-	ApprovalTTL     time.Duration // how long an approval waits, and then a grant lasts; at most 24 h; zero: 15 min
+	ApprovalTTL     time.Duration // how long an approval waits, and then a grant lasts; at most 7 d; zero: 15 min
 	NetworkAllow    []string      // hosts that ring 2 may reach; "*.example.com" takes in all beneath it
 	FilesScope      []string      // paths beneath which ring 2 may touch the host's files
 }
@@ -87,7 +93,7 @@ func (c Config) Resolved() (Config, error) {
 	}
 	c.MaxParticipants = int(def(int64(c.MaxParticipants), DefaultParticipants))
 	c.MaxDuration = time.Duration(def(int64(c.MaxDuration), int64(DefaultDuration)))
-	c.ApprovalTTL = time.Duration(def(int64(c.ApprovalTTL), int64(DefaultApprovalTTL)))
+	c.ApprovalTTL = time.Duration(def(int64(c.ApprovalTTL), int64(DefaultApprovalTTL))).Truncate(time.Microsecond) // as records tell time
 	if c.MinSigmaEff == nil {
 		s := DefaultMinSigmaEff
 		c.MinSigmaEff = &s
@@ -109,10 +115,16 @@ func (c Config) Resolved() (Config, error) {
 		return c, fmt.Errorf("%w: vouch_weight is above 1", ErrConfig)
 	case len(c.NetworkAllow) > MaxListEntries || len(c.FilesScope) > MaxListEntries:
 		return c, fmt.Errorf("%w: network_allow and files_scope take at most %d entries each", ErrConfig, MaxListEntries)
+	case slices.ContainsFunc(c.NetworkAllow, badEntry) || slices.ContainsFunc(c.FilesScope, badEntry):
+		return c, fmt.Errorf("%w: an entry of network_allow or files_scope is text of 1 to %d bytes", ErrConfig, MaxEntryBytes)
 	case c.Name != "" && !ValidID(c.Name):
 		return c, fmt.Errorf("%w: name %q: letters, digits and ._:- within, at most %d bytes", ErrConfig, c.Name, MaxIDBytes)
 	}
 	return c, nil
+}
+
+func badEntry(entry string) bool {
+	return entry == "" || len(entry) > MaxEntryBytes || !utf8.ValidString(entry)
 }
 
 var idShape = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9._:-]*[a-zA-Z0-9])?$`)
@@ -149,6 +161,39 @@ func (c Config) MarshalJSON() ([]byte, error) {
 	audited := !c.NoAudit
 	return json.Marshal(configJSON{c.Name, c.Consistency, c.MaxParticipants, durationText(c.MaxDuration), c.MinSigmaEff,
 		c.VouchWeight, &audited, durationText(c.ApprovalTTL), c.NetworkAllow, c.FilesScope})
+}
+
+// append writes a resolved configuration, to the same meaning as MarshalJSON and without reflection: every session begins
+// with it.
+func (c Config) append(dst []byte) []byte {
+	dst = audit.AppendString(append(dst, `{"consistency":`...), c.Consistency.String())
+	if c.Name != "" {
+		dst = audit.AppendString(append(dst, `,"name":`...), c.Name)
+	}
+	dst = strconv.AppendInt(append(dst, `,"max_participants":`...), int64(c.MaxParticipants), 10)
+	dst = audit.AppendString(append(dst, `,"max_duration":`...), c.MaxDuration.String())
+	dst = ring.AppendMillionths(append(dst, `,"min_sigma_eff":`...), uint32(*c.MinSigmaEff))
+	dst = ring.AppendMillionths(append(dst, `,"vouch_weight":`...), uint32(*c.VouchWeight))
+	dst = strconv.AppendBool(append(dst, `,"audit":`...), !c.NoAudit)
+	dst = audit.AppendString(append(dst, `,"approval_ttl":`...), c.ApprovalTTL.String())
+	dst = appendEntries(dst, "network_allow", c.NetworkAllow)
+	dst = appendEntries(dst, "files_scope", c.FilesScope)
+	return append(dst, '}')
+}
+
+func appendEntries(dst []byte, name string, entries []string) []byte {
+	for i, e := range entries {
+		if i == 0 {
+			dst = append(append(append(dst, `,"`...), name...), `":[`...)
+		} else {
+			dst = append(dst, ',')
+		}
+		dst = audit.AppendString(dst, e)
+	}
+	if len(entries) > 0 {
+		dst = append(dst, ']')
+	}
+	return dst
 }
 
 // UnmarshalJSON reads what MarshalJSON writes; what is left out is the default.

@@ -70,6 +70,9 @@ var ErrImpossible = errors.New("command cannot be decided")
 
 // Decide answers a command. It reads s, env and c and changes none of them. The error is ErrImpossible, or ErrConfig.
 func Decide(s *State, env Env, c Command) (Outcome, error) {
+	if _, err := policy.ParseDID(string(env.Caller.DID)); err != nil {
+		return Outcome{}, fmt.Errorf("%w: the caller is %w", ErrImpossible, err) // no record could name it so that it can be read back
+	}
 	if out, done := decideKey(s, &env); done {
 		return out, nil
 	}
@@ -123,19 +126,17 @@ func Apply(s *State, at Stamp, events []Event) []Effect {
 	var owed []Effect
 	for _, e := range events {
 		e.apply(s, at)
-		switch e := e.(type) {
-		case Created:
-			owed = append(owed, Announce{})
-		case Started:
-			owed = append(owed, Dispatch{e.ID})
-		case Cancelling:
-			owed = append(owed, Cancel{e.IDs})
-		case SessionArchived:
-			owed = append(owed, Seal{})
+		if e, ok := e.(interface{ owes() Effect }); ok {
+			owed = append(owed, e.owes())
 		}
 	}
 	return owed
 }
+
+func (Created) owes() Effect         { return Announce{} }
+func (e Started) owes() Effect       { return Dispatch{e.ID} }
+func (e Cancelling) owes() Effect    { return Cancel(e) }
+func (SessionArchived) owes() Effect { return Seal{} }
 
 // refuse is an answer that is not recorded.
 func refuse(code policy.Code, format string, args ...any) Outcome {

@@ -1,6 +1,9 @@
 package session
 
 import (
+	"maps"
+	"time"
+
 	"github.com/agenthypervisor/hypervisor/audit"
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/ring"
@@ -59,8 +62,11 @@ func decideJoin(s *State, env *Env, c Join) Outcome {
 		return refuse(policy.Forbidden, "only an operator joins agents to a session")
 	case s.Lifecycle != Handshaking && s.Lifecycle != Active:
 		return refuse(policy.SessionNotActive, "session %s is %s; agents join while it is handshaking or active", s.ID, s.Lifecycle)
-	case c.Agent == "":
-		return refuse(policy.InvalidArguments, "no agent is named")
+	case !env.Now.Before(s.Ends):
+		return refuse(policy.SessionNotActive, "session %s is over since %s", s.ID, s.Ends.Format(time.RFC3339))
+	}
+	if _, err := policy.ParseDID(string(c.Agent)); err != nil {
+		return refuse(policy.InvalidArguments, "the agent to join: %v", err)
 	}
 	r, score := s.ringOf(env, c.Agent)
 	if _, there := s.Participants[c.Agent]; there {
@@ -156,4 +162,7 @@ func (e Left) Append(dst []byte) []byte {
 	return audit.Event(dst, leftType).Str("agent", string(e.Agent)).End()
 }
 
-func (e Left) apply(s *State, _ Stamp) { delete(s.Participants, e.Agent) }
+func (e Left) apply(s *State, _ Stamp) {
+	delete(s.Participants, e.Agent)
+	maps.DeleteFunc(s.Approvals, func(_ string, a *Approval) bool { return a.Agent == e.Agent && a.Status == ExpiredUnspoken })
+}

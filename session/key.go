@@ -2,6 +2,7 @@ package session
 
 import (
 	"time"
+	"unicode/utf8"
 
 	"github.com/agenthypervisor/hypervisor/audit"
 	"github.com/agenthypervisor/hypervisor/policy"
@@ -45,8 +46,8 @@ func decideKey(s *State, env *Env) (Outcome, bool) {
 	if env.Key.Text == "" {
 		return Outcome{}, false
 	}
-	if len(env.Key.Text) > MaxKeyBytes {
-		return refuse(policy.InvalidArguments, "an idempotency key has at most %d bytes", MaxKeyBytes), true
+	if len(env.Key.Text) > MaxKeyBytes || !utf8.ValidString(env.Key.Text) {
+		return refuse(policy.InvalidArguments, "an idempotency key is text of at most %d bytes", MaxKeyBytes), true
 	}
 	use, ok := s.Keys[keyName(env.Caller.DID, env.Key.Text)]
 	switch {

@@ -3,6 +3,7 @@ package session
 import (
 	"fmt"
 	"time"
+	"unicode/utf8"
 
 	"github.com/agenthypervisor/hypervisor/audit"
 	"github.com/agenthypervisor/hypervisor/policy"
@@ -10,12 +11,13 @@ import (
 
 // lifecycle.go: created → handshaking → active → terminating → archived, each step a record (SPEC §1).
 
-const (
-	// grace is how long calls may still run after the end has begun (SPEC §1 "End").
-	grace = 30 * time.Second
-	// patience is how long a cancelled call may stay silent before its outcome is recorded as unknown (SPEC §1 "End").
-	patience = 5 * time.Minute
-)
+// grace is how long calls may still run after the end has begun (SPEC §1 "End").
+const grace = 30 * time.Second
+
+// patience is how long a cancelled call may take to say how it ended, before it is recorded as unknown (SPEC §1 "End").
+const patience = 5 * time.Minute
+
+const maxReasonBytes = 256 // of a Terminate
 
 // The published names.
 const (
@@ -82,11 +84,7 @@ func decideCreate(s *State, env *Env, c Create) (Outcome, error) {
 
 // Append appends the event's JSON.
 func (e Created) Append(dst []byte) []byte {
-	cfg, err := e.Config.MarshalJSON()
-	if err != nil {
-		panic("session: a resolved configuration does not encode: " + err.Error())
-	}
-	return audit.Event(dst, createdType).Str("id", e.ID).Raw("config", cfg).Str("opener", string(e.Opener)).
+	return audit.Event(dst, createdType).Str("id", e.ID).Raw("config", e.Config.append(make([]byte, 0, 256))).Str("opener", string(e.Opener)).
 		Hash("secret", e.Secret).Uint("node_epoch", e.NodeEpoch).End()
 }
 
@@ -128,6 +126,8 @@ func decideTerminate(s *State, env *Env, c Terminate) Outcome {
 		return refuse(policy.Forbidden, "only an operator ends a session")
 	case s.Lifecycle == Absent:
 		return refuse(policy.NotFound, "there is no session %s", s.ID)
+	case len(c.Reason) > maxReasonBytes || !utf8.ValidString(c.Reason):
+		return refuse(policy.InvalidArguments, "a reason is text of at most %d bytes", maxReasonBytes)
 	case s.Lifecycle >= Terminating:
 		return Outcome{Decision: policy.Allow()} // it ends already; saying so twice is no error
 	}
@@ -168,7 +168,7 @@ func (e Cancelling) Append(dst []byte) []byte {
 	return audit.Event(dst, cancellingType).Strs("ids", e.IDs).End()
 }
 
-func (Cancelling) apply(s *State, at Stamp) { s.Grace, s.GiveUp = time.Time{}, at.Time.Add(patience) }
+func (Cancelling) apply(s *State, at Stamp) { s.Grace, s.Patience = time.Time{}, at.Time.Add(patience) }
 
 // SessionArchived is a session's last event, in its last record.
 type SessionArchived struct{}
@@ -182,28 +182,29 @@ func (SessionArchived) apply(s *State, _ Stamp) {
 }
 
 func decideTick(s *State, env *Env, c Tick) Outcome {
+	if s.Lifecycle == Absent || s.Lifecycle == Archived {
+		return Outcome{Decision: policy.Allow()}
+	}
+	all := c.All
+	var step []Event
 	switch {
-	case s.Lifecycle == Absent || s.Lifecycle == Archived:
-		return Outcome{Decision: policy.Allow()}
-	case s.Lifecycle == Terminating && len(s.Running) == 0:
-		return allow(SessionArchived{})
-	case s.Lifecycle == Terminating && !s.Grace.IsZero() && !env.Now.Before(s.Grace):
-		return allow(Cancelling{s.runningIDs()})
-	case s.Lifecycle == Terminating && !s.GiveUp.IsZero() && !env.Now.Before(s.GiveUp):
-		var events []Event
-		for _, id := range s.runningIDs() {
-			events = append(events, Unknown{ID: id, Why: "no answer"})
-		}
-		return allow(events...)
-	case s.Lifecycle == Terminating:
-		return Outcome{Decision: policy.Allow()}
-	case !env.Now.Before(s.Ends):
+	case s.Lifecycle != Terminating && !env.Now.Before(s.Ends):
 		out := allow(s.endEvents(env, "max_duration")...)
 		out.Tallies = s.settled(env, true)
 		return out
+	case s.Lifecycle != Terminating:
+		step = s.expire(env)
+	case len(s.Running) == 0:
+		step, all = []Event{SessionArchived{}}, true
+	case !s.Grace.IsZero() && !env.Now.Before(s.Grace):
+		step = []Event{Cancelling{s.runningIDs()}}
+	case s.Grace.IsZero() && !env.Now.Before(s.Patience):
+		for _, id := range s.runningIDs() {
+			step = append(step, Unknown{ID: id, Why: "no answer"})
+		}
 	}
-	out := allow(append(s.flush(env, c.All), s.expire(env)...)...)
-	out.Tallies = s.settled(env, c.All)
+	out := allow(append(s.flush(env, all), step...)...)
+	out.Tallies = s.settled(env, all)
 	return out
 }
 

@@ -1,7 +1,10 @@
 package session
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/agenthypervisor/hypervisor/audit"
 	"github.com/agenthypervisor/hypervisor/policy"
@@ -108,6 +111,11 @@ func decideRecover(s *State, env *Env) Outcome {
 		}
 	}
 	return allow(events...)
+}
+
+// runningIDs lists the running actions in the order they were admitted.
+func (s *State) runningIDs() []string {
+	return slices.SortedFunc(maps.Keys(s.Running), func(a, b string) int { return cmp.Compare(s.Running[a].Seq, s.Running[b].Seq) })
 }
 
 // ended takes an action out of the running ones.

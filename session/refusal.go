@@ -40,7 +40,8 @@ type Refused struct {
 	Code    policy.Code
 	Written time.Time // when the last record was
 	Count   uint64
-	Actions []string // distinct, at most 64
+	Actions []string  // distinct, at most 64
+	Ring    ring.Ring // of the agent at the newest of them
 }
 
 // A TallyOf is an agent's new tally. An agent that does not take part shares the tally of the zero DID with all others.
@@ -70,17 +71,23 @@ type RateLimited struct{ Denial }
 // refused records a refusal, or counts it if one of its kind was recorded within the last second.
 func (a *admission) refused(d policy.Decision) Outcome {
 	a.describe(&d)
+	if a.s.Lifecycle == Absent || a.s.Lifecycle == Archived {
+		return Outcome{Decision: d} // before the first record and after the last there is no log to write in
+	}
 	out := Outcome{Decision: d, Events: a.s.ringChange(a.env, a.agent), Durable: a.s.strong()}
 	who := a.agent
-	if a.member == nil && !a.operator {
+	if !a.operator && a.s.Participants[who] == nil {
 		who = ""
 	}
 	if !a.counted {
 		a.tally = a.env.Tallies[who]
 	}
-	tally, e, due := a.tally.refuse(d.Code, a.act.Action, a.env.Now, false)
+	tally, e, due := a.tally.refuse(d.Code, a.act.Action, a.recordedRing(), a.env.Now, false)
 	if due {
-		e.Agent, e.Ring, e.Policy = a.agent, a.ring, d.Policy
+		e.Agent, e.Policy = a.agent, d.Policy
+		if who == "" && e.Count > 1 {
+			e.Agent = who // some of them were others'
+		}
 		out.Events = append(out.Events, e.event())
 	}
 	out.Tallies = []TallyOf{{who, tally}}
@@ -96,7 +103,7 @@ func (d Denial) event() Event {
 }
 
 // refuse counts one refusal and says whether a record of it is due. The receiver's memory is not changed.
-func (t Tally) refuse(code policy.Code, name string, now time.Time, must bool) (Tally, Denial, bool) {
+func (t Tally) refuse(code policy.Code, name string, in ring.Ring, now time.Time, must bool) (Tally, Denial, bool) {
 	t.Refused = slices.Clone(t.Refused)
 	i := slices.IndexFunc(t.Refused, func(r Refused) bool { return r.Code == code })
 	if i < 0 {
@@ -105,11 +112,11 @@ func (t Tally) refuse(code policy.Code, name string, now time.Time, must bool) (
 	}
 	r := &t.Refused[i]
 	r.Count++
-	r.Actions = withAction(r.Actions, name)
+	r.Actions, r.Ring = withAction(r.Actions, name), in
 	if !must && !r.Written.IsZero() && now.Sub(r.Written) < coalesce {
 		return t, Denial{}, false
 	}
-	d := Denial{Code: code, Count: r.Count, Actions: r.Actions}
+	d := Denial{Code: code, Count: r.Count, Actions: r.Actions, Ring: in}
 	*r = Refused{Code: code, Written: now}
 	return t, d, true
 }
@@ -142,21 +149,30 @@ func (s *State) flush(env *Env, all bool) []Event {
 	for _, agent := range slices.Sorted(maps.Keys(env.Tallies)) {
 		for _, r := range env.Tallies[agent].Refused {
 			if r.Count > 0 && (all || env.Now.Sub(r.Written) >= coalesce) {
-				d := Denial{Agent: agent, Code: r.Code, Count: r.Count, Actions: r.Actions, Ring: ring.Sandbox}
-				if p := s.Participants[agent]; p != nil {
-					d.Ring = p.Ring
-				}
-				events = append(events, d.event())
+				events = append(events, Denial{Agent: agent, Code: r.Code, Count: r.Count, Actions: r.Actions, Ring: r.Ring}.event())
 			}
 		}
 	}
 	return events
 }
 
+// recordedRing is the ring that a record of a refusal names: the caller's, were it refused before or after one was computed.
+func (a *admission) recordedRing() ring.Ring {
+	member := a.s.Participants[a.agent]
+	switch {
+	case a.counted || a.operator:
+		return a.ring
+	case member != nil:
+		return member.Ring
+	}
+	return ring.Sandbox
+}
+
 // settled returns the tallies as flush leaves them.
 func (s *State) settled(env *Env, all bool) []TallyOf {
 	var changed []TallyOf
-	for agent, t := range env.Tallies {
+	for _, agent := range slices.Sorted(maps.Keys(env.Tallies)) {
+		t := env.Tallies[agent]
 		fresh, dirty := Tally{Bucket: t.Bucket}, false
 		for _, r := range t.Refused {
 			switch idle := env.Now.Sub(r.Written) >= coalesce; {
@@ -183,8 +199,8 @@ func (d Denial) append(dst []byte, kind string) []byte {
 func (d Denial) apply(s *State, at Stamp) {
 	delete(s.Approvals, d.Approval)
 	p := s.Participants[d.Agent]
-	if p == nil || d.Code == policy.RateLimited {
-		return // what found no token took none
+	if p == nil || d.Code == policy.RateLimited || d.Code == policy.SessionNotActive {
+		return // what found no token took none, and what was refused before the rate was asked for none
 	}
 	p.Bucket = p.Bucket.Refill(d.Ring, at.Time)
 	for range min(d.Count, uint64(ring.Privileged.Limits().Burst)) {

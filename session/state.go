@@ -1,9 +1,6 @@
 package session
 
 import (
-	"cmp"
-	"maps"
-	"slices"
 	"strconv"
 	"time"
 
@@ -55,10 +52,10 @@ type State struct {
 	Config       Config                      `json:"config"` // resolved
 	Opener       policy.DID                  `json:"opener"`
 	Opened       time.Time                   `json:"opened"`
-	Ends         time.Time                   `json:"ends"`    // when max_duration is over
-	Grace        time.Time                   `json:"grace"`   // while terminating: when running calls are cancelled; zero once they have been
-	GiveUp       time.Time                   `json:"give_up"` // once they have been: when a call that still says nothing is recorded as unknown
-	Epoch        uint64                      `json:"epoch"`   // from 1; a new one after each unclean stop
+	Ends         time.Time                   `json:"ends"`              // when max_duration is over
+	Grace        time.Time                   `json:"grace"`             // while terminating: when running calls are cancelled; zero once they have been
+	Patience     time.Time                   `json:"patience,omitzero"` // once they have been: when those without an outcome are recorded as unknown
+	Epoch        uint64                      `json:"epoch"`             // from 1; a new one after each unclean stop
 	NodeEpoch    uint64                      `json:"node_epoch"`
 	ForcedStrong bool                        `json:"forced_strong,omitempty"` // an eventual session that admitted a non-reversible action
 	Participants map[policy.DID]*Participant `json:"participants"`
@@ -95,11 +92,6 @@ func NewState(id string) *State {
 // strong reports whether acknowledgements must be durable, whatever they are about.
 func (s *State) strong() bool { return s.Config.Consistency == Strong || s.ForcedStrong }
 
-// runningIDs lists the running actions in the order they were admitted.
-func (s *State) runningIDs() []string {
-	return slices.SortedFunc(maps.Keys(s.Running), func(a, b string) int { return cmp.Compare(s.Running[a].Seq, s.Running[b].Seq) })
-}
-
 // newID returns an id for what the next record brings. Ids derive from sequence numbers and carry the epoch, so none is
 // given out twice, not even after records were lost (SPEC §1).
 func (s *State) newID(prefix string) string {
@@ -121,13 +113,13 @@ func Due(s *State) time.Time {
 			return s.Time // at once: nothing holds the end up
 		}
 		if s.Grace.IsZero() {
-			return s.GiveUp
+			return s.Patience
 		}
 		return s.Grace
 	}
 	due := s.Ends
 	for _, a := range s.Approvals {
-		if (a.Status == Open || a.Status == Granted) && a.Expires.Before(due) {
+		if a.Status != ExpiredUnspoken && a.Expires.Before(due) {
 			due = a.Expires
 		}
 	}
@@ -140,7 +132,7 @@ func Owes(s *State) bool { return len(s.Running) > 0 || s.Seq == 1 || s.Lifecycl
 
 // Env is what a decision may know beyond the session's own state. All of it is stamped by package hypervisor.
 type Env struct {
-	Now         time.Time // not before State.Time
+	Now         time.Time // UTC, in whole microseconds as a record tells time, and not before State.Time
 	ClockBehind bool      // this process began with a wall clock behind the newest record
 	Caller      policy.Caller
 	Key         Key                       // the caller's idempotency key; zero: none
@@ -185,6 +177,10 @@ func (s *State) ceiling(score ring.Sigma) ring.Ring {
 
 // ringOf computes an agent's ring from its standing as it is now.
 func (s *State) ringOf(env *Env, agent policy.DID) (ring.Ring, ring.Sigma) {
-	score := env.sigma(agent)
-	return ring.Of(score, s.ceiling(score)), score
+	return s.Standing(env.sigma(agent))
+}
+
+// Standing returns the ring and the σ_eff that a σ_raw gives in this session: what a decision is made on.
+func (s *State) Standing(sigma ring.Sigma) (ring.Ring, ring.Sigma) {
+	return ring.Of(sigma, s.ceiling(sigma)), sigma
 }

@@ -138,10 +138,7 @@ type file struct {
 }
 
 func (s *Store) connect(ctx context.Context, path string) (*file, error) {
-	db, err := s.openDB(dsn(path, "mode=rw",
-		fmt.Sprintf("_pragma=busy_timeout(%d)", busyTimeout),
-		"_pragma=synchronous(FULL)",
-		fmt.Sprintf("_pragma=wal_autocheckpoint(%d)", walPages)))
+	db, err := s.openDB(dsn(path, "mode=rw", fmt.Sprintf("_pragma=busy_timeout(%d)", busyTimeout)))
 	if err != nil {
 		return nil, err
 	}
@@ -213,10 +210,16 @@ func (f *file) prepare(ctx context.Context, path string) (err error) {
 	return nil
 }
 
-// setUp gives the writer room, and the file its journal.
+// setUp says how the writer writes, and gives the file its journal.
 func setUp(ctx context.Context, c *sql.Conn) error {
-	if _, err := c.ExecContext(ctx, fmt.Sprintf("PRAGMA cache_size = -%d", cacheKiB)); err != nil {
-		return fmt.Errorf("setting cache size: %w", err)
+	for _, pragma := range []string{
+		"PRAGMA synchronous = FULL",
+		fmt.Sprintf("PRAGMA cache_size = -%d", cacheKiB),
+		fmt.Sprintf("PRAGMA wal_autocheckpoint = %d", walPages),
+	} {
+		if _, err := c.ExecContext(ctx, pragma); err != nil {
+			return fmt.Errorf("%s: %w", pragma, err)
+		}
 	}
 	var mode string
 	if err := c.QueryRowContext(ctx, "PRAGMA journal_mode = WAL").Scan(&mode); err != nil {

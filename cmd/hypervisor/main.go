@@ -35,6 +35,7 @@ func run() int {
 
 // commands makes the program's commands, in the order help lists them.
 var commands = []func(*globals) *cobra.Command{
+	newWrapCommand, newDemoCommand, newDemoServerCommand,
 	newSessionCommand, newActionCommand, newApprovalCommand, newAuditCommand, newPolicyCommand, newVersionCommand,
 }
 

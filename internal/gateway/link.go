@@ -1,0 +1,267 @@
+package gateway
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	jsonv2 "github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/modelcontextprotocol/go-sdk/mcp"
+
+	"github.com/agenthypervisor/hypervisor/action"
+)
+
+// Bounds of a tool list.
+const (
+	maxTools     = 2_000
+	maxToolPages = 200
+)
+
+// legacyProtocol is the newest revision that begins with initialize.
+const legacyProtocol = "2025-11-25"
+
+var (
+	errStartTimeout = errors.New("the server did not get ready within a minute")
+	errTooManyTools = fmt.Errorf("the server lists more than %d tools or %d pages", maxTools, maxToolPages)
+)
+
+// A link is one life of an upstream: its process, its wire, the SDK's session on it.
+type link struct {
+	upstream *Upstream
+	process  *process
+	conn     *upstreamConn
+	session  *mcp.ClientSession
+
+	dead  chan struct{} // closed when nothing of the link is left; cause is valid then
+	cause error
+}
+
+// start starts the server and lists its tools.
+func (u *Upstream) start(ctx context.Context, legacy bool) (*link, []Tool, error) {
+	p, err := startProcess(u.command, u.opt.Stderr, "["+u.name+"] ")
+	if err != nil {
+		return nil, nil, err
+	}
+	l := &link{upstream: u, process: p, conn: newUpstreamConn(p.stdout, p.stdin), dead: make(chan struct{})}
+	ready, cancel := withTimeout(ctx, u.opt.Clock, startTimeout, errStartTimeout)
+	defer cancel()
+	client := mcp.NewClient(implementation(u.opt.Version), &mcp.ClientOptions{
+		Capabilities:           &mcp.ClientCapabilities{},                             // no sampling, no elicitation, no roots
+		ToolListChangedHandler: func(context.Context, *mcp.ToolListChangedRequest) {}, // it makes the SDK subscribe; the wire takes the notice in
+		MultiRoundTrip:         &mcp.MultiRoundTripOptions{Disabled: true},
+	})
+	opt := &mcp.ClientSessionOptions{}
+	if legacy {
+		opt.ProtocolVersion = legacyProtocol
+	}
+	var tools []Tool
+	if l.session, err = client.Connect(ready, l.conn, opt); err != nil {
+		err = fmt.Errorf("shaking hands: %w", err)
+	} else if tools, err = l.list(ready); err != nil {
+		err = fmt.Errorf("listing tools: %w", err)
+	}
+	if err == nil {
+		return l, tools, nil
+	}
+	if cause := context.Cause(ready); cause != nil {
+		err = cause
+	}
+	l.close()
+	return nil, nil, l.explain(err)
+}
+
+// withTimeout is context.WithTimeoutCause on our clock.
+func withTimeout(ctx context.Context, clock Clock, d time.Duration, why error) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	var wait sync.WaitGroup
+	wait.Go(func() {
+		select {
+		case <-clock.After(d):
+			cancel(why)
+		case <-ctx.Done():
+		}
+	})
+	return ctx, func() { cancel(nil); wait.Wait() }
+}
+
+func (l *link) instructions() string {
+	if r := l.session.InitializeResult(); r != nil {
+		return r.Instructions
+	}
+	return ""
+}
+
+// run serves until the server, its wire or ctx ends, and says which.
+func (l *link) run(ctx context.Context) error {
+	var own sync.WaitGroup
+	ended := make(chan struct{})
+	own.Go(func() {
+		_ = l.session.Wait() // the wire knows better why it ended
+		close(ended)
+	})
+	own.Go(func() { l.relist(ctx) })
+
+	var why error
+	select {
+	case <-ctx.Done():
+		why = context.Cause(ctx)
+	case <-l.process.exited:
+		<-ended // its last answers are still in the pipe
+	case <-ended:
+	}
+	l.close()
+	own.Wait()
+	l.cause = l.explain(why)
+	close(l.dead)
+	return l.cause
+}
+
+// close ends all of the link and waits for it.
+func (l *link) close() {
+	garbage := errors.Is(l.conn.reason(), errGarbage)
+	_ = l.conn.Close()
+	if garbage {
+		l.process.kill() // what it does next is nobody's wish
+	}
+	l.process.stop(l.upstream.opt.Clock)
+	if l.session != nil {
+		_ = l.session.Close() // the wire is closed already; this ends the SDK's goroutines
+	}
+	l.conn.pumps.Wait()
+	l.process.pumps.Wait()
+}
+
+// explain returns, for a link that is closed, the reason people want to know of: why we closed the wire or what broke it, and
+// where it just ended, how the process did.
+func (l *link) explain(why error) error {
+	switch reason := l.conn.reason(); {
+	case errors.Is(reason, errClosed):
+		return why
+	case errors.Is(reason, errGarbage), errors.Is(reason, errStalled):
+		return reason
+	}
+	return l.process.ending()
+}
+
+// relist lists the tools anew each time the server says that they have changed.
+func (l *link) relist(ctx context.Context) {
+	for {
+		select {
+		case <-l.conn.done:
+			return
+		case <-l.conn.changed:
+		}
+		tools, err := l.list(ctx)
+		if err != nil {
+			l.upstream.opt.Log.Warn("tools not listed anew", "server", l.upstream.name, "error", err)
+			continue
+		}
+		l.upstream.setTools(tools)
+	}
+}
+
+// list returns all tools of the server that have a definition we can stand behind.
+func (l *link) list(ctx context.Context) ([]Tool, error) {
+	tools := []Tool{}
+	if r := l.session.InitializeResult(); r == nil || r.Capabilities == nil || r.Capabilities.Tools == nil {
+		return tools, nil
+	}
+	seen := map[string]bool{}
+	cursor := ""
+	for range maxToolPages {
+		page, err := l.page(ctx, cursor)
+		if err != nil {
+			return nil, err
+		}
+		for _, definition := range page.Tools {
+			t, err := ParseTool(json.RawMessage(definition))
+			if err == nil && seen[t.Name] {
+				err = fmt.Errorf("%w: a second tool named %s", ErrTool, t.Name)
+			}
+			if err != nil {
+				l.upstream.opt.Log.Warn("tool left out", "server", l.upstream.name, "error", err)
+				continue
+			}
+			seen[t.Name] = true
+			if tools = append(tools, t); len(tools) > maxTools {
+				return nil, errTooManyTools
+			}
+		}
+		if cursor = page.NextCursor; cursor == "" {
+			return tools, nil
+		}
+	}
+	return nil, errTooManyTools
+}
+
+type toolPage struct {
+	Tools      []jsontext.Value `json:"tools"`
+	NextCursor string           `json:"nextCursor"`
+}
+
+func (l *link) page(ctx context.Context, cursor string) (p toolPage, err error) {
+	t := &tap{}
+	_, err = l.session.ListTools(withTap(ctx, t), &mcp.ListToolsParams{Cursor: cursor})
+	if answered := l.conn.untap(t); err != nil {
+		return p, err
+	} else if !answered {
+		panic("gateway: a list of tools that did not come by the wire")
+	}
+	if err := jsonv2.Unmarshal(t.result, &p); err != nil {
+		return p, fmt.Errorf("decoding tools: %w", err)
+	}
+	return p, nil
+}
+
+// call is Upstream.Call on a running server.
+func (l *link) call(ctx context.Context, t *tap, tool string, args json.RawMessage) (json.RawMessage, error) {
+	params := &mcp.CallToolParams{Name: tool, Arguments: args}
+	if t.progress != nil {
+		params.SetProgressToken(t.progressToken)
+	}
+	_, err := l.session.CallTool(withTap(ctx, t), params)
+	if l.conn.untap(t) {
+		return l.outcome(t, tool)
+	}
+	name := l.upstream.name
+	switch {
+	case ctx.Err() != nil && !t.mayHaveArrived():
+		return nil, fmt.Errorf("%w: %w", action.ErrNotDispatched, context.Cause(ctx))
+	case ctx.Err() != nil:
+		return nil, fmt.Errorf("calling %s of server %s: %w", tool, name, ctx.Err())
+	}
+	select { // the link is on its way down; it knows why in a moment
+	case <-l.dead:
+		err = l.cause
+	case <-ctx.Done():
+	}
+	if !t.mayHaveArrived() {
+		return nil, fmt.Errorf("%w: server %s: %w", action.ErrNotDispatched, name, err)
+	}
+	return nil, fmt.Errorf("%w: server %s broke off during the call: %w", action.ErrUnknownOutcome, name, err)
+}
+
+// outcome reads an answer as far as it must be understood here.
+func (l *link) outcome(t *tap, tool string) (json.RawMessage, error) {
+	if t.err != nil {
+		return nil, fmt.Errorf("server %s answered: %w (code %d)", l.upstream.name, t.err, t.err.Code)
+	}
+	var r struct {
+		IsError    bool   `json:"isError"`
+		ResultType string `json:"resultType"`
+	}
+	if err := jsonv2.Unmarshal(t.result, &r); err != nil {
+		return nil, fmt.Errorf("%w: server %s answered %s with no result: %w", action.ErrUnknownOutcome, l.upstream.name, tool, err)
+	}
+	switch {
+	case r.ResultType == "input_required":
+		return nil, fmt.Errorf("server %s asks for input before it does %s; the hypervisor does not pass such questions on", l.upstream.name, tool)
+	case r.IsError:
+		return t.result, fmt.Errorf("%w: %s", ErrReported, tool)
+	}
+	return t.result, nil
+}

@@ -1,0 +1,11 @@
+package gateway
+
+import (
+	"os/exec"
+	"syscall"
+)
+
+// ownGroup puts the child in a process group of its own, and has the kernel kill it when we are gone.
+func ownGroup(cmd *exec.Cmd) {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+}

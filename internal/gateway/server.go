@@ -1,0 +1,298 @@
+package gateway
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strconv"
+	"strings"
+
+	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
+	"github.com/modelcontextprotocol/go-sdk/mcp"
+
+	"github.com/agenthypervisor/hypervisor/policy"
+)
+
+// A Session is what a Server needs of the session it stands in front of, for the one agent that it serves.
+// Implementations are safe for concurrent use.
+type Session interface {
+	// Tools returns the tools the agent may be shown, in order. The result is not changed.
+	Tools(ctx context.Context) ([]Tool, error)
+	// Act asks to have a tool called, known or not. It returns when the outcome is recorded, or when ctx ends; the error
+	// says that nothing could be decided or recorded. Whoever does the call finds how to report progress in ctx (ProgressOf).
+	Act(ctx context.Context, tool string, args json.RawMessage) (Reply, error)
+	// Status returns what the agent may know of itself here. It is encoded as JSON.
+	Status(ctx context.Context) (any, error)
+}
+
+// A Reply is what became of a call.
+type Reply struct {
+	Decision policy.Decision
+	Result   json.RawMessage // a CallToolResult as the upstream wrote it; nil: there is none
+	Err      error           // why it failed or is unknown, once it was allowed; a Result beside it goes to the agent as it is
+}
+
+// ServerOptions are what a Server can do without. The zero value is ready for use.
+type ServerOptions struct {
+	Instructions string       // of the upstream, passed on
+	Version      string       // of this program; empty: "dev"
+	Log          *slog.Logger // nil: nowhere
+	Clock        Clock        // nil: WallClock
+}
+
+// A Server is the MCP server one agent talks to. It is a handle, safe for concurrent use; it serves one connection at a time.
+type Server struct {
+	session Session
+	sdk     *mcp.Server
+	clock   Clock
+}
+
+// statusTool is the hypervisor's own tool.
+const statusTool = ownPrefix + "status"
+
+var statusDefinition = json.RawMessage(`{"name":"` + statusTool + `","title":"Hypervisor status",` +
+	`"description":"What the agent hypervisor in front of these tools knows of you: your ring, your trust score, open approvals. Call it when a call was refused.",` +
+	`"inputSchema":{"type":"object","properties":{},"additionalProperties":false},` +
+	`"annotations":{"readOnlyHint":true,"idempotentHint":true,"openWorldHint":false}}`)
+
+// NewServer returns a server in front of the session; opt may be nil.
+func NewServer(session Session, opt *ServerOptions) *Server {
+	var o ServerOptions
+	if opt != nil {
+		o = *opt
+	}
+	if o.Clock == nil {
+		o.Clock = WallClock{}
+	}
+	s := &Server{session: session, clock: o.Clock}
+	s.sdk = mcp.NewServer(implementation(o.Version), &mcp.ServerOptions{
+		Instructions: o.Instructions,
+		Logger:       o.Log,
+		Capabilities: &mcp.ServerCapabilities{Tools: &mcp.ToolCapabilities{ListChanged: true}},
+	})
+	s.sdk.AddReceivingMiddleware(s.receive)
+	return s
+}
+
+// implementation is how we name ourselves on either side.
+func implementation(version string) *mcp.Implementation {
+	if version == "" {
+		version = "dev"
+	}
+	return &mcp.Implementation{Name: "agent-hypervisor", Title: "Agent Hypervisor", Version: version}
+}
+
+// Run serves one agent on in and out, and closes them at the end if they can be closed. It returns nil when the agent has
+// ended its input and what it had asked for is answered (half a minute at most), ctx's cause when ctx ends, and otherwise what
+// broke the connection. Calls under way are cancelled then.
+//
+// A goroutine that reads an input whose Read outlasts Close, such as a process's own stdin, is left to end with the process.
+func (s *Server) Run(ctx context.Context, in io.Reader, out io.Writer) error {
+	c := newAgentConn(in, out, s.clock)
+	sdk, err := s.sdk.Connect(ctx, c, nil)
+	if err != nil {
+		return fmt.Errorf("connecting agent: %w", err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		_ = sdk.Wait() // the wire knows better why it ended
+		close(ended)
+	}()
+	select {
+	case <-ctx.Done():
+		c.end(context.Cause(ctx))
+	case <-ended:
+	}
+	_ = c.Close()
+	_ = sdk.Close() // waits for the calls under way, which the closed wire has cancelled
+	<-ended
+	if err := c.reason(); !errors.Is(err, io.EOF) && !errors.Is(err, errClosed) {
+		return err
+	}
+	return nil
+}
+
+// ToolsChanged tells the agent that the list is worth reading again. It does not block.
+func (s *Server) ToolsChanged() {
+	// The SDK has no call for it but tells of its own list. That list is never shown: receive answers tools/list.
+	s.sdk.AddTool(&mcp.Tool{Name: statusTool, InputSchema: json.RawMessage(`{"type":"object"}`)},
+		func(context.Context, *mcp.CallToolRequest) (*mcp.CallToolResult, error) {
+			panic("gateway: a call went past the middleware")
+		})
+}
+
+// receive stands before the SDK's own handlers: tools are ours, the handshake is the SDK's, the rest is not served yet.
+func (s *Server) receive(next mcp.MethodHandler) mcp.MethodHandler {
+	return func(ctx context.Context, method string, req mcp.Request) (mcp.Result, error) {
+		switch method {
+		case "tools/list":
+			p, _ := req.GetParams().(*mcp.ListToolsParams)
+			if p == nil {
+				p = &mcp.ListToolsParams{}
+			}
+			return s.list(ctx, p)
+		case "tools/call":
+			return s.call(ctx, req.(*mcp.CallToolRequest))
+		case "initialize", "ping", "server/discover", "subscriptions/listen":
+			return next(ctx, method, req)
+		}
+		if strings.HasPrefix(method, "notifications/") {
+			return next(ctx, method, req)
+		}
+		return nil, &jsonrpc.Error{Code: jsonrpc.CodeMethodNotFound, Message: fmt.Sprintf("%q is not served", clip(method))}
+	}
+}
+
+// Bounds of one page of tools/list.
+const (
+	pageTools = 200
+	pageBytes = 1 << 20 // a first tool is listed however large
+)
+
+func (s *Server) list(ctx context.Context, p *mcp.ListToolsParams) (mcp.Result, error) {
+	tools, err := s.session.Tools(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("listing tools: %w", err)
+	}
+	h := sha256.New()
+	for _, t := range tools {
+		h.Write(t.Digest[:])
+	}
+	edition := fmt.Sprintf("%x", h.Sum(nil)[:8])
+	at, err := cursorIn(p.Cursor, edition, len(tools))
+	if err != nil {
+		return nil, &jsonrpc.Error{Code: jsonrpc.CodeInvalidParams, Message: err.Error()}
+	}
+	var page []json.RawMessage
+	size := 0
+	for ; at < len(tools) && len(page) < pageTools && (size == 0 || size+len(tools[at].Definition) <= pageBytes); at++ {
+		page = append(page, tools[at].Definition)
+		size += len(tools[at].Definition)
+	}
+	out := rawResult{modern: isModern(p)}
+	if at < len(tools) {
+		cursor, _ := json.Marshal(edition + "." + strconv.Itoa(at)) // hexadecimal and digits: it cannot fail
+		out.parts = append(out.parts, member{"nextCursor", cursor})
+	} else {
+		page = append(page, statusDefinition)
+	}
+	list, err := encode(page)
+	if err != nil {
+		return nil, fmt.Errorf("encoding tools: %w", err)
+	}
+	out.parts = append(out.parts, member{"tools", list})
+	if out.modern { // a list that changes with the agent's standing is nobody else's and not worth keeping
+		out.parts = append(out.parts, member{"ttlMs", json.RawMessage(`0`)}, member{"cacheScope", json.RawMessage(`"private"`)})
+	}
+	return &out, nil
+}
+
+var errCursor = errors.New("the cursor is not of the list as it is now; begin again without one")
+
+// cursorIn returns where in a list of n tools a page begins.
+func cursorIn(cursor, edition string, n int) (int, error) {
+	if cursor == "" {
+		return 0, nil
+	}
+	rest, ok := strings.CutPrefix(cursor, edition+".")
+	at, err := strconv.Atoi(rest)
+	if !ok || err != nil || at <= 0 || at >= n {
+		return 0, errCursor
+	}
+	return at, nil
+}
+
+func (s *Server) call(ctx context.Context, r *mcp.CallToolRequest) (mcp.Result, error) {
+	p := r.Params
+	if p.Name == "" {
+		return nil, &jsonrpc.Error{Code: jsonrpc.CodeInvalidParams, Message: `invalid params: tools/call needs a "name"`}
+	}
+	if p.Name == statusTool {
+		return s.status(ctx, isModern(p))
+	}
+	if token := p.GetProgressToken(); token != nil {
+		ctx = withProgress(ctx, func(step Progress) {
+			// If it cannot be told, the connection is ending or the call is, and neither is progress's to report.
+			_ = r.Session.NotifyProgress(ctx, &mcp.ProgressNotificationParams{
+				ProgressToken: token, Progress: step.Done, Total: step.Total, Message: step.Message})
+		})
+	}
+	args := p.Arguments
+	if len(args) == 0 {
+		args = json.RawMessage(`{}`)
+	}
+	reply, err := s.session.Act(ctx, p.Name, args)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("calling %s: %w", p.Name, err)
+	case !reply.Decision.Allowed:
+		return refusal(reply.Decision, isModern(p))
+	case reply.Result != nil:
+		parts, err := members(reply.Result)
+		if err != nil {
+			return nil, fmt.Errorf("the result of %s is not an object", p.Name)
+		}
+		return &rawResult{parts: parts, modern: isModern(p)}, nil
+	case reply.Err != nil:
+		return said(fmt.Sprintf("%s: %v", p.Name, reply.Err), nil, true, isModern(p))
+	}
+	return said("done", nil, false, isModern(p))
+}
+
+func (s *Server) status(ctx context.Context, modern bool) (mcp.Result, error) {
+	v, err := s.session.Status(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("reading status: %w", err)
+	}
+	text, err := encode(v)
+	if err != nil {
+		return nil, fmt.Errorf("encoding status: %w", err)
+	}
+	return said(string(text), text, false, modern)
+}
+
+// refusal is a decision against a call, as a tool result: a sentence for the model, the decision for the program.
+func refusal(d policy.Decision, modern bool) (mcp.Result, error) {
+	structured, err := encode(d)
+	if err != nil {
+		return nil, fmt.Errorf("encoding decision: %w", err)
+	}
+	text := d.Reason
+	if text == "" {
+		text = string(d.Code)
+	}
+	return said(text, structured, true, modern)
+}
+
+// said is a result of one text.
+func said(text string, structured json.RawMessage, failed, modern bool) (mcp.Result, error) {
+	content, err := encode([]map[string]string{{"type": "text", "text": text}})
+	if err != nil {
+		return nil, fmt.Errorf("encoding text: %w", err)
+	}
+	r := &rawResult{parts: []member{{"content", content}}, modern: modern}
+	if structured != nil {
+		r.parts = append(r.parts, member{"structuredContent", structured})
+	}
+	if failed {
+		r.parts = append(r.parts, member{"isError", json.RawMessage(`true`)})
+	}
+	return r, nil
+}
+
+type progressKey struct{}
+
+func withProgress(ctx context.Context, report func(Progress)) context.Context {
+	return context.WithValue(ctx, progressKey{}, report)
+}
+
+// ProgressOf returns how to report progress to the agent whose call ctx is of; nil: it did not ask. The reports block while
+// the agent does not read.
+func ProgressOf(ctx context.Context) func(Progress) {
+	report, _ := ctx.Value(progressKey{}).(func(Progress))
+	return report
+}

@@ -1,0 +1,238 @@
+package gateway
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/agenthypervisor/hypervisor/action"
+)
+
+// When a server that ended is started again: after a second, twice that each time, half a minute at most, each less up to
+// half of it at random. One that stood for half a minute begins anew.
+const (
+	firstBackoff = time.Second
+	maxBackoff   = 30 * time.Second
+	startTimeout = time.Minute // to start, shake hands and list its tools; npx may download first
+)
+
+// UpstreamOptions are what an Upstream can do without. The zero value is ready for use.
+type UpstreamOptions struct {
+	Stderr  io.Writer      // where what the server says on stderr goes, each line after "[name] "; nil: nowhere
+	Log     *slog.Logger   // starts, ends, tools left out; nil: nowhere
+	Clock   Clock          // nil: WallClock
+	Jitter  func() float64 // in [0, 1); nil: math/rand
+	Version string         // of this program, as the server is told; empty: "dev"
+}
+
+// An Upstream is one stdio MCP server as a child process, with everything it starts. It is a handle, safe for concurrent use.
+type Upstream struct {
+	name    string
+	command Command
+	opt     UpstreamOptions
+	tokens  atomic.Int64 // progress tokens given out
+	tried   chan struct{}
+	changed chan struct{} // one slot
+
+	mu           sync.Mutex
+	link         *link // nil: not running
+	attempts     int
+	down         error     // why link is nil; nil before the first attempt has ended
+	retry        time.Time // when it is started again; zero: nothing is planned
+	tools        []Tool    // as last listed; they stay while it is down
+	instructions string
+}
+
+// NewUpstream returns an upstream that Run will start. Its name is for people and records; opt may be nil.
+func NewUpstream(name string, command Command, opt *UpstreamOptions) *Upstream {
+	u := &Upstream{name: name, command: command, tried: make(chan struct{}), changed: make(chan struct{}, 1)}
+	if opt != nil {
+		u.opt = *opt
+	}
+	if u.opt.Stderr == nil {
+		u.opt.Stderr = io.Discard
+	}
+	if u.opt.Log == nil {
+		u.opt.Log = slog.New(slog.DiscardHandler)
+	}
+	if u.opt.Clock == nil {
+		u.opt.Clock = WallClock{}
+	}
+	if u.opt.Jitter == nil {
+		u.opt.Jitter = rand.Float64
+	}
+	return u
+}
+
+// Name returns the upstream's name.
+func (u *Upstream) Name() string { return u.name }
+
+// Run starts the server, starts it again whenever it ends, and returns when ctx ends, with ctx's cause, once no process and
+// goroutine of it is left. It is called once.
+func (u *Upstream) Run(ctx context.Context) error {
+	delay := firstBackoff
+	for {
+		began := u.opt.Clock.Now()
+		err := u.serve(ctx)
+		now := u.opt.Clock.Now()
+		if ctx.Err() != nil {
+			u.setDown(context.Cause(ctx), time.Time{})
+			return context.Cause(ctx)
+		}
+		if now.Sub(began) >= maxBackoff {
+			delay = firstBackoff
+		}
+		wait := delay - time.Duration(u.opt.Jitter()*float64(delay/2))
+		delay = min(2*delay, maxBackoff)
+		u.opt.Log.Warn("server is down", "server", u.name, "error", err, "again_in", wait)
+		u.setDown(err, now.Add(wait))
+		select {
+		case <-u.opt.Clock.After(wait):
+		case <-ctx.Done():
+			u.setDown(context.Cause(ctx), time.Time{})
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// serve is one life of the server.
+func (u *Upstream) serve(ctx context.Context) error {
+	// A server that never answers server/discover, which it may not know, is asked the old way the next time.
+	u.mu.Lock()
+	legacy := u.attempts%2 == 1 && errors.Is(u.down, errStartTimeout)
+	u.attempts++
+	u.mu.Unlock()
+
+	l, tools, err := u.start(ctx, legacy)
+	if err != nil {
+		return err
+	}
+	u.mu.Lock()
+	first := u.tools == nil
+	changed := !first && !sameTools(u.tools, tools)
+	u.link, u.down, u.retry, u.tools, u.instructions = l, nil, time.Time{}, tools, l.instructions()
+	u.mu.Unlock()
+	u.opt.Log.Info("server is up", "server", u.name, "tools", len(tools))
+	u.noteTried()
+	if changed {
+		u.toolsChanged()
+	}
+	return l.run(ctx)
+}
+
+func (u *Upstream) setDown(why error, retry time.Time) {
+	u.mu.Lock()
+	u.link, u.down, u.retry = nil, why, retry
+	u.mu.Unlock()
+	u.noteTried()
+}
+
+func (u *Upstream) noteTried() {
+	select {
+	case <-u.tried:
+	default:
+		close(u.tried) // only Run comes here, so it is closed once
+	}
+}
+
+func (u *Upstream) setTools(tools []Tool) {
+	u.mu.Lock()
+	changed := !sameTools(u.tools, tools)
+	u.tools = tools
+	u.mu.Unlock()
+	if changed {
+		u.toolsChanged()
+	}
+}
+
+func (u *Upstream) toolsChanged() {
+	select {
+	case u.changed <- struct{}{}:
+	default: // whoever looks will see both changes
+	}
+}
+
+// Changed returns a channel that receives once Tools has changed, but for the first listing. It has one reader.
+func (u *Upstream) Changed() <-chan struct{} { return u.changed }
+
+func sameTools(a, b []Tool) bool {
+	return slices.EqualFunc(a, b, func(x, y Tool) bool { return x.Digest == y.Digest })
+}
+
+// Ready waits until the first attempt to start the server has ended, and returns why it failed, or nil.
+func (u *Upstream) Ready(ctx context.Context) error {
+	select {
+	case <-u.tried:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.link == nil {
+		return u.down
+	}
+	return nil
+}
+
+// Tools returns the tools as last listed, in the server's order; nil before the first listing. The result is not to be changed.
+func (u *Upstream) Tools() []Tool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.tools
+}
+
+// Instructions returns what the server says of its use.
+func (u *Upstream) Instructions() string {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.instructions
+}
+
+// ErrReported is returned, wrapped, beside a result by which the tool itself says that it failed (isError).
+var ErrReported = errors.New("the tool reports an error")
+
+// Call calls a tool, if it is still listed as t defines it, and returns its result (a CallToolResult) as the server wrote it. Progress, if wanted, is reported in
+// order before Call returns; progress may block, and then holds up all of the server's answers.
+//
+// Errors: action.ErrNotDispatched: the server was not running, or certainly did not get the call. action.ErrUnknownOutcome: it
+// may have, and the connection broke. ctx's own: it may have, and has been told that the answer is not wanted any more.
+// ErrReported beside a result. Any other: the server answered with a protocol error, which is the error's text.
+func (u *Upstream) Call(ctx context.Context, t Tool, args json.RawMessage, progress func(Progress)) (json.RawMessage, error) {
+	u.mu.Lock()
+	l, err := u.link, u.whyDown()
+	listed := slices.ContainsFunc(u.tools, func(x Tool) bool { return x.Name == t.Name && x.Digest == t.Digest })
+	u.mu.Unlock()
+	switch {
+	case l == nil:
+		return nil, err
+	case !listed: // it may have come back as another program
+		return nil, fmt.Errorf("%w: server %s has changed the definition of %s; list the tools again", action.ErrNotDispatched, u.name, t.Name)
+	}
+	wire := &tap{}
+	if progress != nil {
+		wire.progressToken, wire.progress = u.tokens.Add(1), progress
+	}
+	return l.call(ctx, wire, t.Name, args)
+}
+
+// whyDown says why there is no link and what to do. The caller holds mu.
+func (u *Upstream) whyDown() error {
+	switch {
+	case u.link != nil:
+		return nil
+	case u.down == nil:
+		return fmt.Errorf("%w: server %s is being started; try again in a moment", action.ErrNotDispatched, u.name)
+	case u.retry.IsZero():
+		return fmt.Errorf("%w: server %s is stopped", action.ErrNotDispatched, u.name)
+	}
+	in := max(0, u.retry.Sub(u.opt.Clock.Now())).Round(100 * time.Millisecond)
+	return fmt.Errorf("%w: server %s is not running (%w); it is started again in %s, try then", action.ErrNotDispatched, u.name, u.down, in)
+}

@@ -1,0 +1,208 @@
+package gateway
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
+
+	jsonv2 "github.com/go-json-experiment/json"
+	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
+	"github.com/modelcontextprotocol/go-sdk/mcp"
+)
+
+// errGarbage is why a connection to an upstream is given up: what it wrote is not MCP. Its answers can no longer be told apart.
+var errGarbage = errors.New("the server wrote what is not MCP")
+
+// An upstreamConn is the strict wire to an upstream: a faulty line breaks it. The SDK above it sees answers only: requests of
+// the upstream are answered and notifications taken in here, in the order of the wire, so none can pile up unhandled.
+// It is its own mcp.Transport, for one Connect.
+type upstreamConn struct {
+	*stream
+	changed chan struct{} // one slot: the upstream says its tools have changed
+
+	mu   sync.Mutex
+	taps map[jsonrpc.ID]*tap
+}
+
+func newUpstreamConn(r io.Reader, w io.Writer) *upstreamConn {
+	return &upstreamConn{stream: newStream(r, w, false), changed: make(chan struct{}, 1), taps: map[jsonrpc.ID]*tap{}}
+}
+
+// A tap takes one request's answer off the wire as it stands: the SDK's own types drop members they do not know and read
+// numbers as floats. It travels in the context of the call down to Write.
+type tap struct {
+	progressToken int64                    // zero: no progress is wanted
+	progress      func(Progress)           // called in the order of the wire, before the call returns
+	line          atomic.Pointer[outgoing] // the request; nil: not yet handed to the wire
+	id            jsonrpc.ID               // guarded by the connection's mu
+
+	// Valid once untap has returned true.
+	answered bool
+	result   json.RawMessage
+	err      *jsonrpc.Error
+}
+
+type tapKey struct{}
+
+func withTap(ctx context.Context, t *tap) context.Context { return context.WithValue(ctx, tapKey{}, t) }
+
+// mayHaveArrived reports whether the upstream may have got the request whole.
+func (t *tap) mayHaveArrived() bool {
+	o := t.line.Load()
+	if o == nil {
+		return false
+	}
+	s := o.state.Load()
+	return s == writing || s == sent
+}
+
+// Progress is how far a call has come (MCP, notifications/progress).
+type Progress struct {
+	Done    float64 `json:"progress"`
+	Total   float64 `json:"total"` // zero: not known
+	Message string  `json:"message"`
+}
+
+// Connect returns the connection itself.
+func (c *upstreamConn) Connect(context.Context) (mcp.Connection, error) { return c, nil }
+
+// SessionID returns "".
+func (c *upstreamConn) SessionID() string { return "" }
+
+// Close ends the connection.
+func (c *upstreamConn) Close() error {
+	c.end(errClosed)
+	return nil
+}
+
+// Read returns the next answer. An error has ended the connection.
+func (c *upstreamConn) Read(ctx context.Context) (jsonrpc.Message, error) {
+	for {
+		msg, err := c.read(ctx)
+		if err != nil {
+			c.end(err)
+			return nil, err
+		}
+		if msg != nil {
+			return msg, nil
+		}
+	}
+}
+
+// read takes in one line. A nil message is one that was dealt with.
+func (c *upstreamConn) read(ctx context.Context) (jsonrpc.Message, error) {
+	line, err := c.next(ctx)
+	if errors.Is(err, errLineTooLong) {
+		return nil, fmt.Errorf("%w: %w", errGarbage, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	e, f := parse(line)
+	switch {
+	case f != nil:
+		return nil, fmt.Errorf("%w: %w: %q", errGarbage, f, clip(string(line)))
+	case e.method == "" && !e.id.IsValid():
+		return nil, nil // an error about no request we know of
+	case e.method == "":
+		return c.answer(e), nil
+	case e.call:
+		return nil, c.decline(ctx, e)
+	}
+	return nil, c.notice(e)
+}
+
+// answer hands the answer to its tap, if it has one, and the SDK an empty one in its place.
+func (c *upstreamConn) answer(e envelope) *jsonrpc.Response {
+	r := &jsonrpc.Response{ID: e.id, Result: e.result}
+	if e.err != nil {
+		r.Error = e.err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if t := c.taps[e.id]; t != nil {
+		delete(c.taps, e.id)
+		t.answered, t.result, t.err = true, e.result, e.err
+		if e.err == nil {
+			r.Result = json.RawMessage(`{}`)
+		}
+	}
+	return r
+}
+
+// decline answers a request of the upstream's. It has been told that we can do none of this.
+func (c *upstreamConn) decline(ctx context.Context, e envelope) error {
+	r := &jsonrpc.Response{ID: e.id, Result: json.RawMessage(`{}`)}
+	if e.method != "ping" {
+		r.Result = nil
+		r.Error = &jsonrpc.Error{Code: jsonrpc.CodeMethodNotFound, Message: fmt.Sprintf("the hypervisor does not serve %q to a tool server", clip(e.method))}
+	}
+	return c.Write(ctx, r)
+}
+
+// notice takes in a notification. Only two kinds change anything.
+func (c *upstreamConn) notice(e envelope) error {
+	switch e.method {
+	case "notifications/tools/list_changed":
+		select {
+		case c.changed <- struct{}{}:
+		default: // it will be asked once for both
+		}
+	case "notifications/progress":
+		var p struct {
+			Progress
+			Token any `json:"progressToken"`
+		}
+		if err := jsonv2.Unmarshal(e.params, &p); err != nil {
+			return fmt.Errorf("%w: progress: %w", errGarbage, err)
+		}
+		if token, ok := p.Token.(float64); ok {
+			if t := c.tapOf(int64(token)); t != nil {
+				t.progress(p.Progress)
+			}
+		}
+	}
+	return nil
+}
+
+func (c *upstreamConn) tapOf(token int64) *tap {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, t := range c.taps {
+		if t.progressToken == token && t.progress != nil {
+			return t
+		}
+	}
+	return nil
+}
+
+// untap takes the tap off the wire and reports whether an answer came through it before.
+func (c *upstreamConn) untap(t *tap) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.taps, t.id)
+	return t.answered
+}
+
+// Write sends a message; a request made with a tap is entered under it first.
+func (c *upstreamConn) Write(ctx context.Context, msg jsonrpc.Message) error {
+	text, err := jsonrpc.EncodeMessage(msg)
+	if err != nil {
+		return fmt.Errorf("encoding message: %w", err)
+	}
+	o := &outgoing{text: text}
+	if r, ok := msg.(*jsonrpc.Request); ok && r.IsCall() {
+		if t, ok := ctx.Value(tapKey{}).(*tap); ok {
+			c.mu.Lock()
+			t.id = r.ID
+			c.taps[r.ID] = t
+			c.mu.Unlock()
+			t.line.Store(o)
+		}
+	}
+	return c.send(ctx, o)
+}

@@ -1,0 +1,424 @@
+package session_test
+
+import (
+	"cmp"
+	"errors"
+	"flag"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/agenthypervisor/hypervisor/policy"
+	"github.com/agenthypervisor/hypervisor/ring"
+	"github.com/agenthypervisor/hypervisor/session"
+)
+
+var update = flag.Bool("update", false, "write the scenarios' traces anew")
+
+// TestScenarios runs testdata/*.txt. A scenario is a list of blocks: commands, a line "----", and the trace they must give; a
+// line of "====" begins a new session. See the commands' cases in perform for the language.
+func TestScenarios(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no scenarios: %v", err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
+			want, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := runScenario(t, string(want))
+			if *update {
+				if err := os.WriteFile(file, []byte(got), 0o666); err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			wants, gots := strings.Split(string(want), "\n"), strings.Split(got, "\n")
+			for i := range max(len(wants), len(gots)) {
+				if i >= len(wants) || i >= len(gots) || wants[i] != gots[i] {
+					t.Fatalf("%s:%d (run with -update and review the difference)\n got: %s\nwant: %s", file, i+1, strings.Join(gots[min(i, len(gots)):min(i+3, len(gots))], "\n      "),
+						strings.Join(wants[min(i, len(wants)):min(i+3, len(wants))], "\n      "))
+				}
+			}
+			if again := runScenario(t, string(want)); again != got {
+				t.Error("a second run of the same script gave another trace")
+			}
+		})
+	}
+}
+
+// runScenario returns the script with the traces that its commands give.
+func runScenario(t *testing.T, script string) string {
+	t.Helper()
+	p := &player{world: newWorld()}
+	var out strings.Builder
+	var trace []string
+	inTrace := false
+	for line := range strings.SplitSeq(strings.TrimRight(script, "\n"), "\n") {
+		switch {
+		case inTrace && line != "":
+			continue // what was there
+		case inTrace:
+			inTrace = false
+		case line == "----":
+			fmt.Fprintln(&out, line)
+			for _, l := range trace {
+				fmt.Fprintln(&out, l)
+			}
+			trace, inTrace = nil, true
+			continue
+		case line == "====":
+			p = &player{world: newWorld()}
+		case line != "" && !strings.HasPrefix(line, "#"):
+			lines, err := p.perform(line)
+			var b broken
+			if errors.As(err, &b) {
+				t.Fatalf("%s\n%s", line, b.what)
+			} else if err != nil {
+				t.Fatalf("%s: %v", line, err)
+			}
+			trace = append(trace, lines...)
+		}
+		fmt.Fprintln(&out, line)
+	}
+	return out.String()
+}
+
+// A player performs the commands of a scenario in a world.
+type player struct {
+	*world
+	lastDue time.Time
+}
+
+// A line is a command's words: those in places, and those with names.
+type line struct {
+	words []string
+	named map[string]string
+}
+
+func parseLine(text string) line {
+	l := line{named: map[string]string{}}
+	for word := range strings.FieldsSeq(text) {
+		if name, value, ok := strings.Cut(word, "="); ok {
+			l.named[name] = value
+		} else {
+			l.words = append(l.words, word)
+		}
+	}
+	return l
+}
+
+func (l line) word(i int) string {
+	if i < len(l.words) {
+		return l.words[i]
+	}
+	return ""
+}
+
+// by is the caller that a command names, or the given one.
+func (l line) by(otherwise string) policy.Caller { return caller(cmp.Or(l.named["by"], otherwise)) }
+
+func (p *player) perform(text string) ([]string, error) {
+	l := parseLine(text)
+	name := l.word(1)
+	switch l.word(0) {
+	// What the rim knows.
+	case "sigma": // sigma ann 0.55
+		p.sigmas = maps.Clone(p.sigmas)
+		p.sigmas[did(name)] = ring.MustSigma(l.word(2))
+		return nil, nil
+	case "action": // action files.write partial files resource=/srv/a
+		call, err := tool(name, strings.Fields(text)[2:])
+		p.tools[name] = call
+		return nil, err
+	case "rule": // rule deny|require NAME ACTION [because=WHY]
+		effect := map[string]policy.Effect{"deny": policy.Deny, "require": policy.RequireApproval}[name]
+		p.rules = append(slices.Clone(p.rules), rules{{policy.Verdict{Effect: effect, Rule: l.word(2), Reason: l.named["because"]}, l.word(3)}}...)
+		p.version++
+		return nil, nil
+	case "operators": // operators 2
+		var err error
+		p.operators, err = strconv.Atoi(name)
+		return nil, err
+	case "clock": // clock +61s: the time is that, and nobody has been told
+		return nil, p.setClock(name)
+
+	// What the world does to it.
+	case "at": // at +61s: time goes by, and the session is told whenever something is due
+		return p.runTo(name)
+	case "restart": // a clean stop, and another process
+		p.process++
+		return p.recover(0, false)
+	case "crash": // crash [lost=2] [behind]: an unclean stop; records that were not on the disk yet are lost
+		p.process++
+		p.node++
+		lost, _ := strconv.Atoi(l.named["lost"])
+		return p.recover(lost, name == "behind")
+	case "active": // active ann=0.97 bob=0.70: a session of these, acting
+		return p.active(l)
+	case "repeat": // repeat 11 act ann files.read: the answers are counted
+		return p.repeat(text)
+	case "show": // show ann: what the log says of a participant
+		s := p.live.Participants[did(name)]
+		return []string{fmt.Sprintf("%s ring %d, %d running, %d.%03d of %d tokens", name, s.Ring, s.Running, s.Bucket.Level/1e6, s.Bucket.Level/1e3%1e3, s.Bucket.Ring.Limits().Burst)}, nil
+	}
+	by, c, err := p.command(l)
+	if err != nil {
+		return nil, err
+	}
+	return p.trace(p.do(by, c, l.named["key"]))
+}
+
+// command reads what is decided by the kernel.
+func (p *player) command(l line) (by policy.Caller, c session.Command, err error) {
+	name := l.word(1)
+	const operator = "operator:ops"
+	switch l.word(0) {
+	case "session": // session [eventual] [max_participants=2] …
+		cfg, err := config(l)
+		return l.by(operator), session.Create{Config: cfg}, err
+	case "join": // join ann 0.97
+		if s := l.word(2); s != "" {
+			p.sigmas = maps.Clone(p.sigmas)
+			p.sigmas[did(name)] = ring.MustSigma(s)
+		}
+		return l.by(operator), session.Join{Agent: did(name)}, nil
+	case "leave":
+		return l.by(name), session.Leave{Agent: did(name)}, nil
+	case "activate":
+		return l.by(operator), session.Activate{}, nil
+	case "terminate":
+		return l.by(operator), session.Terminate{Reason: l.named["reason"]}, nil
+	case "act": // act ann files.write [args=x]
+		return caller(name), session.Act{Action: l.word(2), Args: []byte(cmp.Or(l.named["args"], "{}"))}, nil
+	case "settle": // settle act-4 done|failed|unknown [why=timeout]
+		result := map[string]session.Result{"done": session.Done, "failed": session.Unsuccessful, "unknown": session.Uncertain}[l.word(2)]
+		out := []byte(`{"ok":true}`)
+		if result == session.Uncertain {
+			out = nil
+		}
+		return policy.System, session.Settle{ID: name, Result: result, Why: l.named["why"], Output: out}, nil
+	case "grant":
+		return l.by(operator), session.Grant{Approval: name, Digest: p.digest(l)}, nil
+	case "deny":
+		return l.by(operator), session.Deny{Approval: name, Digest: p.digest(l)}, nil
+	case "vote": // vote ann for|against apr-4
+		return l.by(name), session.Vote{Approval: l.word(3), Digest: p.digest(l), Against: l.word(2) == "against"}, nil
+	case "tick": // tick [all]: all, where the process is about to end
+		return policy.System, session.Tick{All: name == "all"}, nil
+	}
+	return by, nil, fmt.Errorf("unknown command %q", l.word(0))
+}
+
+// digest is what the approval shows, or what the command says instead.
+func (p *player) digest(l line) string {
+	for _, word := range l.words {
+		if ap := p.live.Approvals[word]; ap != nil {
+			return cmp.Or(l.named["digest"], ap.Digest.String())
+		}
+	}
+	return l.named["digest"]
+}
+
+func config(l line) (cfg session.Config, err error) {
+	if l.word(1) == "eventual" {
+		cfg.Consistency = session.Eventual
+	}
+	duration := func(name string) (d time.Duration) {
+		if v := l.named[name]; v != "" && err == nil {
+			d, err = time.ParseDuration(v)
+		}
+		return d
+	}
+	cfg.Name = l.named["name"]
+	cfg.MaxDuration, cfg.ApprovalTTL = duration("max_duration"), duration("approval_ttl")
+	if v := l.named["max_participants"]; v != "" && err == nil {
+		cfg.MaxParticipants, err = strconv.Atoi(v)
+	}
+	if v := l.named["min_sigma_eff"]; v != "" {
+		s := ring.MustSigma(v)
+		cfg.MinSigmaEff = &s
+	}
+	if v := l.named["network_allow"]; v != "" {
+		cfg.NetworkAllow = strings.Split(v, ",")
+	}
+	if v := l.named["files_scope"]; v != "" {
+		cfg.FilesScope = strings.Split(v, ",")
+	}
+	return cfg, err
+}
+
+// trace writes what came of a command.
+func (p *player) trace(out session.Outcome, err error) ([]string, error) {
+	if errors.Is(err, session.ErrImpossible) || errors.Is(err, session.ErrConfig) {
+		return []string{"error: " + err.Error()}, nil
+	} else if err != nil {
+		return nil, err
+	}
+	if p.live.Config.Consistency == session.Strong && len(out.Events) > 0 && !out.Durable {
+		return nil, fault("an answer of a strong session does not wait")
+	}
+	lines := []string{p.answer(out)}
+	for _, e := range p.events {
+		lines = append(lines, "  "+show(e))
+	}
+	for _, e := range p.effects {
+		lines = append(lines, "  owes "+strings.TrimPrefix(fmt.Sprintf("%T %v", e, e), "session."))
+	}
+	if due := session.Due(p.live); !due.Equal(p.lastDue) {
+		lines = append(lines, "  due "+since(due))
+		p.lastDue = due
+	}
+	return lines, nil
+}
+
+func (p *player) answer(out session.Outcome) string {
+	var b strings.Builder
+	if !out.Allowed {
+		fmt.Fprintf(&b, "refused %s: %s", out.Code, strings.ReplaceAll(out.Reason, "did:mesh:", ""))
+	} else {
+		b.WriteString("ok")
+	}
+	if len(out.Events) > 0 {
+		fmt.Fprintf(&b, " #%d", out.Seq)
+	}
+	if out.ID != "" && out.Allowed {
+		b.WriteString(" " + out.ID)
+	}
+	if out.Policy != "" {
+		b.WriteString(" policy=" + out.Policy)
+	}
+	if out.Repeats != nil {
+		fmt.Fprintf(&b, " (repeats record %d, its outcome in %d)", out.Repeats.Seq, out.Repeats.Outcome)
+	}
+	if p.live.Config.Consistency == session.Eventual && len(out.Events) > 0 {
+		b.WriteString(map[bool]string{true: " (durable first)", false: " (at once)"}[out.Durable])
+	}
+	return b.String()
+}
+
+func (p *player) setClock(text string) error {
+	d, err := time.ParseDuration(strings.TrimPrefix(text, "+"))
+	if p.now.After(start.Add(d)) {
+		return fmt.Errorf("the clock is at %s", since(p.now))
+	}
+	p.now = start.Add(d)
+	return err
+}
+
+// runTo lets time go by.
+func (p *player) runTo(text string) (lines []string, err error) {
+	d, err := time.ParseDuration(strings.TrimPrefix(text, "+"))
+	if err != nil {
+		return nil, err
+	}
+	end := start.Add(d)
+	for range 100 {
+		due := p.due()
+		if due.IsZero() || due.After(end) {
+			p.now = end
+			return lines, nil
+		}
+		if due.After(p.now) {
+			p.now = due
+		}
+		more, err := p.trace(p.do(policy.System, session.Tick{}, ""))
+		if err != nil {
+			return nil, err
+		}
+		lines = append(append(lines, since(p.now)), more[1:]...)
+	}
+	return nil, fault("the session is due for ever")
+}
+
+// recover is what a process does first with a session it finds.
+func (p *player) recover(lost int, behind bool) ([]string, error) {
+	if err := p.reload(lost); err != nil {
+		return nil, err
+	}
+	p.behind = behind
+	defer func() { p.behind = false }()
+	return p.trace(p.do(policy.System, session.Recover{}, ""))
+}
+
+// active opens a session of the named participants; what else is named are its settings.
+func (p *player) active(l line) ([]string, error) {
+	cfg, err := config(l)
+	if err != nil {
+		return nil, err
+	}
+	commands := []session.Command{session.Create{Config: cfg}}
+	p.sigmas = maps.Clone(p.sigmas)
+	for _, name := range slices.Sorted(maps.Keys(l.named)) {
+		if s, err := ring.ParseSigma(l.named[name]); err == nil && !strings.Contains(name, "_") {
+			p.sigmas[did(name)] = s
+			commands = append(commands, session.Join{Agent: did(name)})
+		}
+	}
+	for _, c := range append(commands, session.Activate{}) {
+		out, err := p.do(caller("operator:ops"), c, "")
+		if err != nil {
+			return nil, err
+		}
+		if !out.Allowed {
+			return []string{p.answer(out)}, nil
+		}
+	}
+	p.lastDue = session.Due(p.live)
+	return []string{fmt.Sprintf("ok, %d records, due %s", p.live.Seq, since(p.lastDue))}, nil
+}
+
+// repeat counts what a command is answered, and what is recorded.
+func (p *player) repeat(text string) (lines []string, err error) {
+	fields := strings.Fields(text)
+	n, err := strconv.Atoi(fields[1])
+	if err != nil {
+		return nil, err
+	}
+	last, times := "", 0
+	flush := func() {
+		if times > 0 {
+			lines = append(lines, fmt.Sprintf("%d × %s", times, last))
+		}
+	}
+	recorded := map[string]int{}
+	for i := range n {
+		l := parseLine(strings.ReplaceAll(strings.Join(fields[2:], " "), "@", strconv.Itoa(i)))
+		by, c, err := p.command(l)
+		if err != nil {
+			return nil, err
+		}
+		out, err := p.do(by, c, l.named["key"])
+		if err != nil {
+			return nil, err
+		}
+		events := out.Events
+		out.Events = nil // counted below
+		answer := string(out.Code)
+		if !out.Allowed && out.Code != policy.ApprovalRequired {
+			answer = strings.ReplaceAll(p.answer(out), fmt.Sprintf("-%d", i), "-@")
+		}
+		if answer != last {
+			flush()
+			last, times = answer, 0
+		}
+		times++
+		for _, e := range events {
+			recorded[strings.Fields(show(e))[0]]++
+		}
+	}
+	flush()
+	for _, kind := range slices.Sorted(maps.Keys(recorded)) {
+		lines = append(lines, fmt.Sprintf("  %d × %s", recorded[kind], kind))
+	}
+	p.lastDue = session.Due(p.live)
+	return lines, nil
+}
