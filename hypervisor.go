@@ -51,6 +51,8 @@ type Hypervisor struct {
 	closing atomic.Bool
 	calls   sync.WaitGroup // running in Func
 
+	renewing sync.Mutex // held while an alias's successor is opened
+
 	mu       sync.Mutex
 	sessions map[string]*Session
 	loaded   int
@@ -84,7 +86,7 @@ func Open(ctx context.Context, opts *Options) (*Hypervisor, error) {
 	hv := &Hypervisor{opts: o, store: store, sessions: map[string]*Session{}, laters: map[string]func(context.Context){}, stopped: make(chan struct{}),
 		committer: eventlog.NewCommitter(store), exec: executor.New(), feed: feed.New()}
 	hv.timers = executor.NewTimers(o.Clock, hv.tick)
-	hv.system = &systemHandle{hv: hv}
+	hv.system = &systemHandle{hv: hv, seen: map[string]system.Seen{}}
 	hv.agents = &standings{hv: hv, handles: map[policy.DID]*agentHandle{}}
 	hv.rules.Store(&ruleSet{rules: policy.NoRules{}})
 	hv.rim = []stepper{hv.committer, hv.exec, hv.timers, hv.feed}
