@@ -52,7 +52,7 @@ func (s *Session) Act(ctx context.Context, caller policy.Caller, c session.Act) 
 	if err := s.hv.exec.Reserve(); err != nil {
 		return Outcome{}, fmt.Errorf("%w: %w", ErrOverloaded, err)
 	}
-	tool, found := s.prepareCall(c)
+	tool, found := s.prepareCall(caller, c)
 	var started *call
 	out, t, err := s.propose(ctx, caller, c, func(e *session.Env) {
 		e.Call = found
@@ -90,7 +90,7 @@ func (s *Session) Act(ctx context.Context, caller policy.Caller, c session.Act) 
 
 // DryRun answers what Act would, and records nothing.
 func (s *Session) DryRun(ctx context.Context, caller policy.Caller, c session.Act) (policy.Decision, error) {
-	_, found := s.prepareCall(c)
+	_, found := s.prepareCall(caller, c)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.load(ctx); err != nil {
@@ -108,9 +108,12 @@ func (s *Session) DryRun(ctx context.Context, caller policy.Caller, c session.Ac
 
 // prepareCall finds out what the rim must know before the decision: the tool, the arguments decoded once, their fault if they
 // have one, and what they touch. Without such a tool it returns nil.
-func (s *Session) prepareCall(c session.Act) (*Tool, *session.Call) {
+func (s *Session) prepareCall(caller policy.Caller, c session.Act) (*Tool, *session.Call) {
 	s.mu.Lock()
-	tool := s.tools[c.Action]
+	tool := s.tools[caller.DID][c.Action]
+	if tool == nil {
+		tool = s.tools[""][c.Action]
+	}
 	s.mu.Unlock()
 	if tool == nil {
 		return nil, nil

@@ -63,6 +63,7 @@ var beside = map[string][]string{
 	"internal/gateway":  {"eventlog", "audit"},
 
 	"cmd/hypervisor":   {everything},
+	"internal/demo":    {everything},
 	"hypervisortest":   {everything},
 	"internal/weather": {}, // tests only, which are not held to the way
 	"bench/...":        {everything},

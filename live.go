@@ -290,13 +290,18 @@ func (s *Session) resume(ctx context.Context) error {
 	}
 	env, trace, err := s.env(policy.System)
 	var out session.Outcome
+	var t *ticket
 	if err == nil {
-		out, _, err = s.record(ctx, env, trace, session.Recover{}, nil)
+		out, t, err = s.record(ctx, env, trace, session.Recover{}, nil)
 	}
 	if err != nil || len(out.Events) == 0 {
 		s.hv.committer.Release()
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	// Waited for with the lock held: in an eventual session an id of the new epoch must not be out before the epoch is.
+	return s.hv.wait(ctx, t)
 }
 
 func participants(state *session.State) []policy.DID {

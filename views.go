@@ -160,6 +160,7 @@ func (s *Session) foldAction(ctx context.Context, r *stored, open map[string]*Ac
 			err = end(e.ID, "failed", e.Why)
 		case session.Unknown:
 			err = end(e.ID, "unknown", e.Why)
+		default: // no other event is about an action
 		}
 		if err != nil {
 			return nil, err

@@ -143,19 +143,19 @@ func decide(s *State, c Command) []Event {
 		if _, open := s.Open[c.Session]; open {
 			return nil
 		}
-		return []Event{Opened{c.Session}}
+		return []Event{Opened(c)}
 	case Commit:
 		if _, open := s.Open[c.Session]; !open {
 			return nil // stated already: the effect that asks is repeated after a crash
 		}
-		return []Event{Committed{c.Session, c.Records, c.Summary}}
+		return []Event{Committed(c)}
 	case Pin:
 		return decidePin(s, c)
 	case LoadRules:
 		if c.Version == s.Rules {
 			return nil
 		}
-		return []Event{RulesLoaded{c.Version}}
+		return []Event{RulesLoaded(c)}
 	}
 	panic(fmt.Sprintf("system: unknown command %T", c))
 }

@@ -130,7 +130,7 @@ func (f *Front) refresh(ctx context.Context) error {
 			shown = append(shown, t)
 		}
 	}
-	if err := f.session.SetTools(f.up.Name()+".", slices.Collect(maps.Values(registered))); err != nil {
+	if err := f.session.SetTools(f.agent.DID, f.up.Name()+".", slices.Collect(maps.Values(registered))); err != nil {
 		return fmt.Errorf("registering tools of %s: %w", f.up.Name(), err)
 	}
 	f.mu.Lock()
@@ -186,9 +186,10 @@ type Status struct {
 	State     string           `json:"state"`
 	Ends      time.Time        `json:"ends"`
 	Agent     policy.DID       `json:"agent"`
-	Ring      *ring.Ring       `json:"ring,omitempty"` // as last recorded; absent: not a participant
-	Running   int              `json:"running"`        // calls under way
-	Approvals []StatusApproval `json:"approvals"`      // the agent's own, open or granted and not used
+	Ring      *ring.Ring       `json:"ring,omitempty"` // absent: not a participant
+	SigmaEff  *ring.Sigma      `json:"sigma_eff,omitempty"`
+	Running   int              `json:"running"`   // calls under way
+	Approvals []StatusApproval `json:"approvals"` // the agent's own, open or granted and not used
 }
 
 // A StatusApproval is an approval of the agent's.
@@ -208,7 +209,11 @@ func (f *Front) Status(ctx context.Context) (any, error) {
 	}
 	s := Status{Session: state.ID, State: state.Lifecycle.String(), Ends: state.Ends, Agent: f.agent.DID, Approvals: []StatusApproval{}}
 	if p := state.Participants[f.agent.DID]; p != nil {
-		s.Ring, s.Running = &p.Ring, p.Running
+		now, err := f.session.Participant(ctx, f.agent.DID)
+		if err != nil {
+			return nil, err
+		}
+		s.Ring, s.SigmaEff, s.Running = &now.Ring, &now.SigmaEff, p.Running
 	}
 	for _, a := range slices.SortedFunc(maps.Values(state.Approvals), func(a, b *session.Approval) int { return int(a.Seq) - int(b.Seq) }) {
 		if a.Agent == f.agent.DID && (a.Status == session.Open || a.Status == session.Granted) {
