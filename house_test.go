@@ -64,8 +64,9 @@ var beside = map[string][]string{
 
 	"cmd/hypervisor":   {everything},
 	"internal/demo":    {everything},
-	"hypervisortest":   {everything},
 	"internal/weather": {}, // tests only, which are not held to the way
+	"hypervisortest":   {everything},
+	"bench":            {everything},
 	"bench/...":        {everything},
 	"examples/...":     {everything},
 }

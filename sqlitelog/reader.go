@@ -115,9 +115,9 @@ func (r *Reader) Tail(ctx context.Context, after uint64) iter.Seq2[Row, error] {
 	return func(yield func(Row, error) bool) {
 		var last uint64
 		err := r.db.QueryRowContext(context.WithoutCancel(ctx), selectLast).Scan(&last)
+		var page []Row
 		for at := after; err == nil && at < last; {
-			var page []Row
-			page, err = r.page(ctx, at, last)
+			page, err = r.page(ctx, page[:0], at, last)
 			for _, row := range page {
 				at = row.Position
 				if !yield(row, nil) {
@@ -136,14 +136,14 @@ func (r *Reader) Tail(ctx context.Context, after uint64) iter.Seq2[Row, error] {
 
 const selectRowPage = `SELECT id, stream, seq, parent, hash, body, payload FROM records WHERE id > ? AND id <= ? ORDER BY id`
 
-// page reads as many rows as make a page. Between pages nothing is held, so that the daemon can write its WAL back.
-func (r *Reader) page(ctx context.Context, after, last uint64) (page []Row, err error) {
+// page appends as many rows as make a page. Between pages nothing is held, so that the daemon can write its WAL back.
+func (r *Reader) page(ctx context.Context, page []Row, after, last uint64) ([]Row, error) {
 	if err := ctx.Err(); err != nil {
-		return nil, err
+		return page, err
 	}
 	rows, err := r.db.QueryContext(context.WithoutCancel(ctx), selectRowPage, int64(after), int64(last))
 	if err != nil {
-		return nil, err
+		return page, err
 	}
 	defer rows.Close()
 	for size := 0; size < pageBytes && rows.Next(); {

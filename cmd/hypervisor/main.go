@@ -36,7 +36,7 @@ func run() int {
 // commands makes the program's commands, in the order help lists them.
 var commands = []func(*globals) *cobra.Command{
 	newWrapCommand, newDemoCommand, newDemoServerCommand,
-	newSessionCommand, newActionCommand, newApprovalCommand, newAuditCommand, newPolicyCommand, newVersionCommand,
+	newSessionCommand, newActionCommand, newApprovalCommand, newAuditCommand, newPolicyCommand, newBenchCommand, newVersionCommand,
 }
 
 // globals are what all commands share: the flags that stand behind any of them, and where to read and print.

@@ -1,0 +1,56 @@
+package bench_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"testing"
+
+	"github.com/agenthypervisor/hypervisor/bench"
+	"github.com/agenthypervisor/hypervisor/internal/gateway"
+)
+
+// The test binary is its own tool server when this variable is set.
+const serverVar = "BENCH_TOOL_SERVER"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(serverVar) == "" {
+		os.Exit(m.Run())
+	}
+	if err := bench.ServeTools(context.Background()); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+func options(tb testing.TB, size bench.Size) bench.Options {
+	return bench.Options{Size: size, Dir: tb.TempDir(),
+		ToolServer: gateway.Command{Path: os.Args[0], Env: append(os.Environ(), serverVar+"=1")}}
+}
+
+// BenchmarkRows reports the rows of `hypervisor bench --quick`, the first of a measurement as a, the second as b. A
+// measurement does its own repeating: it is made once, however often the testing package asks.
+func BenchmarkRows(b *testing.B) {
+	for _, m := range bench.All() {
+		var rows []bench.Row
+		b.Run(m.Name, func(b *testing.B) {
+			if rows == nil {
+				var err error
+				if rows, err = m.Run(b.Context(), options(b, bench.Quick)); err != nil {
+					b.Fatal(err)
+				}
+				for _, r := range rows {
+					b.Logf("%s: %.4g %s, %s: %v; beside %s %.4g, ratio %.2f; %s", r.Work, r.Value, r.Unit, r.Reach, r.OK, r.Beside, r.Baseline, r.Ratio, r.Note)
+				}
+			}
+			b.ReportMetric(0, "ns/op")
+			for i, r := range rows {
+				name := string(rune('a' + i))
+				b.ReportMetric(r.Value, name+"-"+r.Unit)
+				if r.Ratio > 0 {
+					b.ReportMetric(r.Ratio, name+"-ratio")
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,106 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"runtime"
+	"sync/atomic"
+
+	"github.com/agenthypervisor/hypervisor"
+	"github.com/agenthypervisor/hypervisor/policy"
+	"github.com/agenthypervisor/hypervisor/session"
+	"github.com/agenthypervisor/hypervisor/sqlitelog"
+)
+
+// memory weighs the heap, after a collection, three times over the same log of sessions with ten participants: with nothing
+// but the store open, which holds all heads; with the hypervisor on it and every session used once and let go but one; and
+// with every session loaded. The differences, by session, are what an evicted one costs beyond the store's head, and what
+// loading adds.
+func memory(ctx context.Context, r *run) ([]Row, error) {
+	dir := filepath.Join(r.dir, "memory")
+	r.say(fmt.Sprintf("opening %d sessions of ten", r.Loaded))
+	ids, err := writeSessions(ctx, dir, r.Loaded)
+	if err != nil {
+		return nil, err
+	}
+	store, err := sqlitelog.Open(ctx, dir, nil)
+	if err != nil {
+		return nil, err
+	}
+	heads := heap()
+	if err := store.Close(); err != nil {
+		return nil, err
+	}
+	r.say("using each and letting it go")
+	evicted, err := heapOf(ctx, dir, ids, 1)
+	if err != nil {
+		return nil, err
+	}
+	r.say("loading all")
+	loaded, err := heapOf(ctx, dir, ids, len(ids)+1)
+	if err != nil {
+		return nil, err
+	}
+	n := float64(len(ids))
+	return []Row{
+		Row{Work: "memory, a loaded session of 10 participants", Value: (loaded - evicted) / n / 1024, Unit: "KiB", Reach: "≤ 16 KiB"}.atMost(16),
+		Row{Work: "memory, an evicted session beyond the store's head", Value: (evicted - heads) / n, Unit: "B", Reach: "≤ 200 B"}.atMost(200),
+	}, nil
+}
+
+func heap() float64 {
+	runtime.GC()
+	runtime.GC() // what the first one finalized
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return float64(m.HeapAlloc)
+}
+
+// heapOf opens the log, uses each session once with at most so many loaded, and weighs the heap.
+func heapOf(ctx context.Context, dir string, ids []string, most int) (float64, error) {
+	hv, err := hypervisor.Open(ctx, &hypervisor.Options{Dir: dir, Clock: newClock(), MaxLoaded: most})
+	if err != nil {
+		return 0, err
+	}
+	for _, id := range ids {
+		if _, err := hv.Session(ctx, id); err != nil {
+			return 0, err
+		}
+	}
+	weight := heap()
+	return weight, hv.Close(ctx)
+}
+
+// writeSessions makes a log of active sessions with ten participants each.
+func writeSessions(ctx context.Context, dir string, n int) ([]string, error) {
+	const workers, participants = 64, 10
+	hv, err := hypervisor.Open(ctx, &hypervisor.Options{Dir: dir, Clock: newClock(), MaxLoaded: n + 1})
+	if err != nil {
+		return nil, err
+	}
+	ids := make([]string, n)
+	var next atomic.Int64
+	err = together(workers, func() error {
+		for i := next.Add(1) - 1; i < int64(n); i = next.Add(1) - 1 {
+			s, err := hv.CreateSession(ctx, admin, &session.Config{MaxDuration: session.MaxDuration})
+			if err != nil {
+				return err
+			}
+			for j := range participants {
+				if _, err := s.Join(ctx, admin, session.Join{Agent: policy.DID(fmt.Sprintf("did:mesh:agent-%d", j)), Sigma: high}); err != nil {
+					return err
+				}
+			}
+			if err := s.Activate(ctx, admin); err != nil {
+				return err
+			}
+			ids[i] = s.ID()
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return ids, hv.Close(ctx)
+}
