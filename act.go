@@ -37,6 +37,7 @@ type call struct {
 	ctx    context.Context // the caller's: its end cancels the call, its values reach the function
 	cancel context.CancelCauseFunc
 	done   chan struct{} // closed once out is final
+	ended  bool          // done is closed, or about to be; the session's lock guards it
 	out    Outcome
 	err    error // the outcome could not be recorded yet
 }
@@ -165,10 +166,13 @@ func (s *Session) abandon(c *call) {
 // finish answers who waits for the call; the first answer stays.
 func (s *Session) finish(c *call, err error) {
 	s.mu.Lock()
-	_, waiting := s.calls[c.id]
-	delete(s.calls, c.id)
+	first := !c.ended
+	c.ended = true
+	if s.calls[c.id] == c { // an id whose admission was lost is given again, maybe before who had it first has heard of the loss
+		delete(s.calls, c.id)
+	}
 	s.mu.Unlock()
-	if !waiting {
+	if !first {
 		return
 	}
 	c.err = err
