@@ -50,6 +50,7 @@ type Hypervisor struct {
 	rules   atomic.Pointer[ruleSet]
 	closing atomic.Bool
 	calls   sync.WaitGroup // running in Func
+	bodies  sync.Pool      // of *[]byte: records' bytes on their way to the store
 
 	renewing sync.Mutex // held while an alias's successor is opened
 
