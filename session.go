@@ -1,6 +1,7 @@
 package hypervisor
 
 import (
+	"bytes"
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
@@ -67,7 +68,7 @@ func (hv *Hypervisor) CreateSession(ctx context.Context, caller policy.Caller, c
 }
 
 // CreateSessionOnce is CreateSession that can be repeated: the id derives from the caller and the key, and where that session
-// exists it is returned.
+// exists it is returned. It refuses a key that was used for other settings.
 func (hv *Hypervisor) CreateSessionOnce(ctx context.Context, caller policy.Caller, key string, cfg *session.Config) (*Session, error) {
 	if key == "" || len(key) > session.MaxKeyBytes {
 		return nil, fmt.Errorf("an idempotency key has 1 to %d bytes", session.MaxKeyBytes)
@@ -77,14 +78,51 @@ func (hv *Hypervisor) CreateSessionOnce(ctx context.Context, caller policy.Calle
 	id := "ses-" + hex.EncodeToString(mac.Sum(nil)[:10])
 	s, err := hv.Session(ctx, id)
 	if errors.Is(err, ErrNotFound) {
-		return hv.create(ctx, caller, id, cfg)
+		created, err := hv.create(ctx, caller, id, cfg)
+		if !errors.Is(err, session.ErrImpossible) {
+			return created, err
+		}
+		s, err = hv.Session(ctx, id) // another with the key was faster
 	}
-	return s, err
+	if err != nil {
+		return nil, err
+	}
+	return s, hv.sameSettings(ctx, caller, s, key, cfg)
+}
+
+// sameSettings returns a refusal if a session was created with other settings, and ends what a crash left half done.
+func (hv *Hypervisor) sameSettings(ctx context.Context, caller policy.Caller, s *Session, key string, cfg *session.Config) error {
+	if cfg == nil {
+		cfg = &session.Config{}
+	}
+	want, err := cfg.Resolved()
+	if err != nil {
+		return err
+	}
+	state, err := s.State(ctx)
+	if err != nil {
+		return err
+	}
+	a, err := json.Marshal(want)
+	b, err2 := json.Marshal(state.Config)
+	if err := errors.Join(err, err2); err != nil {
+		return err
+	}
+	if !bytes.Equal(a, b) {
+		return &Refused{policy.Refuse(policy.IdempotencyConflict, "idempotency key %q was used for a session with other settings", key)}
+	}
+	if _, bound := hv.holder(cfg.Name); cfg.Name != "" && !bound { // the process ended before the name was recorded
+		return hv.bind(ctx, caller, s, cfg.Name)
+	}
+	return nil
 }
 
 func (hv *Hypervisor) create(ctx context.Context, caller policy.Caller, id string, cfg *session.Config) (*Session, error) {
 	if cfg == nil {
 		cfg = &session.Config{}
+	}
+	if old, held := hv.holder(cfg.Name); held && hv.system.isOpen(old) { // rather than a session that must be ended at once
+		return nil, &Refused{policy.Refuse(policy.Forbidden, "%q stands for session %s, which has not ended", cfg.Name, old)}
 	}
 	s := hv.handle(id)
 	out, err := s.submit(ctx, caller, session.Create{Config: *cfg}, nil)
