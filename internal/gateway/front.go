@@ -45,6 +45,7 @@ type Front struct {
 
 	mu    sync.Mutex
 	faces []*face
+	told  bool // the agent has been shown a list
 }
 
 // A face is one upstream as a front shows it.
@@ -105,7 +106,7 @@ func (f *Front) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	if err := f.up.Ready(ctx); err != nil {
 		return fmt.Errorf("%w: %s: %w", ErrUpstream, f.up.Name(), err)
 	}
-	if err := f.refresh(ctx, f.faces[0]); err != nil {
+	if _, err := f.refresh(ctx, f.faces[0]); err != nil {
 		return err
 	}
 	server := NewServer(f, &ServerOptions{Instructions: f.up.Instructions(), Version: f.opt.Version, Log: f.opt.Log, Clock: f.opt.Clock})
@@ -121,7 +122,7 @@ func (f *Front) follow(ctx context.Context, server *Server) {
 			return
 		case <-f.up.Changed():
 		}
-		if err := f.refresh(ctx, f.faces[0]); err != nil {
+		if _, err := f.refresh(ctx, f.faces[0]); err != nil {
 			// What is registered stays, and a call of a tool that has changed since is not sent (Upstream.Call).
 			f.opt.Log.Error("changed tools not taken over", "server", f.up.Name(), "error", err)
 			continue
@@ -130,8 +131,9 @@ func (f *Front) follow(ctx context.Context, server *Server) {
 	}
 }
 
-// refresh pins and registers a face's tools as its upstream lists them now.
-func (f *Front) refresh(ctx context.Context, c *face) error {
+// refresh pins and registers a face's tools as its upstream lists them now, and reports whether a list that the agent was shown
+// before is otherwise now.
+func (f *Front) refresh(ctx context.Context, c *face) (bool, error) {
 	f.refreshing.Lock()
 	defer f.refreshing.Unlock()
 	tools, _ := c.known()
@@ -151,9 +153,9 @@ func (f *Front) refresh(ctx context.Context, c *face) error {
 		pins[d.ID] = t.Digest
 		registered[t.Name] = hypervisor.Tool{Descriptor: d, Check: t.Check, Do: c.call(t)}
 	}
-	changed, err := f.hv.Pin(ctx, policy.System.Through("gateway"), pins)
+	otherwise, err := f.hv.Pin(ctx, policy.System.Through("gateway"), pins)
 	if err != nil {
-		return fmt.Errorf("pinning tools of %s: %w", server, err)
+		return false, fmt.Errorf("pinning tools of %s: %w", server, err)
 	}
 	var shown []Tool
 	names := map[string]string{}
@@ -162,7 +164,7 @@ func (f *Front) refresh(ctx context.Context, c *face) error {
 		if !ok {
 			continue
 		}
-		r.Changed = changed[r.Descriptor.ID]
+		r.Changed = otherwise[r.Descriptor.ID]
 		registered[t.Name] = r
 		seen := f.render(server, t)
 		names[seen.Name] = t.Name
@@ -172,12 +174,13 @@ func (f *Front) refresh(ctx context.Context, c *face) error {
 		}
 	}
 	if err := f.session.SetTools(f.agent.DID, server+".", slices.Collect(maps.Values(registered))); err != nil {
-		return fmt.Errorf("registering tools of %s: %w", server, err)
+		return false, fmt.Errorf("registering tools of %s: %w", server, err)
 	}
 	f.mu.Lock()
+	defer f.mu.Unlock()
+	changed := f.told && !sameTools(c.shown, shown)
 	c.loaded, c.shown, c.names = true, shown, names
-	f.mu.Unlock()
-	return nil
+	return changed, nil
 }
 
 // call returns what does a call of a tool.
@@ -239,25 +242,29 @@ func (f *Front) all() []*face {
 	return slices.Clone(f.faces)
 }
 
-// replace puts other faces in the place of those there are, and forgets the tools of those that are gone.
-func (f *Front) replace(faces []*face) {
+// replace puts other faces in the place of those there are, forgets the tools of those that are gone, and reports whether the
+// agent was shown any of them.
+func (f *Front) replace(faces []*face) (changed bool) {
 	f.refreshing.Lock()
 	defer f.refreshing.Unlock()
 	f.mu.Lock()
+	defer f.mu.Unlock()
 	old := f.faces
 	f.faces = faces
-	f.mu.Unlock()
 	for _, c := range old {
 		if !slices.Contains(faces, c) {
 			_ = f.session.SetTools(f.agent.DID, c.Name()+".", nil) // nothing in it that could be wrong
+			changed = changed || len(c.shown) > 0
 		}
 	}
+	return changed && f.told
 }
 
 // Tools returns the tools the agent is shown: those whose definition is the pinned one and that are not admin.
 func (f *Front) Tools(context.Context) ([]Tool, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.told = true
 	var all []Tool
 	for _, c := range f.faces {
 		all = append(all, c.shown...)

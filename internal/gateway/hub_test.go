@@ -6,15 +6,18 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 
 	"github.com/agenthypervisor/hypervisor"
+	"github.com/agenthypervisor/hypervisor/action"
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/ring"
 	"github.com/agenthypervisor/hypervisor/session"
@@ -27,6 +30,14 @@ type hall struct {
 	s     *hypervisor.Session
 	url   string
 	clock *handClock
+
+	revoked atomic.Bool // no token is good any more
+}
+
+func serveOnce(h http.Handler, body string) *httptest.ResponseRecorder {
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/mcp", strings.NewReader(body)))
+	return w
 }
 
 // newHall serves the specs until the test ends, and then waits until nothing is left.
@@ -35,7 +46,7 @@ func newHall(t *testing.T, specs ...ServerSpec) *hall {
 	hv, s := newSession(t, "0.80")
 	h := &hall{hv: hv, s: s, clock: newHandClock()}
 	var err error
-	if h.Hub, err = NewHub(hv, &HubOptions{Servers: specs, Clock: h.clock}); err != nil {
+	if h.Hub, err = NewHub(hv, &HubOptions{Servers: specs, Clock: h.clock, Claims: reversible}); err != nil {
 		t.Fatal(err)
 	}
 	srv := httptest.NewServer(h.Handler(h.identify))
@@ -57,10 +68,23 @@ func newHall(t *testing.T, specs ...ServerSpec) *hall {
 	return h
 }
 
+// reversible is what an operator says who lets a ring-2 agent use everything.
+func reversible(_, tool string) []action.Claim {
+	partial := action.Partial
+	switch tool {
+	case "grow", "die", "fail", "steps", "ask":
+		return []action.Claim{{Reversibility: &partial}}
+	}
+	return nil
+}
+
 func (h *hall) identify(r *http.Request) (Seat, error) {
 	did, id, ok := strings.Cut(strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer "), " ")
-	if !ok {
+	switch {
+	case !ok:
 		return Seat{}, errors.New("no token")
+	case h.revoked.Load():
+		return Seat{}, fmt.Errorf("%w: revoked", ErrForbidden)
 	}
 	s, err := h.hv.Session(r.Context(), id)
 	return Seat{policy.Agent(policy.DID(did)).Through("http"), s}, err

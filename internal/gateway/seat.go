@@ -135,16 +135,20 @@ func (s *seat) refresh() {
 	s.hub.mu.Lock()
 	faces := s.faces()
 	s.hub.mu.Unlock()
-	s.front.replace(faces)
+	changed := s.front.replace(faces)
 	for _, c := range faces {
 		if _, listed := c.known(); !listed {
 			continue
 		}
-		if err := s.front.refresh(s.ctx, c); err != nil {
+		otherwise, err := s.front.refresh(s.ctx, c)
+		changed = changed || otherwise
+		if err != nil {
 			s.hub.opt.Log.Error("changed tools not taken over", "server", c.Name(), "agent", s.key.agent, "session", s.key.session, "error", err)
 		}
 	}
-	s.server.ToolsChanged()
+	if changed {
+		s.server.ToolsChanged()
+	}
 }
 
 // prepare has the tools of all servers registered, each listed first if it never was. One that does not start, or takes long,
@@ -180,7 +184,11 @@ func (s *seat) load(ctx context.Context, c *face) error {
 			return err
 		}
 	}
-	return s.front.refresh(ctx, c)
+	changed, err := s.front.refresh(ctx, c)
+	if changed {
+		s.server.ToolsChanged()
+	}
+	return err
 }
 
 // listFirst has a server listed of which nothing is known: by one connection for all that wait.
