@@ -100,10 +100,11 @@ func (l *link) exited() <-chan struct{} {
 // withTimeout is context.WithTimeoutCause on our clock.
 func withTimeout(ctx context.Context, clock Clock, d time.Duration, why error) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
+	expired := clock.After(d)
 	var wait sync.WaitGroup
 	wait.Go(func() {
 		select {
-		case <-clock.After(d):
+		case <-expired:
 			cancel(why)
 		case <-ctx.Done():
 		}
