@@ -102,7 +102,7 @@ type RoleRequest struct {
 
 // An IssuedToken is a token with its secret, which is told this once.
 type IssuedToken struct {
-	Token   string    `json:"token"`
+	Token   string    `json:"token,omitempty"`
 	ID      string    `json:"id"`
 	Expires time.Time `json:"expires"`
 }

@@ -29,8 +29,13 @@ const (
 	maxCandidates = 8
 )
 
-// ready reports whether the hypervisor can read its store.
+// ready reports whether the hypervisor can read its store, and is not about to end.
 func (a *API) ready(ctx context.Context) error {
+	if a.opts.Ready != nil {
+		if err := a.opts.Ready(); err != nil {
+			return err
+		}
+	}
 	for _, err := range a.hv.Sessions(ctx) {
 		return err
 	}
