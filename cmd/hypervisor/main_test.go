@@ -16,6 +16,7 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"hypervisor": func() { os.Exit(run()) },
 		"testserver": func() { os.Exit(serveTest()) },
+		"slowserver": func() { os.Exit(serveSlow()) },
 	})
 }
 
