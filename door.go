@@ -138,7 +138,7 @@ func (hv *Hypervisor) Alias(ctx context.Context, by policy.Caller, name string) 
 
 // newest returns the session that a name stands for, and how far it is.
 func (hv *Hypervisor) newest(ctx context.Context, name string) (*Session, session.Lifecycle, error) {
-	id, ok := hv.holder(name)
+	id, ok := hv.Named(name)
 	if !ok {
 		return nil, 0, fmt.Errorf("session %q: %w", name, ErrNotFound)
 	}
@@ -150,8 +150,8 @@ func (hv *Hypervisor) newest(ctx context.Context, name string) (*Session, sessio
 	return s, stage, err
 }
 
-// holder returns the id of the newest session of a name.
-func (hv *Hypervisor) holder(name string) (id string, ok bool) {
+// Named returns the id of the newest session of a name, and whether there is one.
+func (hv *Hypervisor) Named(name string) (id string, ok bool) {
 	hv.system.mu.Lock()
 	defer hv.system.mu.Unlock()
 	id, ok = hv.system.state.Aliases[name]

@@ -111,7 +111,7 @@ func (hv *Hypervisor) sameSettings(ctx context.Context, caller policy.Caller, s 
 	if !bytes.Equal(a, b) {
 		return &Refused{policy.Refuse(policy.IdempotencyConflict, "idempotency key %q was used for a session with other settings", key)}
 	}
-	if _, bound := hv.holder(cfg.Name); cfg.Name != "" && !bound { // the process ended before the name was recorded
+	if _, bound := hv.Named(cfg.Name); cfg.Name != "" && !bound { // the process ended before the name was recorded
 		return hv.bind(ctx, caller, s, cfg.Name)
 	}
 	return nil
@@ -121,7 +121,7 @@ func (hv *Hypervisor) create(ctx context.Context, caller policy.Caller, id strin
 	if cfg == nil {
 		cfg = &session.Config{}
 	}
-	if old, held := hv.holder(cfg.Name); held && hv.system.isOpen(old) { // rather than a session that must be ended at once
+	if old, held := hv.Named(cfg.Name); held && hv.system.isOpen(old) { // rather than a session that must be ended at once
 		return nil, &Refused{policy.Refuse(policy.Forbidden, "%q stands for session %s, which has not ended", cfg.Name, old)}
 	}
 	s := hv.handle(id)
