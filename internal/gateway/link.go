@@ -112,11 +112,17 @@ func withTimeout(ctx context.Context, clock Clock, d time.Duration, why error) (
 	return ctx, func() { cancel(nil); wait.Wait() }
 }
 
-func (l *link) instructions() string {
-	if r := l.session.InitializeResult(); r != nil {
-		return r.Instructions
+// features returns what the server said that it has.
+func (l *link) features() Features {
+	r := l.session.InitializeResult()
+	if r == nil {
+		return Features{}
 	}
-	return ""
+	f := Features{Instructions: r.Instructions}
+	if c := r.Capabilities; c != nil {
+		f.Resources, f.Prompts, f.Completions, f.Logging = c.Resources != nil, c.Prompts != nil, c.Completions != nil, c.Logging != nil
+	}
+	return f
 }
 
 // run serves until the server, its wire or ctx ends, and says which.
@@ -251,12 +257,58 @@ func (l *link) call(ctx context.Context, t *tap, tool string, args json.RawMessa
 	if t.progress != nil {
 		params.SetProgressToken(t.progressToken)
 	}
-	_, err := l.session.CallTool(withTap(ctx, t), params)
+	return l.ask(ctx, t, tool, func(ctx context.Context) error {
+		_, err := l.session.CallTool(ctx, params)
+		return err
+	})
+}
+
+// request is Upstream.Request on a running server. The params are ours, so they decode.
+func (l *link) request(ctx context.Context, t *tap, method string, params json.RawMessage) (json.RawMessage, error) {
+	var do func(ctx context.Context) error
+	switch method {
+	case "resources/list":
+		do = request(t, params, &mcp.ListResourcesParams{}, l.session.ListResources)
+	case "resources/templates/list":
+		do = request(t, params, &mcp.ListResourceTemplatesParams{}, l.session.ListResourceTemplates)
+	case "resources/read":
+		do = request(t, params, &mcp.ReadResourceParams{}, l.session.ReadResource)
+	case "prompts/list":
+		do = request(t, params, &mcp.ListPromptsParams{}, l.session.ListPrompts)
+	case "prompts/get":
+		do = request(t, params, &mcp.GetPromptParams{}, l.session.GetPrompt)
+	case "completion/complete":
+		do = request(t, params, &mcp.CompleteParams{}, l.session.Complete)
+	default:
+		panic("gateway: " + method + " is not forwarded")
+	}
+	return l.ask(ctx, t, method, do)
+}
+
+// request returns what makes one of the SDK's requests with our params.
+func request[P mcp.Params, R any](t *tap, params json.RawMessage, p P, do func(context.Context, P) (R, error)) func(context.Context) error {
+	return func(ctx context.Context) error {
+		if err := json.Unmarshal(params, p); err != nil {
+			return fmt.Errorf("%w: %w", action.ErrNotDispatched, err)
+		}
+		if token, ok := any(p).(interface{ SetProgressToken(any) }); ok && t.progress != nil {
+			token.SetProgressToken(t.progressToken)
+		}
+		_, err := do(ctx, p)
+		return err
+	}
+}
+
+// ask makes a request and returns its result as it came by the wire.
+func (l *link) ask(ctx context.Context, t *tap, what string, do func(context.Context) error) (json.RawMessage, error) {
+	err := do(withTap(ctx, t))
 	if l.conn.untap(t) {
-		return l.outcome(t, tool)
+		return l.outcome(t, what)
 	}
 	name := l.upstream.name
 	switch {
+	case errors.Is(err, action.ErrNotDispatched):
+		return nil, err
 	case t.broken != nil && !t.mayHaveArrived():
 		return nil, fmt.Errorf("%w: server %s: %w", action.ErrNotDispatched, name, t.broken)
 	case t.broken != nil:
@@ -264,7 +316,7 @@ func (l *link) call(ctx context.Context, t *tap, tool string, args json.RawMessa
 	case ctx.Err() != nil && !t.mayHaveArrived():
 		return nil, fmt.Errorf("%w: %w", action.ErrNotDispatched, context.Cause(ctx))
 	case ctx.Err() != nil:
-		return nil, fmt.Errorf("calling %s of server %s: %w", tool, name, ctx.Err())
+		return nil, fmt.Errorf("calling %s of server %s: %w", what, name, ctx.Err())
 	}
 	select { // the link is on its way down; it knows why in a moment
 	case <-l.dead:

@@ -44,13 +44,13 @@ type Upstream struct {
 	tried    chan struct{}
 	changed  chan struct{} // one slot
 
-	mu           sync.Mutex
-	link         *link // nil: not running
-	attempts     int
-	down         error     // why link is nil; nil before the first attempt has ended
-	retry        time.Time // when it is started again; zero: nothing is planned
-	tools        []Tool    // as last listed; they stay while it is down
-	instructions string
+	mu       sync.Mutex
+	link     *link // nil: not running
+	attempts int
+	down     error     // why link is nil; nil before the first attempt has ended
+	retry    time.Time // when it is started again; zero: nothing is planned
+	tools    []Tool    // as last listed; they stay while it is down
+	has      Features
 }
 
 // NewUpstream returns an upstream that Run will start. Its name is for people and records; opt may be nil.
@@ -127,7 +127,7 @@ func (u *Upstream) serve(ctx context.Context) error {
 	u.mu.Lock()
 	first := u.tools == nil
 	changed := !sameTools(u.tools, tools) && (!first || u.attempts > 1)
-	u.link, u.down, u.retry, u.tools, u.instructions = l, nil, time.Time{}, tools, l.instructions()
+	u.link, u.down, u.retry, u.tools, u.has = l, nil, time.Time{}, tools, l.features()
 	u.mu.Unlock()
 	u.opt.Log.Info("server is up", "server", u.name, "tools", len(tools))
 	u.noteTried()
@@ -208,11 +208,17 @@ func (u *Upstream) Tools() []Tool {
 	return u.tools
 }
 
-// Instructions returns what the server says of its use.
-func (u *Upstream) Instructions() string {
+// Features returns what the server has beside tools, as it last said.
+func (u *Upstream) Features() Features {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return u.instructions
+	return u.has
+}
+
+func (u *Upstream) features() (Features, bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.has, u.tools != nil
 }
 
 // ErrReported is returned, wrapped, beside a result by which the tool itself says that it failed (isError).
@@ -240,6 +246,21 @@ func (u *Upstream) Call(ctx context.Context, t Tool, args json.RawMessage, progr
 		wire.progressToken, wire.progress = u.tokens.Add(1), progress
 	}
 	return l.call(ctx, wire, t.Name, args)
+}
+
+// Request does one of readMethods and returns its result as the server wrote it. Progress and errors are as Call's.
+func (u *Upstream) Request(ctx context.Context, method string, params json.RawMessage, progress func(Progress)) (json.RawMessage, error) {
+	u.mu.Lock()
+	l, err := u.link, u.whyDown()
+	u.mu.Unlock()
+	if l == nil {
+		return nil, err
+	}
+	wire := &tap{}
+	if progress != nil {
+		wire.progressToken, wire.progress = u.tokens.Add(1), progress
+	}
+	return l.request(ctx, wire, method, params)
 }
 
 // whyDown says why there is no link and what to do. The caller holds mu.
