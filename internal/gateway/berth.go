@@ -122,7 +122,7 @@ func (h *Hub) stopLongestIdle() bool {
 // start begins a life of the connection. The caller holds mu.
 func (b *berth) start() {
 	h := b.hub
-	opt := &UpstreamOptions{Stderr: h.opt.Stderr, Log: h.opt.Log, Clock: h.opt.Clock, Version: h.opt.Version}
+	opt := &UpstreamOptions{Stderr: h.opt.Stderr, Log: h.opt.Log, Clock: h.opt.Clock, Version: h.opt.Version, Shared: b.seat == nil}
 	if e := b.server.spec.Endpoint; e != nil {
 		b.up = NewRemoteUpstream(b.Name(), *e, opt)
 	} else {

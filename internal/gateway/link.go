@@ -49,7 +49,7 @@ func (u *Upstream) start(ctx context.Context, legacy bool) (*link, []Tool, error
 	ready, cancel := withTimeout(ctx, u.opt.Clock, startTimeout, errStartTimeout)
 	defer cancel()
 	client := mcp.NewClient(implementation(u.opt.Version), &mcp.ClientOptions{
-		Capabilities:           &mcp.ClientCapabilities{},                             // no sampling, no elicitation, no roots
+		Capabilities:           u.capabilities(),
 		ToolListChangedHandler: func(context.Context, *mcp.ToolListChangedRequest) {}, // it makes the SDK subscribe; the wire takes the notice in
 		MultiRoundTrip:         &mcp.MultiRoundTripOptions{Disabled: true},
 	})
@@ -65,6 +65,7 @@ func (u *Upstream) start(ctx context.Context, legacy bool) (*link, []Tool, error
 		err = fmt.Errorf("listing tools: %w", err)
 	}
 	if err == nil {
+		l.askForLog(ready)
 		return l, tools, nil
 	}
 	if cause := context.Cause(ready); cause != nil {
@@ -72,6 +73,16 @@ func (u *Upstream) start(ctx context.Context, legacy bool) (*link, []Tool, error
 	}
 	l.close()
 	return nil, nil, l.explain(err)
+}
+
+// askForLog has a legacy server that belongs to one agent say what it logs.
+func (l *link) askForLog(ctx context.Context) {
+	if r := l.session.InitializeResult(); l.upstream.opt.Shared || !l.features().Logging || r.ProtocolVersion >= modernProtocol {
+		return
+	}
+	if err := l.session.SetLoggingLevel(ctx, &mcp.SetLoggingLevelParams{Level: logLevel}); err != nil {
+		l.upstream.opt.Log.Debug("log level not set", "server", l.upstream.name, "error", err) // it works without
+	}
 }
 
 // open starts the process, if the server is one, and the wire.
@@ -154,6 +165,7 @@ func (l *link) run(ctx context.Context) error {
 func (l *link) close() {
 	garbage := errors.Is(l.conn.reason(), errGarbage)
 	_ = l.conn.Close()
+	l.conn.stopAsking()
 	if l.process != nil && garbage {
 		l.process.kill() // what it does next is nobody's wish
 	}
@@ -163,6 +175,7 @@ func (l *link) close() {
 	if l.session != nil {
 		_ = l.session.Close() // the wire is closed already; this ends the SDK's goroutines
 	}
+	l.conn.questions.Wait()
 	l.conn.wait()
 	if l.process != nil {
 		l.process.pumps.Wait()
@@ -253,13 +266,16 @@ func (l *link) page(ctx context.Context, cursor string) (p toolPage, err error) 
 
 // call is Upstream.Call on a running server.
 func (l *link) call(ctx context.Context, t *tap, tool string, args json.RawMessage) (json.RawMessage, error) {
-	params := &mcp.CallToolParams{Name: tool, Arguments: args}
-	if t.progress != nil {
-		params.SetProgressToken(t.progressToken)
-	}
-	return l.ask(ctx, t, tool, func(ctx context.Context) error {
-		_, err := l.session.CallTool(ctx, params)
-		return err
+	return l.callAsking(ctx, tool, t.caller, func(p *mcp.CallToolParams) (json.RawMessage, error) {
+		once := &tap{progressToken: t.progressToken, progress: t.progress, headers: t.headers, caller: t.caller, ctx: ctx}
+		p.Arguments = args
+		if t.progress != nil {
+			p.SetProgressToken(t.progressToken)
+		}
+		return l.ask(ctx, once, tool, func(ctx context.Context) error {
+			_, err := l.session.CallTool(ctx, p)
+			return err
+		})
 	})
 }
 
@@ -282,7 +298,11 @@ func (l *link) request(ctx context.Context, t *tap, method string, params json.R
 	default:
 		panic("gateway: " + method + " is not forwarded")
 	}
-	return l.ask(ctx, t, method, do)
+	result, err := l.ask(ctx, t, method, do)
+	if errors.Is(err, errInput) {
+		return nil, fmt.Errorf("server %s asks for input before it does %s; the hypervisor passes that on for tools only", l.upstream.name, method)
+	}
+	return result, err
 }
 
 // request returns what makes one of the SDK's requests with our params.
@@ -343,7 +363,7 @@ func (l *link) outcome(t *tap, tool string) (json.RawMessage, error) {
 	}
 	switch {
 	case r.ResultType == "input_required":
-		return nil, fmt.Errorf("server %s asks for input before it does %s; the hypervisor does not pass such questions on", l.upstream.name, tool)
+		return t.result, errInput
 	case r.IsError:
 		return t.result, fmt.Errorf("%w: %s", ErrReported, tool)
 	}

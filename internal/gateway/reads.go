@@ -92,6 +92,7 @@ func (f *Front) readActions(c *face) []hypervisor.Tool {
 		}
 		claims := append(slices.Clone(c.claims(method)), action.Claim{ReadOnly: &yes})
 		d := action.Resolve(c.Name()+"."+method, claims...)
+		d.ReadOnly = d.ReadOnly && !d.Admin // an operator who keeps it for himself need not know that it only reads
 		if err := d.Validate(); err != nil {
 			f.opt.Log.Warn("left out", "server", c.Name(), "action", method, "error", err)
 			continue

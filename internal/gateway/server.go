@@ -347,7 +347,7 @@ func (s *Server) call(ctx context.Context, r *mcp.CallToolRequest) (mcp.Result, 
 	if p.Name == statusTool {
 		return s.status(ctx, isModern(p))
 	}
-	ctx = s.withProgressTo(ctx, r.Session, p)
+	ctx = withCaller(s.withProgressTo(ctx, r.Session, p), &caller{ss: r.Session, modern: isModern(p), responses: p.InputResponses, state: p.RequestState})
 	args := p.Arguments
 	if len(args) == 0 {
 		args = json.RawMessage(`{}`)

@@ -13,6 +13,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/modelcontextprotocol/go-sdk/mcp"
+
 	"github.com/agenthypervisor/hypervisor/action"
 )
 
@@ -31,6 +33,7 @@ type UpstreamOptions struct {
 	Clock   Clock          // nil: WallClock
 	Jitter  func() float64 // in [0, 1); nil: math/rand
 	Version string         // of this program, as the server is told; empty: "dev"
+	Shared  bool           // several agents use it: it can ask and tell none of them anything during a call
 }
 
 // An Upstream is one MCP server: a child process with everything it starts, or an endpoint over HTTP. It is a handle, safe for
@@ -177,6 +180,14 @@ func sameTools(a, b []Tool) bool {
 	return slices.EqualFunc(a, b, func(x, y Tool) bool { return x.Digest == y.Digest })
 }
 
+// capabilities are what we tell the server that we can do: nothing of a model's, and nobody's files.
+func (u *Upstream) capabilities() *mcp.ClientCapabilities {
+	if u.opt.Shared {
+		return &mcp.ClientCapabilities{}
+	}
+	return &mcp.ClientCapabilities{Elicitation: &mcp.ElicitationCapabilities{Form: &mcp.FormElicitationCapabilities{}}}
+}
+
 // known returns the tools, and whether they were ever listed.
 func (u *Upstream) known() ([]Tool, bool) {
 	tools := u.Tools()
@@ -244,6 +255,9 @@ func (u *Upstream) Call(ctx context.Context, t Tool, args json.RawMessage, progr
 	wire := &tap{}
 	if progress != nil {
 		wire.progressToken, wire.progress = u.tokens.Add(1), progress
+	}
+	if !u.opt.Shared {
+		wire.caller = callerOf(ctx)
 	}
 	return l.call(ctx, wire, t.Name, args)
 }
