@@ -95,13 +95,13 @@ func (r *run) writeLog(ctx context.Context, dir, crashed string) (open string, e
 		return "", err
 	}
 	w.node(ctx, system.Start{Incarnation: "0123456789abcdef", Program: "bench"})
-	call := writeCall()
+	call, room := writeCall(), scratch{}
 	for n := 0; w.total < r.Records && w.err == nil; n++ {
 		r.say(fmt.Sprintf("writing the log: %d of %d records", w.total, r.Records))
 		running := make([]*kernel, atOnce)
 		for i := range running {
 			open = fmt.Sprintf("ses-%08d", n*atOnce+i)
-			k := newKernel(open)
+			k := newKernel(open, &room)
 			k.keep = func(a eventlog.Append) { w.add(ctx, a) }
 			k.do(admin, session.Create{Config: session.Config{MaxDuration: session.MaxDuration}}, nil)
 			w.node(ctx, system.Open{Session: open})
