@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"weak"
 
 	"github.com/agenthypervisor/hypervisor/eventlog"
 	"github.com/agenthypervisor/hypervisor/internal/executor"
@@ -53,7 +54,8 @@ type Hypervisor struct {
 	bodies  sync.Pool      // of *[]byte: records' bytes on their way to the store
 
 	mu       sync.Mutex
-	sessions map[string]*Session
+	sessions map[string]*Session              // the handles of what is loaded or was just asked for, and of what has tools
+	resting  map[string]weak.Pointer[Session] // of what was let go and somebody may still hold: one session has one handle
 	loaded   int
 	// laters are tasks that wait for a timer, by its key.
 	laters    map[string]func(context.Context)
@@ -82,7 +84,7 @@ func Open(ctx context.Context, opts *Options) (*Hypervisor, error) {
 	if err != nil {
 		return nil, err
 	}
-	hv := &Hypervisor{opts: o, store: store, sessions: map[string]*Session{}, laters: map[string]func(context.Context){}, stopped: make(chan struct{}),
+	hv := &Hypervisor{opts: o, store: store, sessions: map[string]*Session{}, resting: map[string]weak.Pointer[Session]{}, laters: map[string]func(context.Context){}, stopped: make(chan struct{}),
 		committer: eventlog.NewCommitter(store), exec: executor.New(), feed: feed.New()}
 	hv.timers = executor.NewTimers(o.Clock, hv.tick)
 	hv.system = &systemHandle{hv: hv}

@@ -167,6 +167,7 @@ func (s *Session) load(ctx context.Context) error {
 	if s.live == nil {
 		s.hv.mu.Lock()
 		s.hv.loaded++
+		s.hv.hold(s)
 		s.hv.mu.Unlock()
 	}
 	s.live = l
@@ -392,6 +393,7 @@ func (hv *Hypervisor) makeRoom(ctx context.Context, s *Session) {
 			oldest.saveSnapshot(ctx)
 		}
 		oldest.drop()
+		hv.rest(oldest)
 		oldest.mu.Unlock()
 	}
 }

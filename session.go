@@ -9,9 +9,11 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
+	"weak"
 
 	"github.com/agenthypervisor/hypervisor/action"
 	"github.com/agenthypervisor/hypervisor/agent"
@@ -124,10 +126,45 @@ func (hv *Hypervisor) handle(id string) *Session {
 	defer hv.mu.Unlock()
 	s := hv.sessions[id]
 	if s == nil {
-		s = &Session{hv: hv, id: id, sealed: make(chan struct{})}
-		hv.sessions[id] = s
+		s = hv.resting[id].Value()
 	}
+	if s == nil {
+		s = &Session{hv: hv, id: id, sealed: make(chan struct{})}
+		runtime.AddCleanup(s, hv.gone, id)
+	}
+	hv.hold(s)
 	return s
+}
+
+// hold keeps a handle for as long as the session is in use. hv.mu is held.
+func (hv *Hypervisor) hold(s *Session) {
+	if hv.sessions[s.id] == nil {
+		hv.sessions[s.id] = s
+		delete(hv.resting, s.id)
+	}
+}
+
+// rest keeps the handle of a session that was let go only as long as somebody else does: an evicted session costs next to
+// nothing. One with tools stays, since nobody would give it its tools again. The session's lock is held.
+func (hv *Hypervisor) rest(s *Session) {
+	if len(s.tools) > 0 || len(s.calls) > 0 {
+		return
+	}
+	hv.mu.Lock()
+	defer hv.mu.Unlock()
+	if hv.sessions[s.id] == s {
+		delete(hv.sessions, s.id)
+		hv.resting[s.id] = weak.Make(s)
+	}
+}
+
+// gone forgets a handle that nobody held any more. The garbage collector calls it.
+func (hv *Hypervisor) gone(id string) {
+	hv.mu.Lock()
+	defer hv.mu.Unlock()
+	if hv.resting[id].Value() == nil {
+		delete(hv.resting, id)
+	}
 }
 
 // Session returns the handle of a session, or ErrNotFound.
