@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"sync/atomic"
+	"time"
 
 	"github.com/agenthypervisor/hypervisor"
 	"github.com/agenthypervisor/hypervisor/policy"
@@ -55,8 +56,10 @@ func memory(ctx context.Context, r *run) ([]Row, error) {
 }
 
 func heap() float64 {
-	runtime.GC()
-	runtime.GC() // what the first one finalized
+	for range 3 { // what one collection finds dead, its cleanups let go of, and the next collects
+		runtime.GC()
+		time.Sleep(10 * time.Millisecond)
+	}
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return float64(m.HeapAlloc)
