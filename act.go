@@ -37,6 +37,7 @@ type call struct {
 	ctx    context.Context // the caller's: its end cancels the call, its values reach the function
 	cancel context.CancelCauseFunc
 	done   chan struct{} // closed once out is final
+	ended  bool          // done is closed, or about to be; the session's lock guards it
 	out    Outcome
 	err    error // the outcome could not be recorded yet
 }
@@ -51,7 +52,7 @@ func (s *Session) Act(ctx context.Context, caller policy.Caller, c session.Act) 
 	if err := s.hv.exec.Reserve(); err != nil {
 		return Outcome{}, fmt.Errorf("%w: %w", ErrOverloaded, err)
 	}
-	tool, found := s.prepareCall(c)
+	tool, found := s.prepareCall(caller, c)
 	var started *call
 	out, t, err := s.propose(ctx, caller, c, func(e *session.Env) {
 		e.Call = found
@@ -89,7 +90,7 @@ func (s *Session) Act(ctx context.Context, caller policy.Caller, c session.Act) 
 
 // DryRun answers what Act would, and records nothing.
 func (s *Session) DryRun(ctx context.Context, caller policy.Caller, c session.Act) (policy.Decision, error) {
-	_, found := s.prepareCall(c)
+	_, found := s.prepareCall(caller, c)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.load(ctx); err != nil {
@@ -107,9 +108,12 @@ func (s *Session) DryRun(ctx context.Context, caller policy.Caller, c session.Ac
 
 // prepareCall finds out what the rim must know before the decision: the tool, the arguments decoded once, their fault if they
 // have one, and what they touch. Without such a tool it returns nil.
-func (s *Session) prepareCall(c session.Act) (*Tool, *session.Call) {
+func (s *Session) prepareCall(caller policy.Caller, c session.Act) (*Tool, *session.Call) {
 	s.mu.Lock()
-	tool := s.tools[c.Action]
+	tool := s.tools[caller.DID][c.Action]
+	if tool == nil {
+		tool = s.tools[""][c.Action]
+	}
 	s.mu.Unlock()
 	if tool == nil {
 		return nil, nil
@@ -162,10 +166,13 @@ func (s *Session) abandon(c *call) {
 // finish answers who waits for the call; the first answer stays.
 func (s *Session) finish(c *call, err error) {
 	s.mu.Lock()
-	_, waiting := s.calls[c.id]
-	delete(s.calls, c.id)
+	first := !c.ended
+	c.ended = true
+	if s.calls[c.id] == c { // an id whose admission was lost is given again, maybe before who had it first has heard of the loss
+		delete(s.calls, c.id)
+	}
 	s.mu.Unlock()
-	if !waiting {
+	if !first {
 		return
 	}
 	c.err = err

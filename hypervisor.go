@@ -53,6 +53,8 @@ type Hypervisor struct {
 	calls   sync.WaitGroup // running in Func
 	bodies  sync.Pool      // of *[]byte: records' bytes on their way to the store
 
+	renewing sync.Mutex // held while an alias's successor is opened
+
 	mu       sync.Mutex
 	sessions map[string]*Session              // the handles of what is loaded or was just asked for, and of what has tools
 	resting  map[string]weak.Pointer[Session] // of what was let go and somebody may still hold: one session has one handle
@@ -87,7 +89,7 @@ func Open(ctx context.Context, opts *Options) (*Hypervisor, error) {
 	hv := &Hypervisor{opts: o, store: store, sessions: map[string]*Session{}, resting: map[string]weak.Pointer[Session]{}, laters: map[string]func(context.Context){}, stopped: make(chan struct{}),
 		committer: eventlog.NewCommitter(store), exec: executor.New(), feed: feed.New()}
 	hv.timers = executor.NewTimers(o.Clock, hv.tick)
-	hv.system = &systemHandle{hv: hv}
+	hv.system = &systemHandle{hv: hv, seen: map[string]system.Seen{}}
 	hv.agents = &standings{hv: hv, handles: map[policy.DID]*agentHandle{}}
 	hv.rules.Store(&ruleSet{rules: policy.NoRules{}})
 	hv.rim = []stepper{hv.committer, hv.exec, hv.timers, hv.feed}

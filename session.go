@@ -10,7 +10,7 @@ import (
 	"fmt"
 	"maps"
 	"runtime"
-	"slices"
+	"strings"
 	"sync"
 	"time"
 	"weak"
@@ -32,9 +32,9 @@ type Session struct {
 	sealed chan struct{} // closed once the summary is recorded
 
 	mu    sync.Mutex
-	live  *live            // nil: to be loaded
-	tools map[string]*Tool // by action id
-	calls map[string]*call // under way, by action id
+	live  *live                           // nil: to be loaded
+	tools map[policy.DID]map[string]*Tool // by action id; the zero DID's are everybody's
+	calls map[string]*call                // under way, by action id
 	used  time.Time
 	sum   Summary // valid once sealed is closed
 }
@@ -58,7 +58,8 @@ type Summary struct {
 	Records uint64     `json:"records"`
 }
 
-// CreateSession opens a session; it enters handshaking at once. An operator's. A nil cfg has all defaults.
+// CreateSession opens a session; it enters handshaking at once. An operator's. A nil cfg has all defaults. A Name in it is
+// an alias: it stands for this session from now on, unless an earlier one of the name has not ended.
 func (hv *Hypervisor) CreateSession(ctx context.Context, caller policy.Caller, cfg *session.Config) (*Session, error) {
 	var b [10]byte
 	if err := hv.random(b[:]); err != nil {
@@ -100,6 +101,11 @@ func (hv *Hypervisor) create(ctx context.Context, caller policy.Caller, id strin
 		s.drop() // the next use announces it first
 		s.mu.Unlock()
 		return nil, fmt.Errorf("creating a session: %w", err)
+	}
+	if cfg.Name != "" {
+		if err := hv.bind(ctx, caller, s, cfg.Name); err != nil {
+			return nil, err
+		}
 	}
 	return s, nil
 }
@@ -247,10 +253,23 @@ func (s *Session) Join(ctx context.Context, caller policy.Caller, c session.Join
 		return Participant{}, err
 	}
 	if out.Repeats != nil {
-		sigma := s.hv.agents.current()[c.Agent]
-		return Participant{c.Agent, ring.ByScore(sigma), sigma}, nil
+		return s.Participant(ctx, c.Agent)
 	}
 	return Participant{c.Agent, *out.Ring, *out.SigmaEff}, nil
+}
+
+// Participant returns an agent as it stands in the session now, or ErrNotFound.
+func (s *Session) Participant(ctx context.Context, did policy.DID) (Participant, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.load(ctx); err != nil {
+		return Participant{}, err
+	}
+	if s.live.state.Participants[did] == nil {
+		return Participant{}, fmt.Errorf("%s in session %s: %w", did, s.id, ErrNotFound)
+	}
+	r, sigma := s.live.state.Standing(s.hv.agents.current()[did])
+	return Participant{did, r, sigma}, nil
 }
 
 // Leave takes an agent out of the session: itself, or an operator does it. The error is *Refused where the rules say no.
@@ -312,35 +331,38 @@ func (s *Session) Register(d action.Descriptor, do action.Func) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.tools[d.ID] != nil {
+	if s.tools[""][d.ID] != nil {
 		panic(fmt.Sprintf("hypervisor: action %s is registered twice", d.ID))
 	}
-	if s.tools == nil {
-		s.tools = map[string]*Tool{}
-	}
-	s.tools[d.ID] = t
+	s.keepTools("", map[string]*Tool{d.ID: t})
 }
 
-// SetTools replaces the tools whose ids begin with prefix: a server's, when its list is read anew. It returns the first bad
-// descriptor's error and then changes nothing.
-func (s *Session) SetTools(prefix string, tools []Tool) error {
+// SetTools replaces an agent's tools whose ids begin with prefix: a server's, when its list is read anew. The zero agent's are
+// everybody's; an agent's own come first. It returns the first bad descriptor's error and then changes nothing.
+func (s *Session) SetTools(agent policy.DID, prefix string, tools []Tool) error {
+	next := map[string]*Tool{}
 	for i := range tools {
 		if err := tools[i].prepare(); err != nil {
 			return err
 		}
+		next[tools[i].Descriptor.ID] = &tools[i]
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	next := maps.Clone(s.tools)
-	if next == nil {
-		next = map[string]*Tool{}
-	}
-	maps.DeleteFunc(next, func(id string, _ *Tool) bool { return len(id) >= len(prefix) && id[:len(prefix)] == prefix })
-	for i := range tools {
-		next[tools[i].Descriptor.ID] = &tools[i]
-	}
-	s.tools = next
+	maps.DeleteFunc(s.tools[agent], func(id string, _ *Tool) bool { return strings.HasPrefix(id, prefix) })
+	s.keepTools(agent, next)
 	return nil
+}
+
+// keepTools adds to an agent's tools. The lock is held.
+func (s *Session) keepTools(agent policy.DID, tools map[string]*Tool) {
+	if s.tools == nil {
+		s.tools = map[policy.DID]map[string]*Tool{}
+	}
+	if s.tools[agent] == nil {
+		s.tools[agent] = map[string]*Tool{}
+	}
+	maps.Copy(s.tools[agent], tools)
 }
 
 // prepare checks the descriptor and computes what every call of the tool needs.
@@ -360,17 +382,6 @@ func (t *Tool) prepare() error {
 	}
 	t.digest = t.Descriptor.Digest()
 	return nil
-}
-
-// Describe returns the descriptors of the actions that can be done here, by id.
-func (s *Session) Describe() []action.Descriptor {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var all []action.Descriptor
-	for _, id := range slices.Sorted(maps.Keys(s.tools)) {
-		all = append(all, s.tools[id].Descriptor)
-	}
-	return all
 }
 
 // key stamps a command's idempotency key with the digest of its content under the session's key.

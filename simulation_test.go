@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/agenthypervisor/hypervisor"
+	"github.com/agenthypervisor/hypervisor/action"
 	"github.com/agenthypervisor/hypervisor/eventlog"
 	"github.com/agenthypervisor/hypervisor/hypervisortest"
 	"github.com/agenthypervisor/hypervisor/policy"
@@ -124,9 +125,7 @@ func (p *power) act() {
 	if err != nil {
 		return
 	}
-	if len(s.Describe()) == 0 {
-		register(s, p.tool)
-	}
+	p.equip(s)
 	if p.r.IntN(25) == 0 {
 		_, _ = s.Terminate(ctx, admin) // its success is judged by the log at the end
 		return
@@ -137,6 +136,18 @@ func (p *power) act() {
 	out, err := s.Act(ctx, policy.Agent(ann), session.Act{Action: name, Args: json.RawMessage(args)})
 	if err == nil && out.Allowed {
 		p.acked[s.ID()+"/"+out.ID] = out.State
+	}
+}
+
+// equip gives a session its tools, once in each process.
+func (p *power) equip(s *hypervisor.Session) {
+	err := s.SetTools("", "", []hypervisor.Tool{
+		{Descriptor: action.Descriptor{ID: "read", ReadOnly: true}, Do: p.tool},
+		{Descriptor: action.Descriptor{ID: "write", Reversibility: action.Partial}, Do: p.tool},
+		{Descriptor: action.Descriptor{ID: "destroy"}, Do: p.tool},
+	})
+	if err != nil {
+		p.t.Fatal(err)
 	}
 }
 

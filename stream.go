@@ -40,9 +40,16 @@ func (hv *Hypervisor) wait(ctx context.Context, t *ticket) error {
 		return nil
 	}
 	// A record that is on its way cannot be called back, so the caller's end does not end the wait: a store always answers.
-	if err := hv.await(context.WithoutCancel(ctx), t.done); err != nil {
-		return err
+	// Only the committer is stepped here: the caller may hold a lock that a deadline or a call would want.
+	for open := hv.opts.Stepped; open; {
+		select {
+		case <-t.done:
+			open = false
+		default:
+			open = hv.committer.Step(context.WithoutCancel(ctx))
+		}
 	}
+	<-t.done
 	if t.err != nil {
 		return fmt.Errorf("%w: %w", ErrStoreUnavailable, t.err)
 	}

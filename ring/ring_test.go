@@ -2,6 +2,7 @@ package ring
 
 import (
 	"encoding/json"
+	"math/big"
 	"testing"
 	"time"
 
@@ -128,6 +129,69 @@ func TestTogglingRingsRefillsNothing(t *testing.T) {
 		}
 		if fraction(b) > before {
 			t.Fatalf("fraction grew from %f to %f", before, fraction(b))
+		}
+	})
+}
+
+// SPEC §2 in its own words and whole numbers: "σ_eff > 0.95 → 1, > 0.60 → 2, else 3" and "ring = max(ceilings, by score)".
+func TestRingAgreesWithThePage(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		near := rapid.SampledFrom([]int{0, 600_000, 950_000, 1_000_000}).Draw(t, "near")
+		m := min(max(near+rapid.IntRange(-3, 3).Draw(t, "off"), 0), 1_000_000)
+		want := 3
+		if m*100 > 60*1_000_000 {
+			want = 2
+		}
+		if m*100 > 95*1_000_000 {
+			want = 1
+		}
+		ceiling := rapid.IntRange(0, 3).Draw(t, "ceiling")
+		if want < ceiling {
+			want = ceiling
+		}
+		if got := Of(Sigma(m), Ring(ceiling)); int(got) != want {
+			t.Fatalf("Of(%d, %d) = %d, want %d", m, ceiling, got, want)
+		}
+	})
+}
+
+// The bucket against exact fractions: it holds burst tokens, gains rate a second, keeps its fraction when the ring changes.
+// Rounding gains nothing, and loses at most a millionth at each change of ring, which the largest ring makes twenty of.
+func TestBucketAgreesWithExactFractions(t *testing.T) {
+	table := [][2]int64{{100, 200}, {50, 100}, {20, 40}, {5, 10}}
+	rapid.Check(t, func(t *rapid.T) {
+		now, r := time.Unix(1_000, 0), Ring(rapid.IntRange(0, 3).Draw(t, "ring"))
+		b, changes := Bucket{}.Refill(r, now), int64(0)
+		exact := big.NewRat(table[r][1], 1)
+		for range rapid.IntRange(1, 60).Draw(t, "steps") {
+			if rapid.IntRange(0, 5).Draw(t, "change") == 0 {
+				next := Ring(rapid.IntRange(0, 3).Draw(t, "next"))
+				if next != r {
+					changes++
+				}
+				exact.Mul(exact, big.NewRat(table[next][1], table[r][1]))
+				r = next
+			}
+			pass := rapid.SampledFrom([]int64{0, 0, 1, 777, 50_000, 1_000_000, 3_600_000_000}).Draw(t, "µs")
+			now = now.Add(time.Duration(pass) * time.Microsecond)
+			exact.Add(exact, big.NewRat(pass*table[r][0], 1_000_000))
+			if full := big.NewRat(table[r][1], 1); exact.Cmp(full) > 0 {
+				exact = full
+			}
+			after, wait, ok := b.Refill(r, now).Take()
+			b = after
+			if ok {
+				exact.Sub(exact, big.NewRat(1, 1))
+			} else if next, _, there := b.Refill(r, now.Add(wait)).Take(); !there {
+				t.Fatalf("after the wait of %v there is none: %+v", wait, next)
+			}
+			lost := new(big.Rat).Sub(exact, big.NewRat(b.Level, 1_000_000))
+			if lost.Sign() < 0 || lost.Cmp(big.NewRat(20*changes, 1_000_000)) > 0 {
+				t.Fatalf("%d millionths, exactly %s; lost %s in %d changes", b.Level, exact.FloatString(9), lost.FloatString(9), changes)
+			}
+			if !ok && exact.Cmp(big.NewRat(1_000_000+20*changes, 1_000_000)) >= 0 {
+				t.Fatalf("refused with %s tokens", exact.FloatString(9))
+			}
 		}
 	})
 }

@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strconv"
 	"time"
 	"unicode/utf8"
 
 	"github.com/agenthypervisor/hypervisor/action"
+	"github.com/agenthypervisor/hypervisor/audit"
 	"github.com/agenthypervisor/hypervisor/ring"
 )
 
@@ -159,6 +161,39 @@ func (c Config) MarshalJSON() ([]byte, error) {
 	audited := !c.NoAudit
 	return json.Marshal(configJSON{c.Name, c.Consistency, c.MaxParticipants, durationText(c.MaxDuration), c.MinSigmaEff,
 		c.VouchWeight, &audited, durationText(c.ApprovalTTL), c.NetworkAllow, c.FilesScope})
+}
+
+// append writes a resolved configuration, to the same meaning as MarshalJSON and without reflection: every session begins
+// with it.
+func (c Config) append(dst []byte) []byte {
+	dst = audit.AppendString(append(dst, `{"consistency":`...), c.Consistency.String())
+	if c.Name != "" {
+		dst = audit.AppendString(append(dst, `,"name":`...), c.Name)
+	}
+	dst = strconv.AppendInt(append(dst, `,"max_participants":`...), int64(c.MaxParticipants), 10)
+	dst = audit.AppendString(append(dst, `,"max_duration":`...), c.MaxDuration.String())
+	dst = ring.AppendMillionths(append(dst, `,"min_sigma_eff":`...), uint32(*c.MinSigmaEff))
+	dst = ring.AppendMillionths(append(dst, `,"vouch_weight":`...), uint32(*c.VouchWeight))
+	dst = strconv.AppendBool(append(dst, `,"audit":`...), !c.NoAudit)
+	dst = audit.AppendString(append(dst, `,"approval_ttl":`...), c.ApprovalTTL.String())
+	dst = appendEntries(dst, "network_allow", c.NetworkAllow)
+	dst = appendEntries(dst, "files_scope", c.FilesScope)
+	return append(dst, '}')
+}
+
+func appendEntries(dst []byte, name string, entries []string) []byte {
+	for i, e := range entries {
+		if i == 0 {
+			dst = append(append(append(dst, `,"`...), name...), `":[`...)
+		} else {
+			dst = append(dst, ',')
+		}
+		dst = audit.AppendString(dst, e)
+	}
+	if len(entries) > 0 {
+		dst = append(dst, ']')
+	}
+	return dst
 }
 
 // UnmarshalJSON reads what MarshalJSON writes; what is left out is the default.

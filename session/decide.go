@@ -126,19 +126,17 @@ func Apply(s *State, at Stamp, events []Event) []Effect {
 	var owed []Effect
 	for _, e := range events {
 		e.apply(s, at)
-		switch e := e.(type) {
-		case Created:
-			owed = append(owed, Announce{})
-		case Started:
-			owed = append(owed, Dispatch{e.ID})
-		case Cancelling:
-			owed = append(owed, Cancel{e.IDs})
-		case SessionArchived:
-			owed = append(owed, Seal{})
+		if e, ok := e.(interface{ owes() Effect }); ok {
+			owed = append(owed, e.owes())
 		}
 	}
 	return owed
 }
+
+func (Created) owes() Effect         { return Announce{} }
+func (e Started) owes() Effect       { return Dispatch{e.ID} }
+func (e Cancelling) owes() Effect    { return Cancel(e) }
+func (SessionArchived) owes() Effect { return Seal{} }
 
 // refuse is an answer that is not recorded.
 func refuse(code policy.Code, format string, args ...any) Outcome {

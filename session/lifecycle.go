@@ -84,11 +84,7 @@ func decideCreate(s *State, env *Env, c Create) (Outcome, error) {
 
 // Append appends the event's JSON.
 func (e Created) Append(dst []byte) []byte {
-	cfg, err := e.Config.MarshalJSON()
-	if err != nil {
-		panic("session: a resolved configuration does not encode: " + err.Error())
-	}
-	return audit.Event(dst, createdType).Str("id", e.ID).Raw("config", cfg).Str("opener", string(e.Opener)).
+	return audit.Event(dst, createdType).Str("id", e.ID).Raw("config", e.Config.append(make([]byte, 0, 256))).Str("opener", string(e.Opener)).
 		Hash("secret", e.Secret).Uint("node_epoch", e.NodeEpoch).End()
 }
 

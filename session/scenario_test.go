@@ -212,8 +212,8 @@ func (p *player) command(l line) (by policy.Caller, c session.Command, err error
 		return l.by(operator), session.Deny{Approval: name, Digest: p.digest(l)}, nil
 	case "vote": // vote ann for|against apr-4
 		return l.by(name), session.Vote{Approval: l.word(3), Digest: p.digest(l), Against: l.word(2) == "against"}, nil
-	case "tick":
-		return policy.System, session.Tick{}, nil
+	case "tick": // tick [all]: all, where the process is about to end
+		return policy.System, session.Tick{All: name == "all"}, nil
 	}
 	return by, nil, fmt.Errorf("unknown command %q", l.word(0))
 }

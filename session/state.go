@@ -177,6 +177,10 @@ func (s *State) ceiling(score ring.Sigma) ring.Ring {
 
 // ringOf computes an agent's ring from its standing as it is now.
 func (s *State) ringOf(env *Env, agent policy.DID) (ring.Ring, ring.Sigma) {
-	score := env.sigma(agent)
-	return ring.Of(score, s.ceiling(score)), score
+	return s.Standing(env.sigma(agent))
+}
+
+// Standing returns the ring and the σ_eff that a σ_raw gives in this session: what a decision is made on.
+func (s *State) Standing(sigma ring.Sigma) (ring.Ring, ring.Sigma) {
+	return ring.Of(sigma, s.ceiling(sigma)), sigma
 }

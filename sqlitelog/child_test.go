@@ -3,9 +3,13 @@ package sqlitelog
 import (
 	"bufio"
 	"context"
+	"errors"
+	"flag"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
+	"runtime"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -26,10 +30,14 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
+	if err := flag.Set("rapid.checks", "30"); err != nil { // each opens files; the command line may say otherwise
+		panic(err)
+	}
 	goleak.VerifyTestMain(m)
 }
 
-var children = map[string]func(ctx context.Context, dir string) error{"read": childRead, "append": childAppend, "hold": childHold}
+var children = map[string]func(ctx context.Context, dir string) error{"read": childRead, "append": childAppend, "append 300": childAppend300,
+	"hold": childHold}
 
 // child returns the command that does job in dir, behind the words of another command, such as strace.
 func child(t testing.TB, job, dir string, before ...string) *exec.Cmd {
@@ -65,27 +73,56 @@ func childRead(ctx context.Context, dir string) error {
 	return r.Close()
 }
 
-// childAppend appends one record after the other, every third not durable, and writes a line for each acknowledged one: with
-// a single write, so that it is there or not. It goes on until it is killed, or the store fails.
-func childAppend(ctx context.Context, dir string) error {
+// childAppend appends one record after the other until it is killed.
+func childAppend(ctx context.Context, dir string) error { return appendAndSay(ctx, dir, math.MaxInt) }
+
+// childAppend300 ends after 300 records, without closing the store.
+func childAppend300(ctx context.Context, dir string) error { return appendAndSay(ctx, dir, 300) }
+
+// appendAndSay appends n records, every third not durable, and writes a line for each with what came of it: with a single
+// write, so that it is there or not. What fails is said, and the stream read again.
+func appendAndSay(ctx context.Context, dir string, n int) error {
+	runtime.LockOSThread() // strace counts calls by thread
 	s, err := Open(ctx, dir, nil)
 	if err != nil {
 		return err
 	}
-	streams := []eventlogtest.Stream{{Name: "session/a"}, {Name: "session/b"}}
-	for i := 0; ; i++ {
-		a := streams[i%2].Next("word")
-		a.Durable = i%3 != 0
+	streams := []*eventlogtest.Stream{{Name: "session/a"}, {Name: "session/b"}}
+	for i := range n {
+		stream := streams[i%2]
+		a := stream.Next(fmt.Sprint("word ", i))
+		a.Durable, a.Payload = i%3 != 0, make([]byte, 2000)
+		var failed error
 		for _, err := range s.Append(ctx, []eventlog.Append{a}) {
-			if err != nil {
-				fmt.Printf("failed %s %d: %v\n", a.Stream, a.Seq, err)
-				return nil
+			failed = err
+		}
+		saw := "acknowledged"
+		if failed != nil {
+			saw = "error"
+			if errors.Is(failed, eventlog.ErrUnknown) {
+				saw = "unknown"
+			}
+			if err := reread(ctx, s, stream); err != nil {
+				return err
 			}
 		}
-		if _, err := fmt.Printf("acknowledged %s %d durable=%t\n", a.Stream, a.Seq, a.Durable); err != nil {
+		if _, err := fmt.Printf("%s %s %d %s durable=%t\n", saw, a.Stream, a.Seq, a.Hash, a.Durable); err != nil {
 			return err
 		}
 	}
+	return nil
+}
+
+// reread makes the stream what the log has of it.
+func reread(ctx context.Context, s *Store, stream *eventlogtest.Stream) error {
+	*stream = eventlogtest.Stream{Name: stream.Name}
+	for r, err := range s.Read(ctx, stream.Name, 0) {
+		if err != nil {
+			return err
+		}
+		stream.Seq, stream.Prev = r.Seq, r.Hash
+	}
+	return nil
 }
 
 // childHold holds the directory until its standard input ends.

@@ -131,10 +131,11 @@ type file struct {
 	w    *sql.Conn // all that writes; owner: whoever holds Store.write
 	full bool      // whether w syncs at commit
 
-	begin, commit, rollback       *sql.Stmt // on w
-	insert, index, saveHead, save *sql.Stmt // on w
-	tailPage, streamPage          *sql.Stmt // on any connection
-	back, rows                    *sql.Stmt // likewise
+	begin, commit, rollback       *sql.Stmt   // on w
+	insert, index, saveHead, save *sql.Stmt   // on w
+	tailPage, streamPage          *sql.Stmt   // on any connection
+	back, rows                    *sql.Stmt   // likewise
+	stmts                         []*sql.Stmt // all of them
 }
 
 func (s *Store) connect(ctx context.Context, path string) (*file, error) {
@@ -206,6 +207,7 @@ func (f *file) prepare(ctx context.Context, path string) (err error) {
 		if *p.stmt, err = p.on.PrepareContext(ctx, p.query); err != nil {
 			return fmt.Errorf("preparing %q: %w", p.query, err)
 		}
+		f.stmts = append(f.stmts, *p.stmt)
 	}
 	return nil
 }
@@ -231,13 +233,19 @@ func setUp(ctx context.Context, c *sql.Conn) error {
 	return nil
 }
 
-// close lets go of the file. An open transaction is rolled back by SQLite.
+// close lets go of the file, and with it of an open transaction. The statements go first: database/sql does not close those
+// of a connection of its own with it, and SQLite keeps a connection, its locks too, for as long as it has statements.
 func (f *file) close() error {
-	var err error
-	if f.w != nil {
-		err = f.w.Close()
+	var errs []error
+	for _, stmt := range f.stmts {
+		errs = append(errs, stmt.Close())
 	}
-	return errors.Join(err, f.db.Close())
+	f.stmts = nil
+	if f.w != nil {
+		errs = append(errs, f.w.Close())
+		f.w = nil
+	}
+	return errors.Join(append(errs, f.db.Close())...)
 }
 
 // checkpoint writes the whole WAL back, syncs, and truncates it, so that every page of the log was written and synced anew.

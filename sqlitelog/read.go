@@ -39,10 +39,10 @@ func (s *Store) Tail(ctx context.Context, after uint64) iter.Seq2[eventlog.Recor
 			last = uint64(s.last)
 			return nil
 		})
+		var page []eventlog.Record
 		for at := after; err == nil && at < last; {
-			var page []eventlog.Record
 			err = s.reading(ctx, func(ctx context.Context) (err error) {
-				page, err = readPage(ctx, s.file.tailPage, int64(at), int64(last), pageRows)
+				page, err = readPage(ctx, page[:0], s.file.tailPage, int64(at), int64(last), pageRows)
 				return err
 			})
 			for i := 0; err == nil && i < max(len(page), 1); i++ {
@@ -73,15 +73,15 @@ func (s *Store) Read(ctx context.Context, stream string, from uint64) iter.Seq2[
 			return err
 		})
 		indexed := head.seq - uint64(len(behind)) // newest sequence number to be had from the index
+		var page []eventlog.Record
 		for next := from; err == nil && next <= head.seq; {
-			var page []eventlog.Record
 			err = s.reading(ctx, func(ctx context.Context) (err error) {
 				if next <= indexed {
-					page, err = readPage(ctx, s.file.streamPage, head.first, int64(next), int64(indexed), pageRows)
+					page, err = readPage(ctx, page[:0], s.file.streamPage, head.first, int64(next), int64(indexed), pageRows)
 					return err
 				}
 				ids := behind[next-indexed-1:]
-				page, err = readRows(ctx, s.file, ids[:min(len(ids), pageRows)])
+				page, err = readRows(ctx, page[:0], s.file, ids[:min(len(ids), pageRows)])
 				return err
 			})
 			for i := 0; err == nil && i < max(len(page), 1); i++ {
@@ -164,8 +164,8 @@ func (s *Store) Heads(ctx context.Context) iter.Seq2[eventlog.Head, error] {
 	}
 }
 
-// readPage returns the records that a query yields, as far as a page goes.
-func readPage(ctx context.Context, stmt *sql.Stmt, args ...any) (page []eventlog.Record, err error) {
+// readPage appends the records that a query yields to page, as far as a page goes.
+func readPage(ctx context.Context, page []eventlog.Record, stmt *sql.Stmt, args ...any) ([]eventlog.Record, error) {
 	rows, err := stmt.QueryContext(ctx, args...)
 	if err != nil {
 		return nil, storedError(err)
@@ -187,13 +187,13 @@ func readPage(ctx context.Context, stmt *sql.Stmt, args ...any) (page []eventlog
 	return page, storedError(rows.Err())
 }
 
-// readRows returns the records with these ids, which rise.
-func readRows(ctx context.Context, f *file, ids []int64) ([]eventlog.Record, error) {
+// readRows appends the records with these ids, which rise, to page.
+func readRows(ctx context.Context, page []eventlog.Record, f *file, ids []int64) ([]eventlog.Record, error) {
 	list, err := json.Marshal(ids)
 	if err != nil {
 		return nil, err
 	}
-	return readPage(ctx, f.rows, string(list))
+	return readPage(ctx, page, f.rows, string(list))
 }
 
 // storedError makes SQLite's finding that the file is damaged our own.

@@ -63,11 +63,11 @@ func (r *Reader) mode(dir string) (dsnName string, err error) {
 	case !db.exists:
 		_, err := os.Stat(r.path)
 		return "", errors.Join(err, fs.ErrNotExist)
-	case wal.exists && shm.exists:
-		// A daemon is at work, or was killed: the index of the WAL is read, or made anew in memory.
+	case held && wal.exists && shm.exists: // a daemon is at work: its index of the WAL is read
 		return dsn(r.path, "mode=ro", "readonly_shm=1", fmt.Sprintf("_pragma=busy_timeout(%d)", busyTimeout)), nil
 	case wal.size > 0:
-		// A copy without the -shm file: without a VFS that locks, SQLite keeps the index of the WAL in memory.
+		// A daemon was killed, perhaps while it changed the index of the WAL, or this is a copy without one: without a VFS
+		// that locks, SQLite makes the index anew in memory.
 		return dsn(r.path, "mode=ro", "vfs="+noLockVFS, "_pragma=locking_mode(EXCLUSIVE)"), nil
 	}
 	return dsn(r.path, "mode=ro", "immutable=1"), nil
@@ -115,9 +115,9 @@ func (r *Reader) Tail(ctx context.Context, after uint64) iter.Seq2[Row, error] {
 	return func(yield func(Row, error) bool) {
 		var last uint64
 		err := r.db.QueryRowContext(context.WithoutCancel(ctx), selectLast).Scan(&last)
+		var page []Row
 		for at := after; err == nil && at < last; {
-			var page []Row
-			page, err = r.page(ctx, at, last)
+			page, err = r.page(ctx, page[:0], at, last)
 			for _, row := range page {
 				at = row.Position
 				if !yield(row, nil) {
@@ -136,14 +136,14 @@ func (r *Reader) Tail(ctx context.Context, after uint64) iter.Seq2[Row, error] {
 
 const selectRowPage = `SELECT id, stream, seq, parent, hash, body, payload FROM records WHERE id > ? AND id <= ? ORDER BY id`
 
-// page reads as many rows as make a page. Between pages nothing is held, so that the daemon can write its WAL back.
-func (r *Reader) page(ctx context.Context, after, last uint64) (page []Row, err error) {
+// page appends as many rows as make a page. Between pages nothing is held, so that the daemon can write its WAL back.
+func (r *Reader) page(ctx context.Context, page []Row, after, last uint64) ([]Row, error) {
 	if err := ctx.Err(); err != nil {
-		return nil, err
+		return page, err
 	}
 	rows, err := r.db.QueryContext(context.WithoutCancel(ctx), selectRowPage, int64(after), int64(last))
 	if err != nil {
-		return nil, err
+		return page, err
 	}
 	defer rows.Close()
 	for size := 0; size < pageBytes && rows.Next(); {

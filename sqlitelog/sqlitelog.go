@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"sync"
 
 	"github.com/agenthypervisor/hypervisor/eventlog"
@@ -172,6 +173,19 @@ func (s *Store) undo(ctx context.Context, err error) bool {
 	return true
 }
 
+// syncWAL makes durable what is in the WAL, where it cannot be written back. SQLite has no locks on this file that closing a
+// descriptor of it could lose.
+func (s *Store) syncWAL() error {
+	wal, err := os.OpenFile(filepath.Join(s.dir, fileName+"-wal"), os.O_RDWR, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(wal.Sync(), wal.Close())
+}
+
 // Close implements eventlog.Store: it finishes the index, makes everything durable and lets go of the directory. An iterator
 // whose caller is at work ends with eventlog.ErrClosed. A second Close returns eventlog.ErrClosed.
 func (s *Store) Close() error {
@@ -187,9 +201,9 @@ func (s *Store) Close() error {
 	if err == nil {
 		err = s.file.checkpoint(ctx)
 	}
-	if err != nil && s.damaged == nil && s.synced == s.last {
-		s.logger.Warn("closing log: what is left is done at its next opening", "dir", s.dir, "err", err)
-		err = nil // all is durable in the WAL; such as with a full disk
+	if diskFull(err) && s.damaged == nil && s.broken == nil {
+		s.logger.Warn("closing log with the disk full: what is left is done at its next opening", "dir", s.dir, "err", err)
+		err = s.syncWAL()
 	}
 	if err = errors.Join(err, s.file.close(), s.lock.Close()); err != nil {
 		return fmt.Errorf("closing log in %s: %w", s.dir, err)

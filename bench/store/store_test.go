@@ -107,3 +107,66 @@ func check(b *testing.B, err error) {
 		b.Fatal(err)
 	}
 }
+
+// A log of 300,000 records of 20,000 streams is closed and opened, killed and opened, and read.
+func BenchmarkWholeLog(b *testing.B) {
+	const records, group = 300_000, 500
+	ctx, dir := b.Context(), b.TempDir()
+	log, err := sqlitelog.Open(ctx, dir, nil)
+	check(b, err)
+	l := newLoad(20_000, group)
+	for range records / group {
+		for _, err := range log.Append(ctx, l.make()) {
+			check(b, err)
+		}
+		log.Step(ctx)
+	}
+	check(b, log.Close())
+	perRecord := func(b *testing.B) {
+		b.ReportMetric(b.Elapsed().Seconds()*1e9/float64(b.N*records), "ns/record")
+	}
+	b.Run("open", func(b *testing.B) {
+		for b.Loop() {
+			log, err := sqlitelog.Open(ctx, dir, nil)
+			check(b, err)
+			b.StopTimer()
+			check(b, log.Close())
+			b.StartTimer()
+		}
+	})
+	b.Run("tail", func(b *testing.B) {
+		log, err := sqlitelog.Open(ctx, dir, nil)
+		check(b, err)
+		for b.Loop() {
+			for _, err := range log.Tail(ctx, 0) {
+				check(b, err)
+			}
+		}
+		perRecord(b)
+		check(b, log.Close())
+	})
+	b.Run("reader", func(b *testing.B) {
+		r, err := sqlitelog.OpenReader(ctx, dir)
+		check(b, err)
+		for b.Loop() {
+			for row, err := range r.Tail(ctx, 0) {
+				check(b, err)
+				if audit.Leaf(row.Body) != row.Hash {
+					b.Fatal("not what was hashed")
+				}
+			}
+		}
+		perRecord(b)
+		check(b, r.Close())
+	})
+	b.Run("read a stream", func(b *testing.B) {
+		log, err := sqlitelog.Open(ctx, dir, nil)
+		check(b, err)
+		for b.Loop() {
+			for _, err := range log.Read(ctx, l.streams[7].Stream, 1) {
+				check(b, err)
+			}
+		}
+		check(b, log.Close())
+	})
+}

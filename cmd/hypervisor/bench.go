@@ -25,7 +25,7 @@ type benchmark struct {
 	out, err          io.Writer
 }
 
-func newBenchCommand(*globals) *cobra.Command {
+func newBenchCommand(g *globals) *cobra.Command {
 	b := &benchmark{}
 	cmd := &cobra.Command{
 		Use:   "bench [--quick|--long] [--only NAME]… [--dir DIR]",
@@ -35,19 +35,10 @@ work without governing it. The two run in turns and medians are compared: a busy
 tells. The hypervisor's clock runs a thousand times as fast as the machine's, so that no rate limit bounds what is measured.
 
 Measurements: ` + strings.Join(measurements(), ", ") + ".",
-		Args: cobra.NoArgs,
-		Example: `  # under a minute
-  hypervisor bench --quick
-
-  # a million records and 20,000 sessions, on the disk that will hold the data
-  hypervisor bench --long --dir /var/lib
-
-  hypervisor bench --only gateway --json`,
+		Args:    cobra.NoArgs,
+		Example: "  hypervisor bench --quick\n  hypervisor bench --long --dir /var/lib\n  hypervisor bench --only gateway --json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			b.out, b.err = cmd.OutOrStdout(), cmd.ErrOrStderr()
-			if f := cmd.Flags().Lookup("json"); f != nil {
-				b.json = f.Value.String() == "true"
-			}
+			b.out, b.err, b.json = g.out, g.err, g.json
 			return b.run(cmd.Context())
 		},
 	}

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -31,6 +32,8 @@ const (
 	localSigma = ring.Sigma(800_000)
 	// maxStateDirs is how many hypervisors may wrap the same command at once without being told a directory.
 	maxStateDirs = 100
+	// drainTime is how long the end waits for calls that run: the session's own grace time, and a little more.
+	drainTime = 35 * time.Second
 )
 
 // A wrapping is what `wrap` was told.
@@ -54,15 +57,8 @@ out and after it came back.
 
 Without -c the agent is did:mesh:local with σ 0.80 (ring 2), and the server's own annotations are believed. The end of
 stdin ends the session. After a crash the next start ends what was left and opens a successor.`,
-		Example: `  # a filesystem server whose destructive tools need an approval
-  hypervisor wrap -- npx -y @modelcontextprotocol/server-filesystem /srv/work
-
-  # what this hypervisor thinks of its tools, from a file; the server is called "files" there
-  hypervisor wrap --name files -c hypervisor.yaml -- npx -y @modelcontextprotocol/server-filesystem /srv/work
-
-  # who waits for an approval, and let it pass
-  hypervisor approval list
-  hypervisor approval grant apr-7 --digest …`,
+		Example: `  hypervisor wrap -- npx -y @modelcontextprotocol/server-filesystem /srv/work
+  hypervisor wrap --name files -c hypervisor.yaml -- npx -y @modelcontextprotocol/server-filesystem /srv/work`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			w.command, w.data = args, g.data
@@ -87,16 +83,28 @@ type setting struct {
 func (w *wrapping) run(ctx context.Context) error {
 	set, err := w.setting()
 	if err != nil {
-		return usage(err)
+		return w.misconfigured(err)
 	}
 	hv, dir, err := w.open(ctx, set)
 	if err != nil {
-		return unreachable(err)
+		return unopened(err)
 	}
 	err = w.serve(ctx, hv, dir, set)
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
 	defer cancel()
 	return errors.Join(err, hv.Close(end))
+}
+
+// misconfigured prints the faults of a configuration, a line each.
+func (w *wrapping) misconfigured(err error) error {
+	var faults config.Faults
+	if !errors.As(err, &faults) {
+		return usage("%w", err)
+	}
+	for _, f := range faults {
+		fmt.Fprintln(w.stderr, clean(f.Error()))
+	}
+	return usage("%w", silent{err})
 }
 
 // setting reads the configuration, if there is one, and finds out for whom the calls are made.
@@ -140,7 +148,7 @@ func (w *wrapping) setting() (setting, error) {
 
 // open takes the data directory: the one that was named, else the first free one of this command.
 func (w *wrapping) open(ctx context.Context, set setting) (*hypervisor.Hypervisor, string, error) {
-	opts := hypervisor.Options{Operators: operators(set.cfg), Program: "wrap " + version(), Logger: slog.New(slog.NewTextHandler(w.stderr, nil))}
+	opts := hypervisor.Options{Operators: operators(set.cfg), Program: "wrap " + version().Version, Logger: slog.New(slog.NewTextHandler(w.stderr, nil))}
 	if w.data != "" {
 		opts.Dir = w.data
 		hv, err := hypervisor.Open(ctx, &opts)
@@ -185,7 +193,7 @@ func (w *wrapping) serve(ctx context.Context, hv *hypervisor.Hypervisor, dir str
 	defer stop(nil)
 	socket, err := httpapi.Listen(dir)
 	if err != nil {
-		return unreachable(err)
+		return unopened(err)
 	}
 	control := make(chan error, 1)
 	go func() {
@@ -198,10 +206,10 @@ func (w *wrapping) serve(ctx context.Context, hv *hypervisor.Hypervisor, dir str
 	fmt.Fprintf(w.stderr, "hypervisor: session %s: %s in ring %d (σ %s) before %s; data in %s\n", s.ID(), p.Agent, p.Ring, p.SigmaEff, w.name, dir)
 
 	up := gateway.NewUpstream(w.name, gateway.Command{Path: w.command[0], Args: w.command[1:], Env: gateway.InheritedEnvironment(os.Environ())},
-		&gateway.UpstreamOptions{Stderr: w.stderr, Log: hv.Logger(), Version: version()})
+		&gateway.UpstreamOptions{Stderr: w.stderr, Log: hv.Logger(), Version: version().Version})
 	front := gateway.NewFront(hv, s, policy.Agent(p.Agent).Through("stdio"), up, &gateway.FrontOptions{
 		Claims:           func(tool string) []action.Claim { return set.cfg.Claims(w.name, tool) },
-		TrustAnnotations: set.trusting, Version: version(), Log: hv.Logger(),
+		TrustAnnotations: set.trusting, Version: version().Version, Log: hv.Logger(),
 	})
 	served := front.Run(ctx, w.stdin, w.stdout)
 	reason := "end_of_input"
@@ -215,7 +223,7 @@ func (w *wrapping) serve(ctx context.Context, hv *hypervisor.Hypervisor, dir str
 	<-control
 	switch {
 	case errors.Is(served, gateway.ErrUpstream):
-		return unreachable(served)
+		return unopened(served)
 	case errors.Is(served, context.Canceled):
 		served = nil // a signal: the session was ended as it should be
 	}
@@ -248,7 +256,7 @@ func (w *wrapping) prepare(ctx context.Context, hv *hypervisor.Hypervisor, admin
 	}
 	cfg, err := sessionConfig(set.cfg.Session)
 	if err != nil {
-		return nil, none, usage(err)
+		return nil, none, usage("%w", err)
 	}
 	if cfg.MaxDuration == 0 {
 		cfg.MaxDuration = session.MaxDuration // a client's server runs as long as the client

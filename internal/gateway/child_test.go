@@ -1,3 +1,5 @@
+//go:build unix
+
 package gateway
 
 import (
@@ -41,7 +43,7 @@ func TestMain(m *testing.M) {
 
 // child is the command that starts this binary as the named server.
 func child(name string, env ...string) Command {
-	return Command{Path: os.Args[0], Env: append(BasicEnvironment(os.Environ(), map[string]string{childVar: name}), env...)}
+	return Command{Path: os.Args[0], Env: append(BasicEnvironment(os.Environ(), map[string]string{childVar: name, "GORACE": "atexit_sleep_ms=0"}), env...)}
 }
 
 // sdkServer is a well-behaved server built on the SDK.

@@ -15,10 +15,10 @@ import (
 
 	"github.com/agenthypervisor/hypervisor"
 	"github.com/agenthypervisor/hypervisor/action"
-	"github.com/agenthypervisor/hypervisor/audit"
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/ring"
 	"github.com/agenthypervisor/hypervisor/session"
+	"github.com/agenthypervisor/hypervisor/system"
 )
 
 // FrontOptions are what a Front can do without. The zero value is ready for use.
@@ -99,7 +99,7 @@ func (f *Front) follow(ctx context.Context, server *Server) {
 // refresh pins and registers the tools as the upstream lists them now.
 func (f *Front) refresh(ctx context.Context) error {
 	tools := f.up.Tools()
-	pins := map[string]audit.Hash{}
+	pins := map[string]system.Seen{}
 	registered := map[string]hypervisor.Tool{}
 	for _, t := range tools {
 		d := f.descriptor(t)
@@ -107,7 +107,7 @@ func (f *Front) refresh(ctx context.Context) error {
 			f.opt.Log.Warn("tool left out", "server", f.up.Name(), "error", err)
 			continue
 		}
-		pins[d.ID] = t.Digest
+		pins[d.ID] = system.Seen{Digest: t.Digest, Text: t.Definition}
 		registered[t.Name] = hypervisor.Tool{Descriptor: d, Check: t.Check,
 			Do: func(ctx context.Context, args json.RawMessage) (json.RawMessage, error) {
 				return f.up.Call(ctx, t, args, ProgressOf(ctx))
@@ -130,7 +130,7 @@ func (f *Front) refresh(ctx context.Context) error {
 			shown = append(shown, t)
 		}
 	}
-	if err := f.session.SetTools(f.up.Name()+".", slices.Collect(maps.Values(registered))); err != nil {
+	if err := f.session.SetTools(f.agent.DID, f.up.Name()+".", slices.Collect(maps.Values(registered))); err != nil {
 		return fmt.Errorf("registering tools of %s: %w", f.up.Name(), err)
 	}
 	f.mu.Lock()
@@ -186,9 +186,10 @@ type Status struct {
 	State     string           `json:"state"`
 	Ends      time.Time        `json:"ends"`
 	Agent     policy.DID       `json:"agent"`
-	Ring      *ring.Ring       `json:"ring,omitempty"` // as last recorded; absent: not a participant
-	Running   int              `json:"running"`        // calls under way
-	Approvals []StatusApproval `json:"approvals"`      // the agent's own, open or granted and not used
+	Ring      *ring.Ring       `json:"ring,omitempty"` // absent: not a participant
+	SigmaEff  *ring.Sigma      `json:"sigma_eff,omitempty"`
+	Running   int              `json:"running"`   // calls under way
+	Approvals []StatusApproval `json:"approvals"` // the agent's own, open or granted and not used
 }
 
 // A StatusApproval is an approval of the agent's.
@@ -208,7 +209,11 @@ func (f *Front) Status(ctx context.Context) (any, error) {
 	}
 	s := Status{Session: state.ID, State: state.Lifecycle.String(), Ends: state.Ends, Agent: f.agent.DID, Approvals: []StatusApproval{}}
 	if p := state.Participants[f.agent.DID]; p != nil {
-		s.Ring, s.Running = &p.Ring, p.Running
+		now, err := f.session.Participant(ctx, f.agent.DID)
+		if err != nil {
+			return nil, err
+		}
+		s.Ring, s.SigmaEff, s.Running = &now.Ring, &now.SigmaEff, p.Running
 	}
 	for _, a := range slices.SortedFunc(maps.Values(state.Approvals), func(a, b *session.Approval) int { return int(a.Seq) - int(b.Seq) }) {
 		if a.Agent == f.agent.DID && (a.Status == session.Open || a.Status == session.Granted) {

@@ -265,7 +265,9 @@ func TestABadLineIsAnsweredAndTheConnectionGoesOn(t *testing.T) {
 			t.Errorf("%s: answered %+v %s, want %d for %s", tt.name, m.Error, m.ID, tt.code, id)
 		}
 	}
-	go a.say(`{"jsonrpc":"2.0","id":9,"method":"` + strings.Repeat("x", 20<<20) + `"}`)
+	go func() {
+		_, _ = io.WriteString(a.out, `{"jsonrpc":"2.0","id":9,"method":"`+strings.Repeat("x", 20<<20)+"\"}\n")
+	}()
 	if m := a.hear(); m.Error == nil || m.Error.Code != jsonrpc.CodeInvalidRequest || string(m.ID) != "null" {
 		t.Errorf("too long: %+v", m)
 	}

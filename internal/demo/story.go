@@ -1,0 +1,54 @@
+package demo
+
+import (
+	"github.com/agenthypervisor/hypervisor/policy"
+)
+
+// The people and programs of the story.
+const (
+	reader = policy.DID("did:mesh:reader") // σ 0.55: ring 3
+	writer = policy.DID("did:mesh:writer") // σ 0.80: ring 2
+	editor = policy.DID("did:mesh:editor") // σ 0.75: ring 2
+	chief  = policy.DID("did:mesh:chief")  // σ 0.97: ring 1
+)
+
+var cast = []struct {
+	did   policy.DID
+	sigma string
+}{{reader, "0.55"}, {writer, "0.80"}, {editor, "0.75"}, {chief, "0.97"}}
+
+// A bad is a note whose arguments the server's schema does not take.
+type bad struct {
+	Name string `json:"name"`
+	Text int    `json:"text"`
+}
+
+// A step is one thing that happens and how it must go.
+type step struct {
+	say  string
+	who  policy.DID
+	tool string // empty: not a call
+	args any
+	want policy.Code
+	text string // what the tool must answer; empty: whatever it answers
+
+	decide string // grant, or vote: what who does about the approval that was opened last
+}
+
+var story = []step{
+	{say: "A ring-2 agent writes; it was admitted, recorded, dispatched, and its outcome recorded.",
+		who: writer, tool: "write_note", args: note{"plan", "ship on friday"}, want: policy.OK, text: "written"},
+	{say: "A ring-3 agent may read,", who: reader, tool: "read_note", args: note{Name: "plan"}, want: policy.OK, text: "ship on friday"},
+	{say: "but not write, and is told what it would take.", who: reader, tool: "write_note", args: note{"plan", "mine"}, want: policy.RingInsufficient},
+	{say: "Arguments that do not fit never reach the server.", who: writer, tool: "write_note", args: bad{"plan", 1}, want: policy.InvalidArguments},
+	{say: "What cannot be taken back needs an approval: of ring 2, an approver's.", who: writer, tool: "burn_note", args: note{Name: "plan"}, want: policy.ApprovalRequired},
+	{say: "An approver grants exactly this call,", who: "did:mesh:approver", decide: "grant"},
+	{say: "which passes,", who: writer, tool: "burn_note", args: note{Name: "plan"}, want: policy.OK, text: "burnt"},
+	{say: "once.", who: writer, tool: "burn_note", args: note{Name: "plan"}, want: policy.ApprovalRequired},
+	{say: "A ring-1 agent needs a consensus instead:", who: chief, tool: "write_note", args: note{"draft", "v1"}, want: policy.OK, text: "written"},
+	{say: "it asks,", who: chief, tool: "burn_note", args: note{Name: "draft"}, want: policy.ApprovalRequired},
+	{say: "its peers vote on what they saw,", who: writer, decide: "vote"},
+	{say: "more than half and at least two,", who: editor, decide: "vote"},
+	{say: "and the call passes.", who: chief, tool: "burn_note", args: note{Name: "draft"}, want: policy.OK, text: "burnt"},
+	{say: "A tool no server lists is unknown.", who: chief, tool: "launch", want: policy.UnknownAction},
+}

@@ -1,0 +1,183 @@
+package session_test
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/agenthypervisor/hypervisor/action"
+	"github.com/agenthypervisor/hypervisor/audit"
+	"github.com/agenthypervisor/hypervisor/policy"
+	"github.com/agenthypervisor/hypervisor/ring"
+	"github.com/agenthypervisor/hypervisor/session"
+)
+
+// samples has every event, with every member set, and the odd ones of strings.
+func samples() []session.Event {
+	h, ann, odd := audit.Leaf([]byte("x")), did("ann"), "\"\\\n\u2028é\U0001F600"
+	at := time.Date(2026, 1, 2, 3, 4, 5, 6000, time.UTC)
+	cfg, err := session.Config{Name: "n", NoAudit: true, Consistency: session.Eventual, NetworkAllow: []string{odd}, FilesScope: []string{"/a"}}.Resolved()
+	if err != nil {
+		panic(err)
+	}
+	denial := session.Denial{Agent: ann, Code: policy.PolicyDenied, Count: 3, Actions: []string{odd, "b"}, Ring: ring.Standard, Policy: odd, Approval: "apr-1"}
+	return []session.Event{
+		session.Created{ID: "s1", Config: cfg, Opener: ann, Secret: h, NodeEpoch: 1 << 62},
+		session.Joined{Agent: ann, Sigma: 1},
+		session.Left{Agent: ann},
+		session.Activated{},
+		session.Terminated{Reason: odd, Grace: at},
+		session.Cancelling{IDs: []string{"act-1", "act-2.2"}},
+		session.SessionArchived{},
+		session.EpochOpened{Epoch: 2, NodeEpoch: 3},
+		session.ConsistencyForced{},
+		session.KeyUsed{Caller: ann, Key: odd, Digest: h},
+		session.RingAssigned{Agent: ann, Ring: ring.Privileged, SigmaEff: ring.One},
+		session.RingDemoted{Agent: ann, From: ring.Privileged, Ring: ring.Sandbox, SigmaEff: 999_999},
+		session.Admitted{ID: "act-1", Agent: ann, Action: "a.b", Descriptor: h, Args: h, Ring: 1, RequiredRing: 2, SigmaEff: 970_000, RiskWeight: 650_000,
+			Reversibility: action.Partial, ReadOnly: true, Rules: odd, Approval: "apr-1", Unwitnessed: true},
+		session.Started{ID: "act-1", Incarnation: odd},
+		session.Denied{Denial: denial},
+		session.RateLimited{Denial: denial},
+		session.Completed{ID: "act-1", Output: h},
+		session.Completed{ID: "act-1"},
+		session.Failed{ID: "act-1", Why: odd, Output: h},
+		session.Unknown{ID: "act-1", Why: "timeout"},
+		session.ApprovalOpened{ID: "apr-1", Agent: ann, Action: "a.b", Digest: h, Descriptor: h, Rules: "v", Rule: odd, Args: h, By: []string{"consensus"},
+			Electors: []policy.DID{ann}, Expires: at, Ring: 1},
+		session.ApprovalOpened{ID: "apr-1", Agent: ann, By: []string{}, Expires: at},
+		session.ApprovalVoted{ID: "apr-1", Voter: ann, Against: true},
+		session.ApprovalGranted{ID: "apr-1", By: "consensus", Expires: at},
+		session.ApprovalDenied{ID: "apr-1", By: string(ann)},
+		session.ApprovalExpired{ID: "apr-1", Why: odd},
+	}
+}
+
+func TestEveryEventIsReadAsItWasWritten(t *testing.T) {
+	var seen []string
+	for _, e := range samples() {
+		seen = append(seen, strings.Fields(show(e))[0])
+		events := []session.Event{e, e}
+		back, err := session.ParseEvents(session.AppendEvents(nil, events))
+		if err != nil {
+			t.Errorf("%T: %v", e, err)
+		} else if diff := cmp.Diff(events, back); diff != "" {
+			t.Errorf("%T (-written +read):\n%s", e, diff)
+		}
+		if err := sameJSON(e); err != nil {
+			t.Error(err)
+		}
+	}
+	slices.Sort(seen)
+	if diff := cmp.Diff(session.EventTypes(), slices.Compact(seen)); diff != "" {
+		t.Errorf("events without a sample:\n%s", diff)
+	}
+}
+
+// docs/design.md "Record and log": "Unknown version or type on read stops; it is never skipped."
+func TestWhatIsNotKnownStopsTheReader(t *testing.T) {
+	for _, text := range []string{
+		``, `null x`, `{}`, `[1]`, `[{}]`, `[{"type":"session.nonsense"}]`, `[{"type":"session.activated","more":1}]`,
+		`[{"agent":"did:mesh:ann","type":"session.left"}]`, `[{"type":"session.left","agent":"ann"}]`, `[{"type":"session.left"`,
+		`[{"type":"session.joined","agent":"did:mesh:ann","sigma":1.5}]`, `[{"type":"session.joined","agent":"did:mesh:ann","sigma":1e-1}]`,
+		`[{"type":"ring.assigned","agent":"did:mesh:ann","ring":256,"sigma_eff":1}]`,
+	} {
+		if events, err := session.ParseEvents([]byte(text)); err == nil {
+			t.Errorf("%s was read as %v", text, events)
+		}
+	}
+}
+
+func FuzzParseEvents(f *testing.F) {
+	for _, e := range samples() {
+		f.Add(session.AppendEvents(nil, []session.Event{e}))
+	}
+	f.Add(session.AppendEvents(nil, samples()))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		events, err := session.ParseEvents(b)
+		if err != nil {
+			return
+		}
+		// What was read may have been written otherwise than we write; what we write is read as itself.
+		once := session.AppendEvents(nil, events)
+		again, err := session.ParseEvents(once)
+		if err != nil {
+			if bytes.Contains(once, []byte(`"10000-`)) {
+				return // a zone took it past the last year that RFC 3339 can say
+			}
+			t.Fatalf("%s\nwas written as\n%s\n%v", b, once, err)
+		}
+		if twice := session.AppendEvents(nil, again); !bytes.Equal(once, twice) {
+			t.Fatalf("%s\nbecame\n%s", once, twice)
+		}
+	})
+}
+
+// What a caller can say must be readable when it is recorded, or it is refused before.
+func TestWhatCannotBeReadBackIsNotRecorded(t *testing.T) {
+	w := newWorld()
+	for name, do := range map[string]func() (session.Outcome, error){
+		"a caller that is no DID": func() (session.Outcome, error) {
+			return w.do(policy.Operator("admin"), session.Create{}, "")
+		},
+		"a key that is not text": func() (session.Outcome, error) {
+			return w.do(policy.Operator(did("ops")), session.Create{}, "\xff")
+		},
+		"a key too long": func() (session.Outcome, error) {
+			return w.do(policy.Operator(did("ops")), session.Create{}, strings.Repeat("k", session.MaxKeyBytes+1))
+		},
+	} {
+		if out, err := do(); err == nil && out.Code != policy.InvalidArguments {
+			t.Errorf("%s: %+v, %v", name, out.Decision, err)
+		}
+	}
+	play(t, w, "active ann=0.97")
+	for _, reason := range []string{"\xff", strings.Repeat("r", 257)} {
+		if out, err := w.do(policy.Operator(did("ops")), session.Terminate{Reason: reason}, ""); err != nil || out.Code != policy.InvalidArguments {
+			t.Errorf("reason %q: %+v, %v", reason, out.Decision, err)
+		}
+	}
+	for _, name := range []string{"\xff\xfe", strings.Repeat("é", 500), "a\u2028b", ""} {
+		if _, err := w.do(policy.Agent(did("ann")), session.Act{Action: name}, ""); err != nil {
+			t.Errorf("action %q: %v", name, err)
+		}
+		w.now = w.now.Add(time.Second)
+	}
+}
+
+var codeConstant = regexp.MustCompile(`(?m)^\t[A-Z]\w+\s+Code = "(\w+)"`)
+
+// Every code that a decision can carry stands in a scenario, but for those that the rim gives.
+func TestEveryCodeOccursInAScenario(t *testing.T) {
+	source, err := os.ReadFile("../policy/decision.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, _ := filepath.Glob("testdata/*.txt")
+	var traces []byte
+	for _, file := range files {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		traces = append(traces, b...)
+	}
+	byTheRim := []string{"ok", "overloaded", "store_unavailable"}
+	for _, m := range codeConstant.FindAllSubmatch(source, -1) {
+		if code := string(m[1]); !slices.Contains(byTheRim, code) && !bytes.Contains(traces, []byte("refused "+code+":")) {
+			t.Errorf("no scenario shows %s", code)
+		}
+	}
+	for _, kind := range session.EventTypes() {
+		if !bytes.Contains(traces, []byte("  "+kind+" ")) && !bytes.Contains(traces, []byte("  "+kind+"\n")) && !bytes.Contains(traces, []byte(" × "+kind+"\n")) {
+			t.Errorf("no scenario shows %s", kind)
+		}
+	}
+}
