@@ -171,6 +171,9 @@ func (hv *Hypervisor) gone(id string) {
 	if hv.resting[id].Value() == nil {
 		delete(hv.resting, id)
 	}
+	if len(hv.resting) == 0 {
+		hv.resting = map[string]weak.Pointer[Session]{} // an empty map keeps the room of its best days
+	}
 }
 
 // Session returns the handle of a session, or ErrNotFound.
