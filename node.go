@@ -45,8 +45,8 @@ func (h *systemHandle) load(ctx context.Context) error {
 
 // submit decides a command and waits until its record, or the one that made it superfluous, is durable.
 func (h *systemHandle) submit(ctx context.Context, caller policy.Caller, c system.Command) (policy.Decision, error) {
-	if err := h.hv.committer.Reserve(); err != nil {
-		return policy.Decision{}, fmt.Errorf("%w: %w", ErrOverloaded, err)
+	if err := h.hv.reserve(); err != nil {
+		return policy.Decision{}, err
 	}
 	trace, err := h.hv.newTrace()
 	if err != nil {
@@ -90,6 +90,10 @@ func (h *systemHandle) isOpen(id string) bool {
 // Pin records the definitions of tools, by server.tool, that are seen for the first time, and returns the names of those whose
 // definition is not the one that was pinned. An operator's.
 func (hv *Hypervisor) Pin(ctx context.Context, caller policy.Caller, tools map[string]audit.Hash) (changed map[string]bool, err error) {
+	if err := hv.enter(); err != nil {
+		return nil, err
+	}
+	defer hv.leave()
 	d, err := hv.system.submit(ctx, caller, system.Pin{Tools: tools})
 	if err != nil {
 		return nil, err
