@@ -18,11 +18,19 @@ import (
 
 // IssueToken records a token, so that who shows its secret comes as its subject. An operator's.
 func (hv *Hypervisor) IssueToken(ctx context.Context, caller policy.Caller, t system.Token) (policy.Decision, error) {
+	if err := hv.enter(); err != nil {
+		return policy.Decision{}, err
+	}
+	defer hv.leave()
 	return hv.system.submit(ctx, caller, system.IssueToken{Token: t})
 }
 
 // RevokeToken ends a token before its time. An operator's.
 func (hv *Hypervisor) RevokeToken(ctx context.Context, caller policy.Caller, id string) (policy.Decision, error) {
+	if err := hv.enter(); err != nil {
+		return policy.Decision{}, err
+	}
+	defer hv.leave()
 	return hv.system.submit(ctx, caller, system.RevokeToken{ID: id})
 }
 

@@ -52,8 +52,8 @@ func (h *systemHandle) load(ctx context.Context) error {
 
 // submit decides a command and waits until its record, or the one that made it superfluous, is durable.
 func (h *systemHandle) submit(ctx context.Context, caller policy.Caller, c system.Command) (policy.Decision, error) {
-	if err := h.hv.committer.Reserve(); err != nil {
-		return policy.Decision{}, fmt.Errorf("%w: %w", ErrOverloaded, err)
+	if err := h.hv.reserve(); err != nil {
+		return policy.Decision{}, err
 	}
 	h.mu.Lock()
 	d, t, err := h.decide(ctx, caller, c)
@@ -116,6 +116,10 @@ func (h *systemHandle) isOpen(id string) bool {
 // definition is not the one that was pinned: their calls are refused until Accept. It remembers what it was shown last of each
 // tool, for ToolPins. An operator's.
 func (hv *Hypervisor) Pin(ctx context.Context, caller policy.Caller, tools map[string]system.Seen) (changed map[string]bool, err error) {
+	if err := hv.enter(); err != nil {
+		return nil, err
+	}
+	defer hv.leave()
 	const group = 64 // definitions beside one record
 	for names := range slices.Chunk(slices.Sorted(maps.Keys(tools)), group) {
 		part := map[string]system.Seen{}
@@ -141,6 +145,10 @@ func (hv *Hypervisor) Pin(ctx context.Context, caller policy.Caller, tools map[s
 
 // Accept pins the definition that was seen last of a tool, if digest is its. An operator's.
 func (hv *Hypervisor) Accept(ctx context.Context, caller policy.Caller, tool string, digest audit.Hash) (policy.Decision, error) {
+	if err := hv.enter(); err != nil {
+		return policy.Decision{}, err
+	}
+	defer hv.leave()
 	hv.system.mu.Lock()
 	seen, ok := hv.system.seen[tool]
 	hv.system.mu.Unlock()

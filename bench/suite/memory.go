@@ -76,7 +76,7 @@ func heapOfStore(ctx context.Context, dir string) (float64, error) {
 
 // heapOf opens the log, uses each session once with at most so many loaded, and weighs the heap.
 func heapOf(ctx context.Context, dir string, ids []string, most int) (float64, error) {
-	hv, err := hypervisor.Open(ctx, &hypervisor.Options{Dir: dir, Clock: newClock(), MaxLoaded: most})
+	hv, err := hypervisor.Open(ctx, &hypervisor.Options{Dir: dir, MaxLoaded: most})
 	if err != nil {
 		return 0, err
 	}
@@ -92,7 +92,7 @@ func heapOf(ctx context.Context, dir string, ids []string, most int) (float64, e
 // writeSessions makes a log of active sessions with ten participants each.
 func writeSessions(ctx context.Context, dir string, n int) ([]string, error) {
 	const workers, participants = 64, 10
-	hv, err := hypervisor.Open(ctx, &hypervisor.Options{Dir: dir, Clock: newClock(), MaxLoaded: n + 1})
+	hv, err := hypervisor.Open(ctx, &hypervisor.Options{Dir: dir, MaxLoaded: n + 1})
 	if err != nil {
 		return nil, err
 	}

@@ -152,7 +152,7 @@ func (c *scene) actUntilFull(t *testing.T, text int) {
 }
 
 // largeText makes calls that find no room where a refusal may still find some.
-const largeText = 1 << 20
+const largeText = 256 << 10
 
 // isFull checks what holds while calls of that much text cannot be recorded: nothing is admitted, nothing is dispatched, refusals and reads go on.
 func (c *scene) isFull(t *testing.T, text int) {
@@ -235,7 +235,7 @@ func TestAFullDiskUnderTheTableAdmitsNothingOnceTheWALIsFullToo(t *testing.T) {
 	c := newScene(t)
 	const text, room = 60 << 10, 1 << 20
 	for c.size(t, "log.db-wal") < walBytes-room/2 {
-		c.mustAct(t, text, 0)
+		c.mustAct(t, 0, room/4)
 	}
 	c.fill(t, room) // the WAL can grow by so much, the table cannot by what the WAL holds
 	table := c.size(t, "log.db")
@@ -250,7 +250,7 @@ func TestAFullDiskUnderTheTableAdmitsNothingOnceTheWALIsFullToo(t *testing.T) {
 
 func TestAFullDiskUnderABlobRefusesTheCallOrKeepsItsOutcomeForLater(t *testing.T) {
 	c := newScene(t)
-	const blob, room = largeText, 256 << 10
+	const blob, room = largeText, 128 << 10
 	c.mustAct(t, blob, blob)
 	c.fill(t, room)
 	if out, err := c.act(t, blob, 0); !errors.Is(err, hypervisor.ErrStoreUnavailable) || out.Allowed {
