@@ -12,6 +12,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"github.com/agenthypervisor/hypervisor"
 	"github.com/agenthypervisor/hypervisor/action"
 	"github.com/agenthypervisor/hypervisor/audit"
@@ -94,7 +96,7 @@ func TestLostAdmissionDoesNotEndTheCallThatHasItsIDNow(t *testing.T) {
 		return []error{talking{func() {
 			if reads++; reads == 2 { // the first is the lane's: now the loser of the record is told
 				if _, err := s.Act(gone, policy.Agent(ann), session.Act{Action: "write"}); !errors.Is(err, context.Canceled) {
-					t.Errorf("the other: %v", err) // it is admitted, and its caller does not wait for the dispatch
+					t.Errorf("the other: %v", err)
 				}
 			}
 		}}}
@@ -588,6 +590,18 @@ func TestCloseWaitsForACallAndRecordsTheEndLast(t *testing.T) {
 		}
 		verify(t, store)
 	})
+}
+
+func TestClosedHypervisorLeavesNoGoroutine(t *testing.T) {
+	for _, dir := range []string{"", t.TempDir()} {
+		before := goleak.IgnoreCurrent()
+		hv := open(t, &hypervisor.Options{Dir: dir})
+		s := hypervisortest.Session(t, hv, nil, map[policy.DID]string{ann: "0.80"})
+		register(s, (&echo{}).do)
+		act(t, s, ann, "write", `{}`)
+		closeAll(t, hv)
+		goleak.VerifyNone(t, before)
+	}
 }
 
 // A call that outlasts Close's context is cancelled, and recorded as what is known of it.
