@@ -677,6 +677,30 @@ func TestCloseLeavesBehindWhatIgnoresItsCancellation(t *testing.T) {
 	})
 }
 
+// What a lost record said of the node is not so.
+func TestLostSystemRecordIsForgotten(t *testing.T) {
+	store := newKept()
+	hv := hypervisortest.Open(t, &hypervisor.Options{Store: store})
+	ctx := context.Background()
+	for name, lost := range map[string]func() error{
+		"token": func() error {
+			_, err := hv.IssueToken(ctx, admin, system.Token{ID: "tok-1", Subject: ann, Role: policy.AgentRole, Session: "ses-1",
+				Hash: audit.Leaf([]byte("secret")), Expires: hypervisortest.NewClock().Now().Add(time.Hour)})
+			return err
+		},
+		"opening": func() error { _, err := hv.CreateSession(ctx, admin, nil); return err },
+	} {
+		store.break_(store.failing(`"stream":"system"`, errors.New("disk full"), false))
+		if err := lost(); !errors.Is(err, hypervisor.ErrStoreUnavailable) {
+			t.Errorf("%s: %v", name, err)
+		}
+		store.break_(nil)
+		if tokens, open := hv.Tokens(), hv.OpenSessions(); len(tokens) != 0 || len(open) != 0 {
+			t.Errorf("%s: tokens %v, open sessions %v", name, tokens, open)
+		}
+	}
+}
+
 // Close tries once more to record an outcome the store did not take.
 func TestOwedOutcomeIsRecordedByClose(t *testing.T) {
 	store := newKept()
