@@ -677,6 +677,37 @@ func TestCloseLeavesBehindWhatIgnoresItsCancellation(t *testing.T) {
 	})
 }
 
+// A name whose session takes its time to end holds up nobody who asks for another.
+func TestEndingSessionOfOneNameHoldsUpNoOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hv := open(t, nil)
+		ctx, answer := context.Background(), make(chan struct{})
+		slow := hypervisortest.Session(t, hv, &session.Config{Name: "slow"}, map[policy.DID]string{ann: "0.80"})
+		other := hypervisortest.Session(t, hv, &session.Config{Name: "other"}, map[policy.DID]string{ann: "0.80"})
+		register(slow, func(context.Context, json.RawMessage) (json.RawMessage, error) {
+			<-answer
+			return nil, nil
+		})
+		var successor *hypervisor.Session
+		go func() { _, _ = slow.Act(ctx, policy.Agent(ann), session.Act{Action: "write"}) }()
+		synctest.Wait()
+		go func() { _, _ = slow.Terminate(ctx, admin) }()
+		synctest.Wait()
+		go func() { successor, _ = hv.Alias(ctx, admin, "slow") }()
+		synctest.Wait()
+		begun := time.Now()
+		if s, err := hv.Alias(ctx, admin, "other"); err != nil || s != other || time.Since(begun) > 0 {
+			t.Errorf("%v after %v", err, time.Since(begun))
+		}
+		close(answer)
+		synctest.Wait()
+		if successor == nil || successor == slow {
+			t.Error("the ended session has no successor")
+		}
+		closeAll(t, hv)
+	})
+}
+
 // What a lost record said of the node is not so.
 func TestLostSystemRecordIsForgotten(t *testing.T) {
 	store := newKept()
