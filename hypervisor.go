@@ -50,6 +50,9 @@ type Hypervisor struct {
 	rules   atomic.Pointer[ruleSet]
 	closing atomic.Bool
 	calls   sync.WaitGroup // running in Func
+	bodies  sync.Pool      // of *[]byte: records' bytes on their way to the store
+
+	renewing sync.Mutex // held while an alias's successor is opened
 
 	mu       sync.Mutex
 	sessions map[string]*Session
@@ -84,7 +87,7 @@ func Open(ctx context.Context, opts *Options) (*Hypervisor, error) {
 	hv := &Hypervisor{opts: o, store: store, sessions: map[string]*Session{}, laters: map[string]func(context.Context){}, stopped: make(chan struct{}),
 		committer: eventlog.NewCommitter(store), exec: executor.New(), feed: feed.New()}
 	hv.timers = executor.NewTimers(o.Clock, hv.tick)
-	hv.system = &systemHandle{hv: hv}
+	hv.system = &systemHandle{hv: hv, seen: map[string]system.Seen{}}
 	hv.agents = &standings{hv: hv, handles: map[policy.DID]*agentHandle{}}
 	hv.rules.Store(&ruleSet{rules: policy.NoRules{}})
 	hv.rim = []stepper{hv.committer, hv.exec, hv.timers, hv.feed}

@@ -90,7 +90,7 @@ func (s *Session) record(ctx context.Context, env session.Env, trace string, c s
 		}
 		return out, nil, nil
 	}
-	payload, err := s.payload(ctx, out.Parts)
+	payload, err := s.hv.payload(ctx, out.Parts)
 	if err != nil {
 		return out, nil, fmt.Errorf("%w: %w", ErrStoreUnavailable, err)
 	}
@@ -132,7 +132,7 @@ func (s *Session) env(caller policy.Caller) (session.Env, string, error) {
 }
 
 // payload encodes the parts of a record; a large one is made a blob first, durable before the record that speaks of it.
-func (s *Session) payload(ctx context.Context, parts []audit.Part) ([]byte, error) {
+func (hv *Hypervisor) payload(ctx context.Context, parts []audit.Part) ([]byte, error) {
 	if len(parts) == 0 {
 		return nil, nil
 	}
@@ -142,7 +142,7 @@ func (s *Session) payload(ctx context.Context, parts []audit.Part) ([]byte, erro
 		if len(p.Bytes) > audit.MaxInline {
 			p.Outside = p.Commitment()
 			// If we crash here the blob is an orphan: never read, harmless.
-			if err := s.hv.store.PutBlob(ctx, p.Outside, p.Bytes); err != nil {
+			if err := hv.store.PutBlob(ctx, p.Outside, p.Bytes); err != nil {
 				return nil, fmt.Errorf("storing a blob: %w", err)
 			}
 			p.External, p.Bytes = true, nil

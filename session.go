@@ -56,7 +56,8 @@ type Summary struct {
 	Records uint64     `json:"records"`
 }
 
-// CreateSession opens a session; it enters handshaking at once. An operator's. A nil cfg has all defaults.
+// CreateSession opens a session; it enters handshaking at once. An operator's. A nil cfg has all defaults. A Name in it is
+// an alias: it stands for this session from now on, unless an earlier one of the name has not ended.
 func (hv *Hypervisor) CreateSession(ctx context.Context, caller policy.Caller, cfg *session.Config) (*Session, error) {
 	var b [10]byte
 	if err := hv.random(b[:]); err != nil {
@@ -98,6 +99,11 @@ func (hv *Hypervisor) create(ctx context.Context, caller policy.Caller, id strin
 		s.drop() // the next use announces it first
 		s.mu.Unlock()
 		return nil, fmt.Errorf("creating a session: %w", err)
+	}
+	if cfg.Name != "" {
+		if err := hv.bind(ctx, caller, s, cfg.Name); err != nil {
+			return nil, err
+		}
 	}
 	return s, nil
 }

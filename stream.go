@@ -73,7 +73,7 @@ type draft struct {
 func (st *stream) write(d draft) *ticket {
 	rec := audit.Record{Stream: st.name, Seq: st.seq + 1, Time: d.at, Trace: d.trace, Prev: st.head, Events: d.events,
 		Caller: audit.Caller{DID: string(d.caller.DID), Role: d.caller.Role.String(), Via: d.caller.Via}}
-	body := rec.Append(make([]byte, 0, 384+len(d.events)))
+	body := rec.Append(st.hv.body())
 	leaf := audit.Leaf(body)
 	t := &ticket{done: make(chan struct{})}
 	a := eventlog.Append{Stream: st.name, Seq: rec.Seq, Prev: st.head, Body: body, Hash: leaf, Payload: d.payload,
@@ -83,6 +83,7 @@ func (st *stream) write(d draft) *ticket {
 	st.pending.Add(1)
 	st.hv.committer.Enqueue(st.lane, a, func(err error) {
 		st.pending.Add(-1)
+		st.hv.putBody(body)
 		t.err = err
 		if err == nil {
 			st.hv.feed.Grew()
@@ -93,6 +94,21 @@ func (st *stream) write(d draft) *ticket {
 		close(t.done)
 	})
 	return t
+}
+
+// body returns room for a record's bytes. putBody takes it back once the record is in, or is not: the store keeps none.
+func (hv *Hypervisor) body() []byte {
+	if b, ok := hv.bodies.Get().(*[]byte); ok {
+		return (*b)[:0]
+	}
+	return make([]byte, 0, 1<<10)
+}
+
+func (hv *Hypervisor) putBody(b []byte) {
+	const most = 16 << 10 // a larger one is rare, and would be kept for small ones
+	if cap(b) <= most {
+		hv.bodies.Put(&b)
+	}
 }
 
 // A stored is a record read back, with its envelope read.

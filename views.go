@@ -178,20 +178,24 @@ func (hv *Hypervisor) part(ctx context.Context, r *stored, name string) ([]byte,
 	if err != nil {
 		return nil, fmt.Errorf("%s, record %d: %w", r.Stream, r.Seq, err)
 	}
-	for _, p := range parts {
-		switch {
-		case p.Name != name:
-		case !p.External:
-			return p.Bytes, nil
-		default:
-			b, err := hv.store.Blob(ctx, p.Outside)
-			if errors.Is(err, eventlog.ErrNoBlob) {
-				return nil, nil
-			}
-			return b, err
+	for i := range parts {
+		if parts[i].Name == name {
+			return hv.bytesOf(ctx, &parts[i])
 		}
 	}
 	return nil, nil
+}
+
+// bytesOf returns a part's bytes, from the blobs if they stand there; nil if they were collected.
+func (hv *Hypervisor) bytesOf(ctx context.Context, p *audit.Part) ([]byte, error) {
+	if !p.External {
+		return p.Bytes, nil
+	}
+	b, err := hv.store.Blob(ctx, p.Outside)
+	if errors.Is(err, eventlog.ErrNoBlob) {
+		return nil, nil
+	}
+	return b, err
 }
 
 // An ApprovalView is an approval with what it is about.

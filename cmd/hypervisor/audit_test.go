@@ -14,17 +14,17 @@ import (
 // What stands beside a record and is not hashed with it is looked at too: other readers go by it.
 func TestVerifyLooksAtEveryColumnOfARow(t *testing.T) {
 	for _, c := range []struct{ update, fault string }{
-		{"UPDATE records SET seq = seq WHERE id = 5", ""},
-		{"UPDATE records SET parent = NULL WHERE id = 5", "record 2: its row does not name the row before it in its stream"},
-		{"UPDATE records SET parent = 1 WHERE id = 5", "record 2: its row does not name the row before it in its stream"},
-		{"UPDATE records SET seq = 3 WHERE id = 5", "record 2: is stored as record 3"},
-		{"UPDATE records SET stream = 'system', seq = 9 WHERE id = 5", "record 2: is stored as record 9 of system"},
-		{"UPDATE records SET hash = zeroblob(32) WHERE id = 5", "record 2: its bytes are not those of the hash stored beside it"},
-		{"UPDATE records SET hash = zeroblob(31) WHERE id = 5", "its hash or its parent cannot be one"},
+		{"UPDATE records SET seq = seq WHERE id = 6", ""},
+		{"UPDATE records SET parent = NULL WHERE id = 6", "record 2: its row does not name the row before it in its stream"},
+		{"UPDATE records SET parent = 1 WHERE id = 6", "record 2: its row does not name the row before it in its stream"},
+		{"UPDATE records SET seq = 3 WHERE id = 6", "record 2: is stored as record 3"},
+		{"UPDATE records SET stream = 'system', seq = 9 WHERE id = 6", "record 2: is stored as record 9 of system"},
+		{"UPDATE records SET hash = zeroblob(32) WHERE id = 6", "record 2: its bytes are not those of the hash stored beside it"},
+		{"UPDATE records SET hash = zeroblob(31) WHERE id = 6", "its hash or its parent cannot be one"},
 		{"UPDATE records SET payload = x'01' WHERE id = 2", ""}, // no parts: redacted one by one
 		{"UPDATE records SET payload = x'07' WHERE id = 2", "record 1: "},
 		{"UPDATE records SET id = id + 2 WHERE id = (SELECT max(id) FROM records)", "due: something before it is lost or moved"},
-		{"DELETE FROM records WHERE id = 5", "record 2: is missing"},
+		{"DELETE FROM records WHERE id = 6", "record 2: is missing"},
 	} {
 		dir := newLog(t)
 		db, err := sql.Open("sqlite", filepath.Join(dir, logFile))
@@ -49,7 +49,7 @@ func TestVerifyLooksAtEveryColumnOfARow(t *testing.T) {
 	}
 }
 
-// newLog returns a directory with a log: the node's start, a session's beginning, its opening and, in row 5, its record 2: a participant.
+// newLog returns a directory with a log: the node's start, a session's beginning, its opening, its name and, in row 6, its record 2: a participant.
 func newLog(t *testing.T) string {
 	t.Helper()
 	ctx, dir := context.Background(), t.TempDir()

@@ -15,10 +15,10 @@ import (
 
 	"github.com/agenthypervisor/hypervisor"
 	"github.com/agenthypervisor/hypervisor/action"
-	"github.com/agenthypervisor/hypervisor/audit"
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/ring"
 	"github.com/agenthypervisor/hypervisor/session"
+	"github.com/agenthypervisor/hypervisor/system"
 )
 
 // FrontOptions are what a Front can do without. The zero value is ready for use.
@@ -99,7 +99,7 @@ func (f *Front) follow(ctx context.Context, server *Server) {
 // refresh pins and registers the tools as the upstream lists them now.
 func (f *Front) refresh(ctx context.Context) error {
 	tools := f.up.Tools()
-	pins := map[string]audit.Hash{}
+	pins := map[string]system.Seen{}
 	registered := map[string]hypervisor.Tool{}
 	for _, t := range tools {
 		d := f.descriptor(t)
@@ -107,7 +107,7 @@ func (f *Front) refresh(ctx context.Context) error {
 			f.opt.Log.Warn("tool left out", "server", f.up.Name(), "error", err)
 			continue
 		}
-		pins[d.ID] = t.Digest
+		pins[d.ID] = system.Seen{Digest: t.Digest, Text: t.Definition}
 		registered[t.Name] = hypervisor.Tool{Descriptor: d, Check: t.Check,
 			Do: func(ctx context.Context, args json.RawMessage) (json.RawMessage, error) {
 				return f.up.Call(ctx, t, args, ProgressOf(ctx))

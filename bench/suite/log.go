@@ -1,4 +1,4 @@
-package bench
+package suite
 
 import (
 	"context"
@@ -75,7 +75,7 @@ func (w *logWriter) flush(ctx context.Context) {
 
 // node records a command of the system stream.
 func (w *logWriter) node(ctx context.Context, c system.Command) {
-	out := system.Decide(w.state, policy.System, c)
+	out := system.Decide(w.state, system.Env{Caller: policy.System}, c)
 	w.now = w.now.Add(time.Millisecond)
 	system.Apply(w.state, w.state.Seq+1, w.now, out.Events)
 	rec := audit.Record{Stream: audit.SystemStream, Seq: w.state.Seq, Time: w.now, Trace: trace, Prev: w.head, Events: system.AppendEvents(nil, out.Events),

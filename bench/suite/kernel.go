@@ -1,4 +1,4 @@
-package bench
+package suite
 
 import (
 	"context"
@@ -51,7 +51,7 @@ func (k *kernel) do(caller policy.Caller, c session.Command, call *session.Call)
 	k.env.Now = k.env.Now.Add(20 * time.Millisecond) // a token of ring 1
 	out, err := session.Decide(k.state, k.env, c)
 	if err != nil || !out.Allowed {
-		panic(fmt.Sprintf("bench: %T: %+v, %v", c, out.Decision, err))
+		panic(fmt.Sprintf("suite: %T: %+v, %v", c, out.Decision, err))
 	}
 	for _, t := range out.Tallies {
 		k.env.Tallies[t.Agent] = t.Tally
@@ -129,7 +129,7 @@ func ringCheck(_ context.Context, r *run) ([]Row, error) {
 		}
 	})
 	if admitted == 0 {
-		panic("bench: nothing was admitted")
+		panic("suite: nothing was admitted")
 	}
 	return []Row{Row{Work: "ring check: one of ten participants' σ, ceiling, descriptor, capability", Value: float64(took[0]), Unit: "ns",
 		Reach: "≤ 50 ns"}.atMost(50)}, nil

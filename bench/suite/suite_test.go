@@ -1,4 +1,4 @@
-package bench_test
+package suite_test
 
 import (
 	"context"
@@ -6,7 +6,7 @@ import (
 	"os"
 	"testing"
 
-	"github.com/agenthypervisor/hypervisor/bench"
+	"github.com/agenthypervisor/hypervisor/bench/suite"
 	"github.com/agenthypervisor/hypervisor/internal/gateway"
 )
 
@@ -17,26 +17,26 @@ func TestMain(m *testing.M) {
 	if os.Getenv(serverVar) == "" {
 		os.Exit(m.Run())
 	}
-	if err := bench.ServeTools(context.Background()); err != nil {
+	if err := suite.ServeTools(context.Background()); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }
 
-func options(tb testing.TB, size bench.Size) bench.Options {
-	return bench.Options{Size: size, Dir: tb.TempDir(),
+func options(tb testing.TB, size suite.Size) suite.Options {
+	return suite.Options{Size: size, Dir: tb.TempDir(),
 		ToolServer: gateway.Command{Path: os.Args[0], Env: append(os.Environ(), serverVar+"=1")}}
 }
 
 // BenchmarkRows reports the rows of `hypervisor bench --quick`, the first of a measurement as a, the second as b. A
 // measurement does its own repeating: it is made once, however often the testing package asks.
 func BenchmarkRows(b *testing.B) {
-	for _, m := range bench.All() {
-		var rows []bench.Row
+	for _, m := range suite.All() {
+		var rows []suite.Row
 		b.Run(m.Name, func(b *testing.B) {
 			if rows == nil {
 				var err error
-				if rows, err = m.Run(b.Context(), options(b, bench.Quick)); err != nil {
+				if rows, err = m.Run(b.Context(), options(b, suite.Quick)); err != nil {
 					b.Fatal(err)
 				}
 				for _, r := range rows {

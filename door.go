@@ -1,0 +1,130 @@
+package hypervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/agenthypervisor/hypervisor/audit"
+	"github.com/agenthypervisor/hypervisor/policy"
+	"github.com/agenthypervisor/hypervisor/session"
+	"github.com/agenthypervisor/hypervisor/system"
+)
+
+// door.go: what a network door asks: whose token this is, and which session its bearer comes to.
+
+// IssueToken records a token, so that who shows its secret comes as its subject. An operator's.
+func (hv *Hypervisor) IssueToken(ctx context.Context, caller policy.Caller, t system.Token) (policy.Decision, error) {
+	return hv.system.submit(ctx, caller, system.IssueToken{Token: t})
+}
+
+// RevokeToken ends a token before its time. An operator's.
+func (hv *Hypervisor) RevokeToken(ctx context.Context, caller policy.Caller, id string) (policy.Decision, error) {
+	return hv.system.submit(ctx, caller, system.RevokeToken{ID: id})
+}
+
+// Token returns the token whose secret has a hash, if it counts now.
+func (hv *Hypervisor) Token(secret audit.Hash) (system.Token, bool) {
+	hv.system.mu.Lock()
+	defer hv.system.mu.Unlock()
+	t, ok := hv.system.state.Tokens[secret.String()]
+	return t, ok && hv.now(hv.system.state.Time).Before(t.Expires)
+}
+
+// Tokens returns the tokens that count now, by id.
+func (hv *Hypervisor) Tokens() []system.Token {
+	hv.system.mu.Lock()
+	defer hv.system.mu.Unlock()
+	now := hv.now(hv.system.state.Time)
+	var all []system.Token
+	for _, t := range hv.system.state.Tokens {
+		if now.Before(t.Expires) {
+			all = append(all, t)
+		}
+	}
+	slices.SortFunc(all, func(a, b system.Token) int { return strings.Compare(a.ID, b.ID) })
+	return all
+}
+
+// Aliases returns the newest session of each name.
+func (hv *Hypervisor) Aliases() map[string]string {
+	hv.system.mu.Lock()
+	defer hv.system.mu.Unlock()
+	return maps.Clone(hv.system.state.Aliases)
+}
+
+// Enter returns the active session that an agent's token is for, with the agent in it: it is joined if it was not, and
+// the session activated. An alias whose session has ended opens its successor with the same configuration. The error is
+// ErrNotFound for a session that is not there, *Refused where the session's rules say no.
+func (hv *Hypervisor) Enter(ctx context.Context, t system.Token) (*Session, error) {
+	by := policy.System.Through("token " + t.ID)
+	s, err := hv.sessionOf(ctx, by, t)
+	if err != nil {
+		return nil, err
+	}
+	state, err := s.State(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if state.Participants[t.Subject] == nil {
+		if _, err := s.Join(ctx, by, session.Join{Agent: t.Subject}); err != nil {
+			return nil, err
+		}
+	}
+	if state.Lifecycle == session.Handshaking {
+		if err := s.Activate(ctx, by); err != nil && !s.isActive(ctx) { // another bearer may have been faster
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+func (s *Session) isActive(ctx context.Context) bool {
+	state, err := s.State(ctx)
+	return err == nil && state.Lifecycle == session.Active
+}
+
+func (hv *Hypervisor) sessionOf(ctx context.Context, by policy.Caller, t system.Token) (*Session, error) {
+	if t.Alias == "" {
+		return hv.Session(ctx, t.Session)
+	}
+	return hv.Alias(ctx, by, t.Alias)
+}
+
+// Alias returns the newest session of a name, or ErrNotFound; if it has ended, its successor is opened with the same
+// configuration and the name stands for that.
+func (hv *Hypervisor) Alias(ctx context.Context, by policy.Caller, name string) (*Session, error) {
+	hv.renewing.Lock() // two bearers at once open one successor
+	defer hv.renewing.Unlock()
+	id, ok := hv.Aliases()[name]
+	if !ok {
+		return nil, fmt.Errorf("session %q: %w", name, ErrNotFound)
+	}
+	s, err := hv.Session(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	state, err := s.State(ctx)
+	if err != nil || state.Lifecycle < session.Terminating {
+		return s, err
+	}
+	if state.Lifecycle == session.Terminating { // the name is free once the end is over
+		if _, err := s.End(ctx, policy.System, session.Terminate{}); err != nil {
+			return nil, err
+		}
+	}
+	return hv.CreateSession(ctx, policy.System.Through(by.Via), &state.Config)
+}
+
+// bind makes a new session's name stand for it. A name that another session holds refuses, and the new session is ended.
+func (hv *Hypervisor) bind(ctx context.Context, caller policy.Caller, s *Session, name string) error {
+	d, err := hv.system.submit(ctx, caller, system.BindAlias{Name: name, Session: s.id})
+	if err := refusedOr(d, err); err != nil {
+		_, ended := s.End(ctx, policy.System, session.Terminate{Reason: "its name is taken"})
+		return errors.Join(err, ended)
+	}
+	return nil
+}
