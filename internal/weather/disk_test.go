@@ -286,7 +286,7 @@ func TestADiskThatFillsUnderLoadAgainAndAgainLosesNoAcknowledgedCall(t *testing.
 	var all sync.WaitGroup
 	for i := range libraryAgents * libraryCallers {
 		all.Go(func() {
-			for {
+			for numbers.Load() < mostCalls {
 				a := callArgs(int(numbers.Add(1)))
 				out, err := actOn(ctx, c.s, policy.Agent(agentDID(i%libraryAgents)), a)
 				switch {
