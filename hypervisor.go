@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"weak"
 
 	"github.com/agenthypervisor/hypervisor/eventlog"
 	"github.com/agenthypervisor/hypervisor/internal/executor"
@@ -60,7 +61,8 @@ type Hypervisor struct {
 
 	mu       sync.Mutex
 	sessions map[string]*Session
-	loaded   map[*Session]struct{} // those with a state in memory
+	resting  map[string]weak.Pointer[Session] // what was let go and somebody may still hold: one session has one handle
+	loaded   map[*Session]struct{}            // those with a state in memory
 	// laters are tasks that wait for a timer, by its key.
 	laters    map[string]func(context.Context)
 	nextLater uint64
@@ -89,7 +91,7 @@ func Open(ctx context.Context, opts *Options) (*Hypervisor, error) {
 	if err != nil {
 		return nil, err
 	}
-	hv := &Hypervisor{opts: o, store: store, sessions: map[string]*Session{}, laters: map[string]func(context.Context){},
+	hv := &Hypervisor{opts: o, store: store, sessions: map[string]*Session{}, resting: map[string]weak.Pointer[Session]{}, laters: map[string]func(context.Context){},
 		loaded: map[*Session]struct{}{}, worked: make(chan struct{}), stopped: make(chan struct{}),
 		committer: eventlog.NewCommitter(store), exec: executor.New(), feed: feed.New()}
 	hv.timers = executor.NewTimers(o.Clock, hv.tick)

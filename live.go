@@ -205,6 +205,7 @@ func (s *Session) load(ctx context.Context) error {
 	s.live = l
 	s.hv.mu.Lock()
 	s.hv.loaded[s] = struct{}{}
+	s.hv.wake(s)
 	s.hv.mu.Unlock()
 	if absent {
 		return nil
@@ -479,6 +480,7 @@ func (s *Session) letGo(ctx context.Context) {
 		return
 	}
 	s.drop()
+	s.rest()
 }
 
 // idle reports whether nothing would be lost if the state were let go. The lock is held.

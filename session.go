@@ -10,10 +10,12 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+	"weak"
 
 	"github.com/agenthypervisor/hypervisor/action"
 	"github.com/agenthypervisor/hypervisor/agent"
@@ -187,12 +189,51 @@ func refusedOr(d policy.Decision, err error) error {
 func (hv *Hypervisor) handle(id string) *Session {
 	hv.mu.Lock()
 	defer hv.mu.Unlock()
-	s := hv.sessions[id]
-	if s == nil {
-		s = &Session{hv: hv, id: id, sealed: make(chan struct{})}
-		hv.sessions[id] = s
+	if s := hv.sessions[id]; s != nil {
+		return s
 	}
+	if s := hv.resting[id].Value(); s != nil {
+		hv.wake(s)
+		return s
+	}
+	s := &Session{hv: hv, id: id, sealed: make(chan struct{})}
+	runtime.AddCleanup(s, hv.collected, id)
+	hv.sessions[id] = s
 	return s
+}
+
+// rest leaves the handle to those who hold it: an evicted session costs next to nothing. The handle stays where it knows what
+// no record says. The lock is held.
+func (s *Session) rest() {
+	if len(s.tools) > 0 || len(s.calls) > 0 || s.lost || s.recovered && s.hv.clockBehind || s.reviving.Load() {
+		return
+	}
+	s.hv.mu.Lock()
+	defer s.hv.mu.Unlock()
+	if s.hv.sessions[s.id] == s {
+		delete(s.hv.sessions, s.id)
+		s.hv.resting[s.id] = weak.Make(s)
+	}
+}
+
+// wake takes a resting handle back, since it is used again. hv.mu is held.
+func (hv *Hypervisor) wake(s *Session) {
+	if hv.resting[s.id].Value() == s {
+		delete(hv.resting, s.id)
+		hv.sessions[s.id] = s
+	}
+}
+
+// collected forgets a resting handle that nobody held any more. The garbage collector calls it.
+func (hv *Hypervisor) collected(id string) {
+	hv.mu.Lock()
+	defer hv.mu.Unlock()
+	if hv.resting[id].Value() == nil {
+		delete(hv.resting, id)
+	}
+	if len(hv.resting) == 0 {
+		hv.resting = map[string]weak.Pointer[Session]{} // an empty map keeps the room of its best days
+	}
 }
 
 // Session returns the handle of a session, or ErrNotFound.
