@@ -105,26 +105,41 @@ func (hv *Hypervisor) sessionOf(ctx context.Context, by policy.Caller, t system.
 // Alias returns the newest session of a name, or ErrNotFound; if it has ended, its successor is opened with the same
 // configuration and the name stands for that.
 func (hv *Hypervisor) Alias(ctx context.Context, by policy.Caller, name string) (*Session, error) {
-	hv.renewing.Lock() // two bearers at once open one successor
-	defer hv.renewing.Unlock()
-	id, ok := hv.Aliases()[name]
-	if !ok {
-		return nil, fmt.Errorf("session %q: %w", name, ErrNotFound)
-	}
-	s, err := hv.Session(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	state, err := s.State(ctx)
-	if err != nil || state.Lifecycle < session.Terminating {
-		return s, err
-	}
-	if state.Lifecycle == session.Terminating { // the name is free once the end is over
+	for {
+		s, ending, err := hv.newest(ctx, by, name)
+		if err != nil || !ending {
+			return s, err
+		}
+		// The name is free once the end is over. Waited for without the lock: it may take the grace time and longer.
 		if _, err := s.End(ctx, policy.System, session.Terminate{}); err != nil {
 			return nil, err
 		}
 	}
-	return hv.CreateSession(ctx, policy.System.Through(by.Via), &state.Config)
+}
+
+// newest returns the newest session of a name, or its successor if it has ended, or the session itself while it ends.
+func (hv *Hypervisor) newest(ctx context.Context, by policy.Caller, name string) (s *Session, ending bool, err error) {
+	hv.renewing.Lock() // two bearers at once open one successor
+	defer hv.renewing.Unlock()
+	id, ok := hv.Aliases()[name]
+	if !ok {
+		return nil, false, fmt.Errorf("session %q: %w", name, ErrNotFound)
+	}
+	s, err = hv.Session(ctx, id)
+	if err != nil {
+		return nil, false, err
+	}
+	state, err := s.State(ctx)
+	switch {
+	case err != nil:
+		return nil, false, err
+	case state.Lifecycle < session.Terminating:
+		return s, false, nil
+	case hv.system.isOpen(id): // also when it is archived, and its summary not recorded yet
+		return s, true, nil
+	}
+	s, err = hv.CreateSession(ctx, policy.System.Through(by.Via), &state.Config)
+	return s, false, err
 }
 
 // bind makes a new session's name stand for it. A name that another session holds refuses, and the new session is ended.

@@ -61,7 +61,21 @@ func (h *systemHandle) submit(ctx context.Context, caller policy.Caller, c syste
 	if err != nil {
 		return policy.Decision{}, err
 	}
-	return d, h.hv.wait(ctx, t)
+	if err := h.hv.wait(ctx, t); err != nil {
+		h.forget(context.WithoutCancel(ctx))
+		return d, err
+	}
+	return d, nil
+}
+
+// forget reads the stream anew after a record of it was lost, so that nobody is shown what the record said. While the store
+// cannot be read what is shown is what was believed, and the next command reads it.
+func (h *systemHandle) forget(ctx context.Context) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err := h.load(ctx); err != nil {
+		h.hv.opts.Logger.Warn("reading the system stream after a record of it was lost", "error", err)
+	}
 }
 
 // decide uses the slot that was reserved, or gives it back. The lock is held.

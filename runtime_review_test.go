@@ -12,6 +12,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"github.com/agenthypervisor/hypervisor"
 	"github.com/agenthypervisor/hypervisor/action"
 	"github.com/agenthypervisor/hypervisor/audit"
@@ -94,7 +96,7 @@ func TestLostAdmissionDoesNotEndTheCallThatHasItsIDNow(t *testing.T) {
 		return []error{talking{func() {
 			if reads++; reads == 2 { // the first is the lane's: now the loser of the record is told
 				if _, err := s.Act(gone, policy.Agent(ann), session.Act{Action: "write"}); !errors.Is(err, context.Canceled) {
-					t.Errorf("the other: %v", err) // it is admitted, and its caller does not wait for the dispatch
+					t.Errorf("the other: %v", err)
 				}
 			}
 		}}}
@@ -590,6 +592,18 @@ func TestCloseWaitsForACallAndRecordsTheEndLast(t *testing.T) {
 	})
 }
 
+func TestClosedHypervisorLeavesNoGoroutine(t *testing.T) {
+	for _, dir := range []string{"", t.TempDir()} {
+		before := goleak.IgnoreCurrent()
+		hv := open(t, &hypervisor.Options{Dir: dir})
+		s := hypervisortest.Session(t, hv, nil, map[policy.DID]string{ann: "0.80"})
+		register(s, (&echo{}).do)
+		act(t, s, ann, "write", `{}`)
+		closeAll(t, hv)
+		goleak.VerifyNone(t, before)
+	}
+}
+
 // A call that outlasts Close's context is cancelled, and recorded as what is known of it.
 func TestCloseCancelsACallThatDoesNotEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -661,6 +675,61 @@ func TestCloseLeavesBehindWhatIgnoresItsCancellation(t *testing.T) {
 		}
 		verify(t, store)
 	})
+}
+
+// A name whose session takes its time to end holds up nobody who asks for another.
+func TestEndingSessionOfOneNameHoldsUpNoOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hv := open(t, nil)
+		ctx, answer := context.Background(), make(chan struct{})
+		slow := hypervisortest.Session(t, hv, &session.Config{Name: "slow"}, map[policy.DID]string{ann: "0.80"})
+		other := hypervisortest.Session(t, hv, &session.Config{Name: "other"}, map[policy.DID]string{ann: "0.80"})
+		register(slow, func(context.Context, json.RawMessage) (json.RawMessage, error) {
+			<-answer
+			return nil, nil
+		})
+		var successor *hypervisor.Session
+		go func() { _, _ = slow.Act(ctx, policy.Agent(ann), session.Act{Action: "write"}) }()
+		synctest.Wait()
+		go func() { _, _ = slow.Terminate(ctx, admin) }()
+		synctest.Wait()
+		go func() { successor, _ = hv.Alias(ctx, admin, "slow") }()
+		synctest.Wait()
+		begun := time.Now()
+		if s, err := hv.Alias(ctx, admin, "other"); err != nil || s != other || time.Since(begun) > 0 {
+			t.Errorf("%v after %v", err, time.Since(begun))
+		}
+		close(answer)
+		synctest.Wait()
+		if successor == nil || successor == slow {
+			t.Error("the ended session has no successor")
+		}
+		closeAll(t, hv)
+	})
+}
+
+// What a lost record said of the node is not so.
+func TestLostSystemRecordIsForgotten(t *testing.T) {
+	store := newKept()
+	hv := hypervisortest.Open(t, &hypervisor.Options{Store: store})
+	ctx := context.Background()
+	for name, lost := range map[string]func() error{
+		"token": func() error {
+			_, err := hv.IssueToken(ctx, admin, system.Token{ID: "tok-1", Subject: ann, Role: policy.AgentRole, Session: "ses-1",
+				Hash: audit.Leaf([]byte("secret")), Expires: hypervisortest.NewClock().Now().Add(time.Hour)})
+			return err
+		},
+		"opening": func() error { _, err := hv.CreateSession(ctx, admin, nil); return err },
+	} {
+		store.break_(store.failing(`"stream":"system"`, errors.New("disk full"), false))
+		if err := lost(); !errors.Is(err, hypervisor.ErrStoreUnavailable) {
+			t.Errorf("%s: %v", name, err)
+		}
+		store.break_(nil)
+		if tokens, open := hv.Tokens(), hv.OpenSessions(); len(tokens) != 0 || len(open) != 0 {
+			t.Errorf("%s: tokens %v, open sessions %v", name, tokens, open)
+		}
+	}
 }
 
 // Close tries once more to record an outcome the store did not take.

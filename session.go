@@ -133,11 +133,15 @@ func (hv *Hypervisor) create(ctx context.Context, caller policy.Caller, id strin
 	if cfg == nil {
 		cfg = &session.Config{}
 	}
+	if err := hv.enter(); err != nil {
+		return nil, err
+	}
+	defer hv.leave()
 	s := hv.handle(id)
-	out, err := s.command(ctx, caller, session.Create{Config: *cfg}, nil)
+	out, err := s.submit(ctx, caller, session.Create{Config: *cfg}, nil)
 	for errors.Is(err, errForgotten) { // by somebody who looked for the session and found none
 		s = hv.handle(id)
-		out, err = s.command(ctx, caller, session.Create{Config: *cfg}, nil)
+		out, err = s.submit(ctx, caller, session.Create{Config: *cfg}, nil)
 	}
 	if err := refusedOr(out.Decision, err); err != nil {
 		s.mu.Lock()
