@@ -50,20 +50,41 @@ type call struct {
 // the error says that nothing could be decided or recorded. When ctx ends the call is cancelled; its outcome is recorded
 // and Act returns ctx's error.
 func (s *Session) Act(ctx context.Context, caller policy.Caller, c session.Act) (Outcome, error) {
+	started, out, err := s.admit(ctx, caller, c)
+	if started == nil || err != nil {
+		return out, err
+	}
+	return started.wait(ctx, s.hv)
+}
+
+// Begin is Act that does not wait for the outcome: it returns once the call is admitted or refused. The end of ctx cancels the
+// call, so it is one that outlives whoever asked.
+func (s *Session) Begin(ctx context.Context, caller policy.Caller, c session.Act) (Outcome, error) {
+	started, out, err := s.admit(ctx, caller, c)
+	if started == nil || err != nil {
+		return out, err
+	}
+	out.State = "running"
+	return out, nil
+}
+
+// admit returns the call that was begun, or the answer where none was.
+func (s *Session) admit(ctx context.Context, caller policy.Caller, c session.Act) (*call, Outcome, error) {
 	out, started, err := s.ask(ctx, caller, c)
 	switch {
 	case err != nil:
 		if out.Events != nil && !out.Allowed { // a refusal is answered even when it cannot be recorded (SPEC §2)
 			out.Decision.Seq, out.Decision.Approval = 0, nil
-			return Outcome{Decision: out.Decision}, nil
+			return nil, Outcome{Decision: out.Decision}, nil
 		}
-		return Outcome{}, err
+		return nil, Outcome{}, err
 	case out.Repeats != nil:
-		return s.repeat(ctx, out)
+		out, err := s.repeat(ctx, out)
+		return nil, out, err
 	case started == nil:
-		return Outcome{Decision: out.Decision}, nil
+		return nil, Outcome{Decision: out.Decision}, nil
 	}
-	return started.wait(ctx, s.hv)
+	return started, Outcome{Decision: out.Decision, ID: out.ID}, nil
 }
 
 // ask decides a call and waits until the decision is recorded. It returns the call that has begun; nil: none.

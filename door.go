@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/agenthypervisor/hypervisor/audit"
 	"github.com/agenthypervisor/hypervisor/policy"
@@ -15,6 +16,13 @@ import (
 )
 
 // door.go: what a network door asks: whose token this is, and which session its bearer comes to.
+
+// Now returns the time at which a command of the node would be decided: what a token's end is counted from.
+func (hv *Hypervisor) Now() time.Time {
+	hv.system.mu.Lock()
+	defer hv.system.mu.Unlock()
+	return hv.now(hv.system.state.Time)
+}
 
 // IssueToken records a token, so that who shows its secret comes as its subject. An operator's.
 func (hv *Hypervisor) IssueToken(ctx context.Context, caller policy.Caller, t system.Token) (policy.Decision, error) {
@@ -73,16 +81,16 @@ func (hv *Hypervisor) Enter(ctx context.Context, t system.Token) (*Session, erro
 	if err != nil {
 		return nil, err
 	}
-	state, err := s.State(ctx)
+	stage, there, err := s.stage(ctx, t.Subject)
 	if err != nil {
 		return nil, err
 	}
-	if state.Participants[t.Subject] == nil {
+	if !there {
 		if _, err := s.Join(ctx, by, session.Join{Agent: t.Subject}); err != nil {
 			return nil, err
 		}
 	}
-	if state.Lifecycle == session.Handshaking {
+	if stage == session.Handshaking {
 		if err := s.Activate(ctx, by); err != nil && !s.isActive(ctx) { // another bearer may have been faster
 			return nil, err
 		}
@@ -90,9 +98,19 @@ func (hv *Hypervisor) Enter(ctx context.Context, t system.Token) (*Session, erro
 	return s, nil
 }
 
+// stage returns how far the session is and whether an agent takes part. It copies nothing: Enter asks it for every request.
+func (s *Session) stage(ctx context.Context, did policy.DID) (session.Lifecycle, bool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.load(ctx); err != nil {
+		return 0, false, err
+	}
+	return s.live.state.Lifecycle, s.live.state.Participants[did] != nil, nil
+}
+
 func (s *Session) isActive(ctx context.Context) bool {
-	state, err := s.State(ctx)
-	return err == nil && state.Lifecycle == session.Active
+	stage, _, err := s.stage(ctx, "")
+	return err == nil && stage == session.Active
 }
 
 func (hv *Hypervisor) sessionOf(ctx context.Context, by policy.Caller, t system.Token) (*Session, error) {
@@ -119,27 +137,46 @@ func (hv *Hypervisor) Alias(ctx context.Context, by policy.Caller, name string) 
 
 // newest returns the newest session of a name, or its successor if it has ended, or the session itself while it ends.
 func (hv *Hypervisor) newest(ctx context.Context, by policy.Caller, name string) (s *Session, ending bool, err error) {
+	if s, stage, err := hv.named(ctx, name); err != nil || stage < session.Terminating {
+		return s, false, err
+	}
 	hv.renewing.Lock() // two bearers at once open one successor
 	defer hv.renewing.Unlock()
-	id, ok := hv.Aliases()[name]
-	if !ok {
-		return nil, false, fmt.Errorf("session %q: %w", name, ErrNotFound)
+	s, stage, err := hv.named(ctx, name)
+	switch {
+	case err != nil || stage < session.Terminating:
+		return s, false, err
+	case hv.system.isOpen(s.id): // also when it is archived, and its summary not recorded yet
+		return s, true, nil
 	}
-	s, err = hv.Session(ctx, id)
+	state, err := s.State(ctx)
 	if err != nil {
 		return nil, false, err
 	}
-	state, err := s.State(ctx)
-	switch {
-	case err != nil:
-		return nil, false, err
-	case state.Lifecycle < session.Terminating:
-		return s, false, nil
-	case hv.system.isOpen(id): // also when it is archived, and its summary not recorded yet
-		return s, true, nil
-	}
 	s, err = hv.CreateSession(ctx, policy.System.Through(by.Via), &state.Config)
 	return s, false, err
+}
+
+// named returns the session that a name stands for, and how far it is.
+func (hv *Hypervisor) named(ctx context.Context, name string) (*Session, session.Lifecycle, error) {
+	id, ok := hv.holder(name)
+	if !ok {
+		return nil, 0, fmt.Errorf("session %q: %w", name, ErrNotFound)
+	}
+	s, err := hv.Session(ctx, id)
+	if err != nil {
+		return nil, 0, err
+	}
+	stage, _, err := s.stage(ctx, "")
+	return s, stage, err
+}
+
+// holder returns the id of the newest session of a name.
+func (hv *Hypervisor) holder(name string) (id string, ok bool) {
+	hv.system.mu.Lock()
+	defer hv.system.mu.Unlock()
+	id, ok = hv.system.state.Aliases[name]
+	return id, ok
 }
 
 // bind makes a new session's name stand for it. A name that another session holds refuses, and the new session is ended.

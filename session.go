@@ -78,7 +78,7 @@ func (hv *Hypervisor) CreateSession(ctx context.Context, caller policy.Caller, c
 }
 
 // CreateSessionOnce is CreateSession that can be repeated: the id derives from the caller and the key, and where that session
-// exists it is returned.
+// exists it is returned. It refuses a key that was used for other settings.
 func (hv *Hypervisor) CreateSessionOnce(ctx context.Context, caller policy.Caller, key string, cfg *session.Config) (*Session, error) {
 	if key == "" || len(key) > session.MaxKeyBytes {
 		return nil, fmt.Errorf("an idempotency key has 1 to %d bytes", session.MaxKeyBytes)
@@ -99,11 +99,12 @@ func (hv *Hypervisor) CreateSessionOnce(ctx context.Context, caller policy.Calle
 	} else if err != nil {
 		return nil, err
 	}
-	return s, s.createdWith(ctx, key, cfg)
+	return s, s.createdWith(ctx, caller, key, cfg)
 }
 
-// createdWith returns *Refused with idempotency_conflict if the session was created with other settings.
-func (s *Session) createdWith(ctx context.Context, key string, cfg *session.Config) error {
+// createdWith returns *Refused with idempotency_conflict if the session was created with other settings,
+// and ends what a crash left half done.
+func (s *Session) createdWith(ctx context.Context, caller policy.Caller, key string, cfg *session.Config) error {
 	if cfg == nil {
 		cfg = &session.Config{}
 	}
@@ -126,6 +127,9 @@ func (s *Session) createdWith(ctx context.Context, key string, cfg *session.Conf
 	if !bytes.Equal(asked, there) {
 		return &Refused{policy.Refuse(policy.IdempotencyConflict, "idempotency key %q was used for session %s with other settings", key, s.id)}
 	}
+	if _, bound := s.hv.holder(cfg.Name); cfg.Name != "" && !bound { // the process ended before the name was recorded
+		return s.hv.bind(ctx, caller, s, cfg.Name)
+	}
 	return nil
 }
 
@@ -137,6 +141,9 @@ func (hv *Hypervisor) create(ctx context.Context, caller policy.Caller, id strin
 		return nil, err
 	}
 	defer hv.leave()
+	if old, held := hv.holder(cfg.Name); held && hv.system.isOpen(old) { // rather than a session that must be ended at once
+		return nil, &Refused{policy.Refuse(policy.Forbidden, "%q stands for session %s, which has not ended", cfg.Name, old)}
+	}
 	s := hv.handle(id)
 	out, err := s.submit(ctx, caller, session.Create{Config: *cfg}, nil)
 	for errors.Is(err, errForgotten) { // by somebody who looked for the session and found none

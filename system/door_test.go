@@ -1,6 +1,7 @@
 package system
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -16,11 +17,12 @@ func TestTokensAreIssuedWithinTheirBounds(t *testing.T) {
 	n := newNode(t)
 	n.do(operator, Open{"s1"})
 	n.do(operator, BindAlias{"dev", "s1"})
-	for _, c := range []struct {
+	for i, c := range []struct {
 		change func(*Token)
 		want   string
 	}{
-		{func(*Token) {}, issuedType},
+		{func(tk *Token) { tk.ID = "t0" }, issuedType},
+		{func(tk *Token) { tk.ID = "t0" }, "idempotency_conflict"}, // its secret cannot be given out again
 		{func(tk *Token) { tk.Session, tk.Alias = "", "dev" }, issuedType},
 		{func(tk *Token) { tk.Role, tk.Session = policy.ApproverRole, "" }, issuedType},
 		{func(tk *Token) { tk.Alias = "dev" }, "invalid_arguments"},
@@ -32,7 +34,7 @@ func TestTokensAreIssuedWithinTheirBounds(t *testing.T) {
 		{func(tk *Token) { tk.Session, tk.Alias = "", "nobody" }, "not_found"},
 		{func(tk *Token) { tk.Subject = "" }, "invalid_arguments"},
 	} {
-		tk := token("t1")
+		tk := token(fmt.Sprint("t", i))
 		c.change(&tk)
 		if got := n.do(operator, IssueToken{tk}); got != c.want {
 			t.Errorf("%+v: %s, want %s", tk, got, c.want)

@@ -69,6 +69,8 @@ func decideIssue(s *State, env *Env, c IssueToken) Outcome {
 		return refuse(policy.InvalidArguments, "only an agent's token is for a session")
 	case t.Alias != "" && s.Aliases[t.Alias] == "":
 		return refuse(policy.NotFound, "there is no session named %q", t.Alias)
+	case s.hasToken(t.ID):
+		return refuse(policy.IdempotencyConflict, "there is a token %s already; its secret was given out once and is kept nowhere", t.ID)
 	case len(s.Tokens) >= MaxTokens:
 		return refuse(policy.QuotaExceeded, "%d tokens are alive; revoke some", len(s.Tokens))
 	}
@@ -76,12 +78,19 @@ func decideIssue(s *State, env *Env, c IssueToken) Outcome {
 }
 
 func decideRevoke(s *State, c RevokeToken) Outcome {
-	for _, t := range s.Tokens {
-		if t.ID == c.ID {
-			return allow(TokenRevoked(c))
-		}
+	if s.hasToken(c.ID) {
+		return allow(TokenRevoked(c))
 	}
 	return refuse(policy.NotFound, "there is no token %s, or it has ended", c.ID)
+}
+
+func (s *State) hasToken(id string) bool {
+	for _, t := range s.Tokens {
+		if t.ID == id {
+			return true
+		}
+	}
+	return false
 }
 
 // Append appends the event's JSON.

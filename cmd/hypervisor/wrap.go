@@ -202,7 +202,7 @@ func (w *wrapping) serve(ctx context.Context, hv *hypervisor.Hypervisor, dir str
 	}
 	control := make(chan error, 1)
 	go func() {
-		err := socket.Run(ctx, httpapi.New(hv, httpapi.SocketOperator, hv.Logger()))
+		err := socket.Run(ctx, httpapi.New(hv, httpapi.SocketOperator, &httpapi.Options{Logger: hv.Logger()}))
 		if ctx.Err() == nil {
 			stop(fmt.Errorf("control socket: %w", err))
 		}

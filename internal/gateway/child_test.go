@@ -47,7 +47,9 @@ func child(name string, env ...string) Command {
 }
 
 // sdkServer is a well-behaved server built on the SDK.
-func sdkServer() {
+func sdkServer() { _ = newSDKServer().Run(context.Background(), &mcp.StdioTransport{}) }
+
+func newSDKServer() *mcp.Server {
 	s := mcp.NewServer(&mcp.Implementation{Name: "sdk", Version: "1"}, &mcp.ServerOptions{Instructions: "use with care", PageSize: 2})
 	schema := json.RawMessage(`{"type":"object","properties":{"n":{"type":"integer"}},"additionalProperties":true}`)
 	add := func(name string, h mcp.ToolHandler) {
@@ -86,7 +88,7 @@ func sdkServer() {
 		_, err := r.Session.Elicit(ctx, &mcp.ElicitParams{Message: "sure?"})
 		return text(fmt.Sprint("elicit: ", err))
 	})
-	_ = s.Run(context.Background(), &mcp.StdioTransport{})
+	return s
 }
 
 // rawServer writes by hand what the SDK would not.

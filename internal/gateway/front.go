@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -30,16 +31,43 @@ type FrontOptions struct {
 	Clock            Clock                            // nil: WallClock
 }
 
-// A Front stands one upstream, by its own tool names, before one agent in one session. It is a handle, safe for concurrent use.
+// A Front stands upstreams before one agent in one session: one by its own tool names (NewFront), or many, whose tools are then
+// shown as server__tool (Hub). It is a handle, safe for concurrent use.
 type Front struct {
 	hv      *hypervisor.Hypervisor
 	session *hypervisor.Session
 	agent   policy.Caller
-	up      *Upstream
+	up      *Upstream // of NewFront; nil: a hub's
 	opt     FrontOptions
+	render  func(server string, t Tool) Tool // a tool as the agent is shown it
+
+	refreshing sync.Mutex // one at a time, so that what is shown is what was registered last
 
 	mu    sync.Mutex
-	shown []Tool
+	faces []*face
+	told  bool // the agent has been shown a list
+}
+
+// A face is one upstream as a front shows it.
+type face struct {
+	source
+	claims func(tool string) []action.Claim
+	trust  bool
+
+	// Guarded by the front's mu.
+	loaded bool              // its tools are registered
+	shown  []Tool            // as the agent sees them
+	names  map[string]string // a name the agent knows → the server's own; tools that are not shown are in it too
+}
+
+// A source is where an upstream's connection comes from. Safe for concurrent use.
+type source interface {
+	Name() string
+	// known returns the tools as last listed, and whether they ever were.
+	known() ([]Tool, bool)
+	// use returns the upstream, being started if it was not running, and keeps it until release is called. An error wraps
+	// action.ErrNotDispatched.
+	use(ctx context.Context) (up *Upstream, release func(), err error)
 }
 
 // ErrUpstream is returned, wrapped with why, by Front.Run when the server could not be started at first.
@@ -47,7 +75,7 @@ var ErrUpstream = errors.New("the tool server does not start")
 
 // NewFront returns a front; opt may be nil. The upstream's Run is the front's to call.
 func NewFront(hv *hypervisor.Hypervisor, s *hypervisor.Session, agent policy.Caller, up *Upstream, opt *FrontOptions) *Front {
-	f := &Front{hv: hv, session: s, agent: agent, up: up}
+	f := &Front{hv: hv, session: s, agent: agent, up: up, render: asItIs}
 	if opt != nil {
 		f.opt = *opt
 	}
@@ -57,7 +85,14 @@ func NewFront(hv *hypervisor.Hypervisor, s *hypervisor.Session, agent policy.Cal
 	if f.opt.Log == nil {
 		f.opt.Log = slog.New(slog.DiscardHandler)
 	}
+	f.faces = []*face{{source: up, claims: f.opt.Claims, trust: f.opt.TrustAnnotations}}
 	return f
+}
+
+// asItIs shows a tool under its own name.
+func asItIs(_ string, t Tool) Tool {
+	t.Definition, _ = neutralised(t.Definition)
+	return t
 }
 
 // Run starts the upstream and serves the agent on in and out, as Server.Run does, until that returns; then it stops the upstream
@@ -71,7 +106,7 @@ func (f *Front) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	if err := f.up.Ready(ctx); err != nil {
 		return fmt.Errorf("%w: %s: %w", ErrUpstream, f.up.Name(), err)
 	}
-	if err := f.refresh(ctx); err != nil {
+	if _, err := f.refresh(ctx, f.faces[0]); err != nil {
 		return err
 	}
 	server := NewServer(f, &ServerOptions{Instructions: f.up.Instructions(), Version: f.opt.Version, Log: f.opt.Log, Clock: f.opt.Clock})
@@ -87,7 +122,7 @@ func (f *Front) follow(ctx context.Context, server *Server) {
 			return
 		case <-f.up.Changed():
 		}
-		if err := f.refresh(ctx); err != nil {
+		if _, err := f.refresh(ctx, f.faces[0]); err != nil {
 			// What is registered stays, and a call of a tool that has changed since is not sent (Upstream.Call).
 			f.opt.Log.Error("changed tools not taken over", "server", f.up.Name(), "error", err)
 			continue
@@ -96,70 +131,145 @@ func (f *Front) follow(ctx context.Context, server *Server) {
 	}
 }
 
-// refresh pins and registers the tools as the upstream lists them now.
-func (f *Front) refresh(ctx context.Context) error {
-	tools := f.up.Tools()
+// refresh pins and registers a face's tools as its upstream lists them now, and reports whether a list that the agent was shown
+// before is otherwise now.
+func (f *Front) refresh(ctx context.Context, c *face) (bool, error) {
+	f.refreshing.Lock()
+	defer f.refreshing.Unlock()
+	tools, _ := c.known()
+	server := c.Name()
 	pins := map[string]system.Seen{}
 	registered := map[string]hypervisor.Tool{}
 	for _, t := range tools {
-		d := f.descriptor(t)
-		if err := d.Validate(); err != nil {
-			f.opt.Log.Warn("tool left out", "server", f.up.Name(), "error", err)
+		d := c.descriptor(t)
+		err := d.Validate()
+		if !mayBeTool(t.Name) {
+			err = fmt.Errorf("%w: name %q is of what is no tool", ErrTool, t.Name)
+		}
+		if err != nil {
+			f.opt.Log.Warn("tool left out", "server", server, "error", err)
 			continue
 		}
 		pins[d.ID] = system.Seen{Digest: t.Digest, Text: t.Definition}
-		registered[t.Name] = hypervisor.Tool{Descriptor: d, Check: t.Check,
-			Do: func(ctx context.Context, args json.RawMessage) (json.RawMessage, error) {
-				return f.up.Call(ctx, t, args, ProgressOf(ctx))
-			}}
+		registered[t.Name] = hypervisor.Tool{Descriptor: d, Check: t.Check, Do: c.call(t)}
 	}
-	changed, err := f.hv.Pin(ctx, policy.System.Through("gateway"), pins)
+	otherwise, err := f.hv.Pin(ctx, policy.System.Through("gateway"), pins)
 	if err != nil {
-		return fmt.Errorf("pinning tools of %s: %w", f.up.Name(), err)
+		return false, fmt.Errorf("pinning tools of %s: %w", server, err)
 	}
 	var shown []Tool
+	names := map[string]string{}
 	for _, t := range tools {
 		r, ok := registered[t.Name]
 		if !ok {
 			continue
 		}
-		r.Changed = changed[r.Descriptor.ID]
+		r.Changed = otherwise[r.Descriptor.ID]
 		registered[t.Name] = r
+		seen := f.render(server, t)
+		names[seen.Name] = t.Name
 		// A definition that is not the pinned one is text from nobody knows whom: it is not put before the model.
 		if !r.Changed && !r.Descriptor.Admin {
-			shown = append(shown, t)
+			shown = append(shown, seen)
 		}
 	}
-	if err := f.session.SetTools(f.agent.DID, f.up.Name()+".", slices.Collect(maps.Values(registered))); err != nil {
-		return fmt.Errorf("registering tools of %s: %w", f.up.Name(), err)
+	if err := f.session.SetTools(f.agent.DID, server+".", slices.Collect(maps.Values(registered))); err != nil {
+		return false, fmt.Errorf("registering tools of %s: %w", server, err)
 	}
 	f.mu.Lock()
-	f.shown = shown
-	f.mu.Unlock()
-	return nil
+	defer f.mu.Unlock()
+	changed := f.told && !sameTools(c.shown, shown)
+	c.loaded, c.shown, c.names = true, shown, names
+	return changed, nil
 }
 
-func (f *Front) descriptor(t Tool) action.Descriptor {
-	claims := slices.Clone(f.opt.Claims(t.Name))
-	if f.opt.TrustAnnotations {
+// call returns what does a call of a tool.
+func (c *face) call(t Tool) action.Func {
+	return func(ctx context.Context, args json.RawMessage) (json.RawMessage, error) {
+		up, release, err := c.use(ctx)
+		if err != nil {
+			return nil, err
+		}
+		defer release()
+		return up.Call(ctx, t, args, ProgressOf(ctx))
+	}
+}
+
+func (c *face) descriptor(t Tool) action.Descriptor {
+	claims := slices.Clone(c.claims(t.Name))
+	if c.trust {
 		claims = append(claims, t.Annotations.Claim())
 	}
-	return action.Resolve(f.actionID(t.Name), claims...)
+	return action.Resolve(c.Name()+"."+t.Name, claims...)
 }
 
-// actionID returns a tool's name as policies and records say it. A name that no tool can have is not put into a record as it is.
-func (f *Front) actionID(tool string) string {
-	if !toolName.MatchString(tool) {
-		tool = fmt.Sprintf("no-such-name-%x", sha256.Sum256([]byte(tool)))[:len("no-such-name-")+12]
+// actionID returns a tool's name, as the agent knows it, as policies and records say it. A name that no tool can have is not put
+// into a record as it is.
+func (f *Front) actionID(name string) string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, c := range f.faces {
+		if own, ok := c.names[name]; ok {
+			return c.Name() + "." + own
+		}
 	}
-	return f.up.Name() + "." + tool
+	server := ownServer
+	if f.up != nil {
+		if server = f.up.Name(); mayBeTool(name) {
+			return server + "." + name
+		}
+	}
+	for _, c := range f.faces {
+		rest, ok := strings.CutPrefix(name, c.Name()+"__")
+		if ok && f.up == nil && mayBeTool(rest) && !slices.Contains(slices.Collect(maps.Values(c.names)), rest) {
+			return c.Name() + "." + rest
+		}
+	}
+	return server + "." + fmt.Sprintf("no-such-name-%x", sha256.Sum256([]byte(name)))[:len("no-such-name-")+12]
+}
+
+// loaded reports whether a face's tools are registered.
+func (f *Front) loaded(c *face) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return c.loaded
+}
+
+// all returns the faces as they are now.
+func (f *Front) all() []*face {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.faces)
+}
+
+// replace puts other faces in the place of those there are, forgets the tools of those that are gone, and reports whether the
+// agent was shown any of them.
+func (f *Front) replace(faces []*face) (changed bool) {
+	f.refreshing.Lock()
+	defer f.refreshing.Unlock()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	old := f.faces
+	f.faces = faces
+	for _, c := range old {
+		if !slices.Contains(faces, c) {
+			_ = f.session.SetTools(f.agent.DID, c.Name()+".", nil) // nothing in it that could be wrong
+			changed = changed || len(c.shown) > 0
+		}
+	}
+	return changed && f.told
 }
 
 // Tools returns the tools the agent is shown: those whose definition is the pinned one and that are not admin.
 func (f *Front) Tools(context.Context) ([]Tool, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.shown, nil
+	f.told = true
+	var all []Tool
+	for _, c := range f.faces {
+		all = append(all, c.shown...)
+	}
+	return all, nil
 }
 
 // Act puts a call to the session.

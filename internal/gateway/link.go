@@ -32,7 +32,7 @@ var (
 // A link is one life of an upstream: its process, its wire, the SDK's session on it.
 type link struct {
 	upstream *Upstream
-	process  *process
+	process  *process // nil: reached over HTTP
 	conn     *upstreamConn
 	session  *mcp.ClientSession
 
@@ -42,11 +42,10 @@ type link struct {
 
 // start starts the server and lists its tools.
 func (u *Upstream) start(ctx context.Context, legacy bool) (*link, []Tool, error) {
-	p, err := startProcess(u.command, u.opt.Stderr, "["+u.name+"] ")
-	if err != nil {
+	l := &link{upstream: u, dead: make(chan struct{})}
+	if err := l.open(); err != nil {
 		return nil, nil, err
 	}
-	l := &link{upstream: u, process: p, conn: newUpstreamConn(p.stdout, p.stdin), dead: make(chan struct{})}
 	ready, cancel := withTimeout(ctx, u.opt.Clock, startTimeout, errStartTimeout)
 	defer cancel()
 	client := mcp.NewClient(implementation(u.opt.Version), &mcp.ClientOptions{
@@ -59,6 +58,7 @@ func (u *Upstream) start(ctx context.Context, legacy bool) (*link, []Tool, error
 		opt.ProtocolVersion = legacyProtocol
 	}
 	var tools []Tool
+	var err error
 	if l.session, err = client.Connect(ready, l.conn, opt); err != nil {
 		err = fmt.Errorf("shaking hands: %w", err)
 	} else if tools, err = l.list(ready); err != nil {
@@ -74,13 +74,37 @@ func (u *Upstream) start(ctx context.Context, legacy bool) (*link, []Tool, error
 	return nil, nil, l.explain(err)
 }
 
+// open starts the process, if the server is one, and the wire.
+func (l *link) open() error {
+	u := l.upstream
+	if u.endpoint != nil {
+		l.conn = newUpstreamConn(newHTTPWire(*u.endpoint, u.opt.Clock, u.opt.Log.With("server", u.name)))
+		return nil
+	}
+	p, err := startProcess(u.command, u.opt.Stderr, "["+u.name+"] ")
+	if err != nil {
+		return err
+	}
+	l.process, l.conn = p, newUpstreamConn(lineWire{newStream(p.stdout, p.stdin, false)})
+	return nil
+}
+
+// exited is closed when the server's process has ended; nil where it has none.
+func (l *link) exited() <-chan struct{} {
+	if l.process == nil {
+		return nil
+	}
+	return l.process.exited
+}
+
 // withTimeout is context.WithTimeoutCause on our clock.
 func withTimeout(ctx context.Context, clock Clock, d time.Duration, why error) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
+	expired := clock.After(d)
 	var wait sync.WaitGroup
 	wait.Go(func() {
 		select {
-		case <-clock.After(d):
+		case <-expired:
 			cancel(why)
 		case <-ctx.Done():
 		}
@@ -109,7 +133,7 @@ func (l *link) run(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 		why = context.Cause(ctx)
-	case <-l.process.exited:
+	case <-l.exited():
 		<-ended // its last answers are still in the pipe
 	case <-ended:
 	}
@@ -124,15 +148,19 @@ func (l *link) run(ctx context.Context) error {
 func (l *link) close() {
 	garbage := errors.Is(l.conn.reason(), errGarbage)
 	_ = l.conn.Close()
-	if garbage {
+	if l.process != nil && garbage {
 		l.process.kill() // what it does next is nobody's wish
 	}
-	l.process.stop(l.upstream.opt.Clock)
+	if l.process != nil {
+		l.process.stop(l.upstream.opt.Clock)
+	}
 	if l.session != nil {
 		_ = l.session.Close() // the wire is closed already; this ends the SDK's goroutines
 	}
-	l.conn.pumps.Wait()
-	l.process.pumps.Wait()
+	l.conn.wait()
+	if l.process != nil {
+		l.process.pumps.Wait()
+	}
 }
 
 // explain returns, for a link that is closed, the reason people want to know of: why we closed the wire or what broke it, and
@@ -141,7 +169,7 @@ func (l *link) explain(why error) error {
 	switch reason := l.conn.reason(); {
 	case errors.Is(reason, errClosed):
 		return why
-	case errors.Is(reason, errGarbage), errors.Is(reason, errStalled):
+	case errors.Is(reason, errGarbage), errors.Is(reason, errStalled), l.process == nil:
 		return reason
 	}
 	return l.process.ending()
@@ -151,7 +179,7 @@ func (l *link) explain(why error) error {
 func (l *link) relist(ctx context.Context) {
 	for {
 		select {
-		case <-l.conn.done:
+		case <-l.conn.ended():
 			return
 		case <-l.conn.changed:
 		}
@@ -208,7 +236,7 @@ func (l *link) page(ctx context.Context, cursor string) (p toolPage, err error) 
 	_, err = l.session.ListTools(withTap(ctx, t), &mcp.ListToolsParams{Cursor: cursor})
 	if answered := l.conn.untap(t); err != nil {
 		return p, err
-	} else if !answered {
+	} else if !answered && t.broken == nil {
 		panic("gateway: a list of tools that did not come by the wire")
 	}
 	if err := jsonv2.Unmarshal(t.result, &p); err != nil {
@@ -229,6 +257,10 @@ func (l *link) call(ctx context.Context, t *tap, tool string, args json.RawMessa
 	}
 	name := l.upstream.name
 	switch {
+	case t.broken != nil && !t.mayHaveArrived():
+		return nil, fmt.Errorf("%w: server %s: %w", action.ErrNotDispatched, name, t.broken)
+	case t.broken != nil:
+		return nil, fmt.Errorf("%w: server %s broke off during the call: %w", action.ErrUnknownOutcome, name, t.broken)
 	case ctx.Err() != nil && !t.mayHaveArrived():
 		return nil, fmt.Errorf("%w: %w", action.ErrNotDispatched, context.Cause(ctx))
 	case ctx.Err() != nil:

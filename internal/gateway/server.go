@@ -42,6 +42,9 @@ type ServerOptions struct {
 	Version      string       // of this program; empty: "dev"
 	Log          *slog.Logger // nil: nowhere
 	Clock        Clock        // nil: WallClock
+
+	ended context.Context // its end cancels all requests; nil: they end with their connection
+	newID func() string   // names a client's session; nil: the SDK does
 }
 
 // A Server is the MCP server one agent talks to. It is a handle, safe for concurrent use; it serves one connection at a time.
@@ -49,6 +52,7 @@ type Server struct {
 	session Session
 	sdk     *mcp.Server
 	clock   Clock
+	ended   context.Context
 }
 
 // statusTool is the hypervisor's own tool.
@@ -68,10 +72,11 @@ func NewServer(session Session, opt *ServerOptions) *Server {
 	if o.Clock == nil {
 		o.Clock = WallClock{}
 	}
-	s := &Server{session: session, clock: o.Clock}
+	s := &Server{session: session, clock: o.Clock, ended: o.ended}
 	s.sdk = mcp.NewServer(implementation(o.Version), &mcp.ServerOptions{
 		Instructions: o.Instructions,
 		Logger:       o.Log,
+		GetSessionID: o.newID,
 		Capabilities: &mcp.ServerCapabilities{Tools: &mcp.ToolCapabilities{ListChanged: true}},
 	})
 	s.sdk.AddReceivingMiddleware(s.receive)
@@ -128,6 +133,8 @@ func (s *Server) ToolsChanged() {
 // receive stands before the SDK's own handlers: tools are ours, the handshake is the SDK's, the rest is not served yet.
 func (s *Server) receive(next mcp.MethodHandler) mcp.MethodHandler {
 	return func(ctx context.Context, method string, req mcp.Request) (mcp.Result, error) {
+		ctx, stop := s.within(ctx)
+		defer stop()
 		switch method {
 		case "tools/list":
 			p, _ := req.GetParams().(*mcp.ListToolsParams)
@@ -145,6 +152,16 @@ func (s *Server) receive(next mcp.MethodHandler) mcp.MethodHandler {
 		}
 		return nil, &jsonrpc.Error{Code: jsonrpc.CodeMethodNotFound, Message: fmt.Sprintf("%q is not served", clip(method))}
 	}
+}
+
+// within returns ctx, ended with the server too.
+func (s *Server) within(ctx context.Context) (context.Context, func()) {
+	if s.ended == nil {
+		return ctx, func() {}
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	unhook := context.AfterFunc(s.ended, func() { cancel(errClosed) })
+	return ctx, func() { unhook(); cancel(nil) }
 }
 
 // Bounds of one page of tools/list.

@@ -8,6 +8,8 @@ import (
 	"io"
 	"sync"
 	"sync/atomic"
+
+	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
 )
 
 // maxPendingBytes bounds what waits to be written to one peer. A peer that reads so slowly has its connection ended.
@@ -45,6 +47,8 @@ type readLine struct {
 // An outgoing line is written by the stream's writer, or dropped by its sender while it has not been begun.
 type outgoing struct {
 	text  []byte
+	msg   jsonrpc.Message // what text says; nil: nobody asks
+	id    jsonrpc.ID      // of a request that wants an answer
 	state atomic.Int32
 	done  chan struct{} // closed when state is sent, unsent or broken
 	err   error         // valid once done is closed

@@ -33,14 +33,16 @@ type UpstreamOptions struct {
 	Version string         // of this program, as the server is told; empty: "dev"
 }
 
-// An Upstream is one stdio MCP server as a child process, with everything it starts. It is a handle, safe for concurrent use.
+// An Upstream is one MCP server: a child process with everything it starts, or an endpoint over HTTP. It is a handle, safe for
+// concurrent use.
 type Upstream struct {
-	name    string
-	command Command
-	opt     UpstreamOptions
-	tokens  atomic.Int64 // progress tokens given out
-	tried   chan struct{}
-	changed chan struct{} // one slot
+	name     string
+	command  Command
+	endpoint *Endpoint // nil: the command
+	opt      UpstreamOptions
+	tokens   atomic.Int64 // progress tokens given out
+	tried    chan struct{}
+	changed  chan struct{} // one slot
 
 	mu           sync.Mutex
 	link         *link // nil: not running
@@ -69,6 +71,13 @@ func NewUpstream(name string, command Command, opt *UpstreamOptions) *Upstream {
 	if u.opt.Jitter == nil {
 		u.opt.Jitter = rand.Float64
 	}
+	return u
+}
+
+// NewRemoteUpstream returns an upstream over Streamable HTTP, which Run will connect to; opt may be nil.
+func NewRemoteUpstream(name string, at Endpoint, opt *UpstreamOptions) *Upstream {
+	u := NewUpstream(name, Command{}, opt)
+	u.endpoint = &at
 	return u
 }
 
@@ -117,7 +126,7 @@ func (u *Upstream) serve(ctx context.Context) error {
 	}
 	u.mu.Lock()
 	first := u.tools == nil
-	changed := !first && !sameTools(u.tools, tools)
+	changed := !sameTools(u.tools, tools) && (!first || u.attempts > 1)
 	u.link, u.down, u.retry, u.tools, u.instructions = l, nil, time.Time{}, tools, l.instructions()
 	u.mu.Unlock()
 	u.opt.Log.Info("server is up", "server", u.name, "tools", len(tools))
@@ -160,12 +169,22 @@ func (u *Upstream) toolsChanged() {
 	}
 }
 
-// Changed returns a channel that receives once Tools has changed, but for the first listing. It has one reader.
+// Changed returns a channel that receives once Tools has changed, but for a first listing that Ready has waited for. It has one
+// reader.
 func (u *Upstream) Changed() <-chan struct{} { return u.changed }
 
 func sameTools(a, b []Tool) bool {
 	return slices.EqualFunc(a, b, func(x, y Tool) bool { return x.Digest == y.Digest })
 }
+
+// known returns the tools, and whether they were ever listed.
+func (u *Upstream) known() ([]Tool, bool) {
+	tools := u.Tools()
+	return tools, tools != nil
+}
+
+// use returns the upstream itself, which its Run keeps up.
+func (u *Upstream) use(context.Context) (*Upstream, func(), error) { return u, func() {}, nil }
 
 // Ready waits until the first attempt to start the server has ended, and returns why it failed, or nil.
 func (u *Upstream) Ready(ctx context.Context) error {

@@ -65,6 +65,15 @@ func (c *handClock) fire(d time.Duration) {
 	c.waits[d] = c.waits[d][:last]
 }
 
+// await returns once somebody waits so long.
+func (c *handClock) await(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for len(c.waits[d]) == 0 {
+		c.more.Wait()
+	}
+}
+
 // Backoffs under a jitter of one half.
 const (
 	backoff1 = 750 * time.Millisecond

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"sync"
 	"sync/atomic"
 
@@ -21,21 +20,67 @@ var errGarbage = errors.New("the server wrote what is not MCP")
 // the upstream are answered and notifications taken in here, in the order of the wire, so none can pile up unhandled.
 // It is its own mcp.Transport, for one Connect.
 type upstreamConn struct {
-	*stream
+	wire
 	changed chan struct{} // one slot: the upstream says its tools have changed
 
 	mu   sync.Mutex
 	taps map[jsonrpc.ID]*tap
 }
 
-func newUpstreamConn(r io.Reader, w io.Writer) *upstreamConn {
-	return &upstreamConn{stream: newStream(r, w, false), changed: make(chan struct{}, 1), taps: map[jsonrpc.ID]*tap{}}
+func newUpstreamConn(w wire) *upstreamConn {
+	return &upstreamConn{wire: w, changed: make(chan struct{}, 1), taps: map[jsonrpc.ID]*tap{}}
 }
+
+// A wire carries whole messages to an upstream and back. Its methods are safe for concurrent use but for next, which has one
+// caller.
+type wire interface {
+	// next returns the next message. Its error has ended the wire, or is ctx's.
+	next(ctx context.Context) (incoming, error)
+	// send hands over a message. It returns when that is on its way or can no longer be; o.state says how far it came.
+	send(ctx context.Context, o *outgoing) error
+	// end ends the wire for the first reason given. It does not wait.
+	end(why error)
+	// reason returns why the wire ended, or nil while it has not.
+	reason() error
+	// ended is closed when the wire has ended.
+	ended() <-chan struct{}
+	// wait returns once no goroutine of a wire that has ended is left.
+	wait()
+}
+
+// An incoming message, strictly checked.
+type incoming struct {
+	envelope
+	of  *outgoing // the request on whose own answer it came; nil: on a stream that all requests share
+	err error     // why of gets no answer; there is no message then
+}
+
+// A lineWire is a wire of lines, one message each. A line that is no message breaks it.
+type lineWire struct{ *stream }
+
+func (w lineWire) next(ctx context.Context) (incoming, error) {
+	line, err := w.stream.next(ctx)
+	if errors.Is(err, errLineTooLong) {
+		return incoming{}, fmt.Errorf("%w: %w", errGarbage, err)
+	}
+	if err != nil {
+		return incoming{}, err
+	}
+	e, f := parse(line)
+	if f != nil {
+		return incoming{}, fmt.Errorf("%w: %w: %q", errGarbage, f, clip(string(line)))
+	}
+	return incoming{envelope: e}, nil
+}
+
+func (w lineWire) ended() <-chan struct{} { return w.done }
+func (w lineWire) wait()                  { w.pumps.Wait() }
 
 // A tap takes one request's answer off the wire as it stands: the SDK's own types drop members they do not know and read
 // numbers as floats. It travels in the context of the call down to Write.
 type tap struct {
 	progressToken int64                    // zero: no progress is wanted
+	headers       map[string]string        // more for a request over HTTP
 	progress      func(Progress)           // called in the order of the wire, before the call returns
 	line          atomic.Pointer[outgoing] // the request; nil: not yet handed to the wire
 	id            jsonrpc.ID               // guarded by the connection's mu
@@ -44,6 +89,7 @@ type tap struct {
 	answered bool
 	result   json.RawMessage
 	err      *jsonrpc.Error
+	broken   error // why this one request gets no answer though the wire goes on; nil: it does or the wire ends
 }
 
 type tapKey struct{}
@@ -93,45 +139,54 @@ func (c *upstreamConn) Read(ctx context.Context) (jsonrpc.Message, error) {
 	}
 }
 
-// read takes in one line. A nil message is one that was dealt with.
+// read takes in one message. A nil message is one that was dealt with.
 func (c *upstreamConn) read(ctx context.Context) (jsonrpc.Message, error) {
-	line, err := c.next(ctx)
-	if errors.Is(err, errLineTooLong) {
-		return nil, fmt.Errorf("%w: %w", errGarbage, err)
-	}
-	if err != nil {
-		return nil, err
-	}
-	e, f := parse(line)
+	in, err := c.next(ctx)
 	switch {
-	case f != nil:
-		return nil, fmt.Errorf("%w: %w: %q", errGarbage, f, clip(string(line)))
-	case e.method == "" && !e.id.IsValid():
+	case err != nil:
+		return nil, err
+	case in.err != nil:
+		return c.unanswered(in.of, in.err), nil
+	case in.method == "" && !in.id.IsValid() && in.of == nil:
 		return nil, nil // an error about no request we know of
-	case e.method == "":
-		return c.answer(e), nil
-	case e.call:
-		return nil, c.decline(ctx, e)
+	case in.method == "":
+		return c.answer(in), nil
+	case in.call:
+		return nil, c.decline(ctx, in.envelope)
 	}
-	return nil, c.notice(e)
+	return nil, c.notice(in)
 }
 
 // answer hands the answer to its tap, if it has one, and the SDK an empty one in its place.
-func (c *upstreamConn) answer(e envelope) *jsonrpc.Response {
+func (c *upstreamConn) answer(e incoming) *jsonrpc.Response {
+	if e.of != nil {
+		e.id = e.of.id // an error may come without it
+	}
 	r := &jsonrpc.Response{ID: e.id, Result: e.result}
-	if e.err != nil {
-		r.Error = e.err
+	if e.envelope.err != nil {
+		r.Error = e.envelope.err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if t := c.taps[e.id]; t != nil {
 		delete(c.taps, e.id)
-		t.answered, t.result, t.err = true, e.result, e.err
-		if e.err == nil {
+		t.answered, t.result, t.err = true, e.result, e.envelope.err
+		if t.err == nil {
 			r.Result = json.RawMessage(`{}`)
 		}
 	}
 	return r
+}
+
+// unanswered tells a request's tap, and the SDK, that there will be no answer.
+func (c *upstreamConn) unanswered(o *outgoing, why error) jsonrpc.Message {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if t := c.taps[o.id]; t != nil {
+		delete(c.taps, o.id)
+		t.broken = why
+	}
+	return &jsonrpc.Response{ID: o.id, Error: why}
 }
 
 // decline answers a request of the upstream's. It has been told that we can do none of this.
@@ -145,7 +200,7 @@ func (c *upstreamConn) decline(ctx context.Context, e envelope) error {
 }
 
 // notice takes in a notification. Only two kinds change anything.
-func (c *upstreamConn) notice(e envelope) error {
+func (c *upstreamConn) notice(e incoming) error {
 	switch e.method {
 	case "notifications/tools/list_changed":
 		select {
@@ -161,7 +216,7 @@ func (c *upstreamConn) notice(e envelope) error {
 			return fmt.Errorf("%w: progress: %w", errGarbage, err)
 		}
 		if token, ok := p.Token.(float64); ok {
-			if t := c.tapOf(int64(token)); t != nil {
+			if t := c.tapOf(int64(token)); t != nil && (e.of == nil || t.line.Load() == e.of) {
 				t.progress(p.Progress)
 			}
 		}
@@ -194,8 +249,9 @@ func (c *upstreamConn) Write(ctx context.Context, msg jsonrpc.Message) error {
 	if err != nil {
 		return fmt.Errorf("encoding message: %w", err)
 	}
-	o := &outgoing{text: text}
+	o := &outgoing{text: text, msg: msg}
 	if r, ok := msg.(*jsonrpc.Request); ok && r.IsCall() {
+		o.id = r.ID
 		if t, ok := ctx.Value(tapKey{}).(*tap); ok {
 			c.mu.Lock()
 			t.id = r.ID

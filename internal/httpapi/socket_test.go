@@ -215,7 +215,7 @@ func TestRequestsUnderWayEndWithTheServer(t *testing.T) {
 
 func TestTheSocketsUserIsTheOperator(t *testing.T) {
 	caller, err := SocketOperator(nil)
-	if want := (policy.Caller{DID: "did:mesh:operator", Role: policy.OperatorRole, Via: "socket"}); err != nil || caller != want {
+	if want := (policy.Caller{DID: "did:mesh:operator", Role: policy.OperatorRole, Via: "socket"}); err != nil || caller.Caller != want {
 		t.Errorf("SocketOperator = %+v, %v; want %+v", caller, err, want)
 	}
 	hv := open(t)

@@ -1,0 +1,201 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/agenthypervisor/hypervisor/action"
+)
+
+// A berth is the place of one upstream connection: of a seat, or of all if the server is shared. The connection is made at its
+// first use and ended when nobody has used it for a while. Its fields are guarded by the hub's mu.
+type berth struct {
+	hub    *Hub
+	server *server
+	seat   *seat // nil: shared
+
+	users   int
+	used    time.Time
+	up      *Upstream          // of the life under way, or the last
+	stop    context.CancelFunc // nil: not running
+	stopped chan struct{}      // closed when the last life that was begun has ended; nil: there was none
+	retired bool               // it is stopped when its last user leaves
+
+	listed bool
+	tools  []Tool // as this connection listed them last
+	fresh  bool   // this life has not listed yet
+}
+
+var errRetired = errors.New("it is not configured any more; list the tools again")
+
+func (b *berth) Name() string { return b.server.spec.Name }
+
+// known returns the tools as this connection listed them, or else as any did.
+func (b *berth) known() ([]Tool, bool) {
+	b.hub.mu.Lock()
+	defer b.hub.mu.Unlock()
+	return b.knownLocked()
+}
+
+func (b *berth) knownLocked() ([]Tool, bool) {
+	if b.listed {
+		return b.tools, true
+	}
+	return b.server.tools, b.server.listed
+}
+
+// use returns the running upstream once it is ready.
+func (b *berth) use(ctx context.Context) (*Upstream, func(), error) {
+	up, err := b.board()
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w: server %s: %w", action.ErrNotDispatched, b.Name(), err)
+	}
+	if up.Ready(ctx) == nil {
+		b.update(up) // a call's tools are compared with what the server lists now
+	}
+	if ctx.Err() != nil {
+		b.leave()
+		return nil, nil, fmt.Errorf("%w: %w", action.ErrNotDispatched, context.Cause(ctx))
+	}
+	return up, b.leave, nil // where it is down, the call says so and when it is worth another try
+}
+
+// board counts a user in and sees to it that the upstream runs.
+func (b *berth) board() (*Upstream, error) {
+	h := b.hub
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case b.retired:
+		return nil, errRetired
+	case h.ctx == nil:
+		return nil, errNotServing
+	}
+	if b.stop == nil {
+		if len(h.running) >= h.opt.MaxConnections && !h.stopLongestIdle() {
+			return nil, fmt.Errorf("all %d connections to servers are in use; try again in a moment", h.opt.MaxConnections)
+		}
+		b.start()
+	}
+	b.users++
+	return b.up, nil
+}
+
+func (b *berth) leave() {
+	b.hub.mu.Lock()
+	defer b.hub.mu.Unlock()
+	b.users--
+	b.used = b.hub.opt.Clock.Now()
+	if b.users == 0 && b.retired && b.stop != nil {
+		b.halt()
+	}
+}
+
+// stopLongestIdle makes room for a connection. The caller holds mu.
+func (h *Hub) stopLongestIdle() bool {
+	var longest *berth
+	for b := range h.running {
+		if b.users == 0 && (longest == nil || b.used.Before(longest.used)) {
+			longest = b
+		}
+	}
+	if longest != nil {
+		longest.halt()
+	}
+	return longest != nil
+}
+
+// start begins a life of the connection. The caller holds mu.
+func (b *berth) start() {
+	h := b.hub
+	opt := &UpstreamOptions{Stderr: h.opt.Stderr, Log: h.opt.Log, Clock: h.opt.Clock, Version: h.opt.Version}
+	if e := b.server.spec.Endpoint; e != nil {
+		b.up = NewRemoteUpstream(b.Name(), *e, opt)
+	} else {
+		b.up = NewUpstream(b.Name(), *b.server.spec.Command, opt)
+	}
+	ctx, cancel := context.WithCancel(h.ctx)
+	before, stopped := b.stopped, make(chan struct{})
+	b.stop, b.stopped, b.fresh = cancel, stopped, true
+	h.running[b] = struct{}{}
+	up := b.up
+	h.own.Go(func() {
+		defer close(stopped)
+		if before != nil {
+			<-before // the life before this one may still be ending
+		}
+		_ = up.Run(ctx) // it ends with ctx and says nothing else
+	})
+	h.own.Go(func() { b.follow(ctx, up) })
+}
+
+// follow takes over every list of one life.
+func (b *berth) follow(ctx context.Context, up *Upstream) {
+	_ = up.Ready(ctx) // if it did not start, it may yet
+	for {
+		b.update(up)
+		select {
+		case <-ctx.Done():
+			return
+		case <-up.Changed():
+		}
+	}
+}
+
+// halt ends the life under way; it does not wait. The caller holds mu.
+func (b *berth) halt() {
+	b.stop()
+	b.stop = nil
+	delete(b.hub.running, b)
+}
+
+// retire has the connection ended once its users have left. The caller holds mu.
+func (b *berth) retire() {
+	b.retired = true
+	if b.users == 0 && b.stop != nil {
+		b.halt()
+	}
+}
+
+// update takes over the tools as the upstream lists them, and marks the seats whose own lists are otherwise now.
+func (b *berth) update(up *Upstream) {
+	tools, listed := up.known()
+	h, s := b.hub, b.server
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !listed || b.up != up {
+		return
+	}
+	tools = keepKnown(s.tools, tools)
+	was, _ := b.knownLocked()
+	own := !b.listed || !sameTools(was, tools)
+	common := b.fresh && (!s.listed || !sameTools(s.tools, tools))
+	if b.listed, b.tools = true, tools; b.fresh {
+		b.fresh, s.listed, s.tools, s.failed = false, true, tools, time.Time{}
+	}
+	if !own && !common {
+		return
+	}
+	for _, seat := range h.seats {
+		if mine := seat.berths[s]; mine == b && own || mine != nil && !mine.listed && common {
+			h.markStale(seat)
+		}
+	}
+}
+
+// keepKnown returns tools with those that are already held in the place of their equals: one schema serves all.
+func keepKnown(held, tools []Tool) []Tool {
+	if sameTools(held, tools) {
+		return held
+	}
+	out := slices.Clone(tools)
+	for i, t := range out {
+		if at := slices.IndexFunc(held, func(o Tool) bool { return o.Digest == t.Digest }); at >= 0 {
+			out[i] = held[at]
+		}
+	}
+	return out
+}
