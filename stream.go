@@ -22,6 +22,7 @@ type stream struct {
 	head audit.Hash
 	tree audit.Tree // of all the stream's records
 	lane *eventlog.Lane
+	lost func() // called when a record of it is not in, mostly from the committer; nil: nobody needs to know
 
 	newest  *ticket      // of the newest record handed to the committer; nil: none yet
 	pending atomic.Int64 // records handed over and not answered
@@ -51,7 +52,7 @@ func (hv *Hypervisor) wait(ctx context.Context, t *ticket) error {
 	}
 	<-t.done
 	if t.err != nil {
-		return fmt.Errorf("%w: %w", ErrStoreUnavailable, t.err)
+		return away(t.err)
 	}
 	return nil
 }
@@ -73,7 +74,7 @@ type draft struct {
 func (st *stream) write(d draft) *ticket {
 	rec := audit.Record{Stream: st.name, Seq: st.seq + 1, Time: d.at, Trace: d.trace, Prev: st.head, Events: d.events,
 		Caller: audit.Caller{DID: string(d.caller.DID), Role: d.caller.Role.String(), Via: d.caller.Via}}
-	body := rec.Append(make([]byte, 0, 384+len(d.events)))
+	body := rec.Append(st.hv.body())
 	leaf := audit.Leaf(body)
 	t := &ticket{done: make(chan struct{})}
 	a := eventlog.Append{Stream: st.name, Seq: rec.Seq, Prev: st.head, Body: body, Hash: leaf, Payload: d.payload,
@@ -83,16 +84,35 @@ func (st *stream) write(d draft) *ticket {
 	st.pending.Add(1)
 	st.hv.committer.Enqueue(st.lane, a, func(err error) {
 		st.pending.Add(-1)
+		st.hv.putBody(body)
 		t.err = err
-		if err == nil {
+		switch {
+		case err == nil:
 			st.hv.feed.Grew()
 			if d.then != nil {
 				d.then()
 			}
+		case st.lost != nil:
+			st.lost()
 		}
 		close(t.done)
 	})
 	return t
+}
+
+// body returns room for a record's bytes. putBody takes it back once the record is in, or is not: the store keeps none.
+func (hv *Hypervisor) body() []byte {
+	if b, ok := hv.bodies.Get().(*[]byte); ok {
+		return (*b)[:0]
+	}
+	return make([]byte, 0, 1<<10)
+}
+
+func (hv *Hypervisor) putBody(b []byte) {
+	const most = 16 << 10 // a larger one is rare, and would be kept for small ones
+	if cap(b) <= most {
+		hv.bodies.Put(&b)
+	}
 }
 
 // A stored is a record read back, with its envelope read.
@@ -111,7 +131,7 @@ func (hv *Hypervisor) read(ctx context.Context, name string, from uint64) iter.S
 		var head audit.Hash
 		for rec, err := range hv.store.Read(ctx, name, from) {
 			if err != nil {
-				yield(nil, fmt.Errorf("%w: reading %s: %w", ErrStoreUnavailable, name, err))
+				yield(nil, away(fmt.Errorf("reading %s: %w", name, err)))
 				return
 			}
 			envelope, bad := audit.ParseRecord(rec.Body)

@@ -178,20 +178,24 @@ func (hv *Hypervisor) part(ctx context.Context, r *stored, name string) ([]byte,
 	if err != nil {
 		return nil, fmt.Errorf("%s, record %d: %w", r.Stream, r.Seq, err)
 	}
-	for _, p := range parts {
-		switch {
-		case p.Name != name:
-		case !p.External:
-			return p.Bytes, nil
-		default:
-			b, err := hv.store.Blob(ctx, p.Outside)
-			if errors.Is(err, eventlog.ErrNoBlob) {
-				return nil, nil
-			}
-			return b, err
+	for i := range parts {
+		if parts[i].Name == name {
+			return hv.bytesOf(ctx, &parts[i])
 		}
 	}
 	return nil, nil
+}
+
+// bytesOf returns a part's bytes, from the blobs if they stand there; nil if they were collected.
+func (hv *Hypervisor) bytesOf(ctx context.Context, p *audit.Part) ([]byte, error) {
+	if !p.External {
+		return p.Bytes, nil
+	}
+	b, err := hv.store.Blob(ctx, p.Outside)
+	if errors.Is(err, eventlog.ErrNoBlob) {
+		return nil, nil
+	}
+	return b, err
 }
 
 // An ApprovalView is an approval with what it is about.
@@ -229,7 +233,7 @@ func (hv *Hypervisor) Sessions(ctx context.Context) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
 		for head, err := range hv.store.Heads(ctx) {
 			if err != nil {
-				yield("", fmt.Errorf("%w: reading the heads: %w", ErrStoreUnavailable, err))
+				yield("", away(fmt.Errorf("reading the heads: %w", err)))
 				return
 			}
 			if id, ok := strings.CutPrefix(head.Stream, audit.SessionPrefix); ok && !yield(id, nil) {
@@ -303,8 +307,9 @@ type Event struct {
 }
 
 // Follow yields every event of the log behind a position, in commit order and without gaps, and then those that come, until
-// ctx ends or the caller stops. Zero begins at the beginning. A follower that was away resumes behind the Position it saw last;
-// a slow one holds up nobody.
+// ctx ends or the caller stops; ErrClosed says that the hypervisor has ended. Zero begins at the beginning. A follower that was
+// away resumes behind the Position it saw last, or behind the one before if it stopped between two events of a record; a slow
+// one holds up nobody.
 func (hv *Hypervisor) Follow(ctx context.Context, after uint64) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
 		for ctx.Err() == nil {
@@ -316,13 +321,19 @@ func (hv *Hypervisor) Follow(ctx context.Context, after uint64) iter.Seq2[Event,
 				if errors.Is(err, errDone) {
 					return
 				}
+				if errors.Is(err, eventlog.ErrClosed) {
+					err = away(err)
+				}
 				if err != nil {
 					yield(Event{}, err)
 					return
 				}
 				after = rec.Position
 			}
-			if hv.await(ctx, more) != nil {
+			if err := hv.await(ctx, more); err != nil {
+				if errors.Is(err, ErrClosed) {
+					yield(Event{}, err)
+				}
 				return
 			}
 		}

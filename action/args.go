@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"math/big"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -32,11 +34,14 @@ func DecodeArgs(text json.RawMessage) (Args, error) {
 	if len(bytes.TrimSpace(text)) == 0 {
 		return Args{Values: map[string]any{}, Canonical: json.RawMessage("{}")}, nil
 	}
-	if err := WellFormed(text); err != nil {
-		return Args{}, fmt.Errorf("%w: %w", ErrArguments, err)
+	if nesting(text) > MaxDepth {
+		return Args{}, fmt.Errorf("%w: %w", ErrArguments, errDepth)
 	}
-	d := jsontext.NewDecoder(bytes.NewReader(text))
+	d := jsontext.NewDecoder(bytes.NewReader(text)) // by itself it refuses invalid UTF-8 and names given twice
 	v, err := decodeValue(d)
+	if err == nil {
+		err = nothingMore(d)
+	}
 	if err != nil {
 		return Args{}, fmt.Errorf("%w: %w", ErrArguments, err)
 	}
@@ -44,14 +49,51 @@ func DecodeArgs(text json.RawMessage) (Args, error) {
 	if !ok {
 		return Args{}, fmt.Errorf("%w: they are not an object", ErrArguments)
 	}
-	canonical, err := jsonv2.Marshal(object, jsonv2.Deterministic(true))
+	canonical, err := appendCanonical(make([]byte, 0, len(text)), object)
 	if err != nil {
 		return Args{}, fmt.Errorf("%w: encoding arguments: %w", ErrArguments, err)
 	}
 	return Args{Values: object, Canonical: canonical}, nil
 }
 
-// decodeValue decodes the next value; the decoder has seen the text whole, so depth is bounded.
+// appendCanonical appends a decoded value as Args.Canonical has it.
+func appendCanonical(dst []byte, v any) (_ []byte, err error) {
+	switch v := v.(type) {
+	case string:
+		return jsontext.AppendQuote(dst, v)
+	case int64:
+		return strconv.AppendInt(dst, v, 10), nil
+	case map[string]any:
+		dst = append(dst, '{')
+		for i, name := range slices.Sorted(maps.Keys(v)) {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			if dst, err = jsontext.AppendQuote(dst, name); err != nil {
+				return nil, err
+			}
+			if dst, err = appendCanonical(append(dst, ':'), v[name]); err != nil {
+				return nil, err
+			}
+		}
+		return append(dst, '}'), nil
+	case []any:
+		dst = append(dst, '[')
+		for i, element := range v {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			if dst, err = appendCanonical(dst, element); err != nil {
+				return nil, err
+			}
+		}
+		return append(dst, ']'), nil
+	}
+	text, err := jsonv2.Marshal(v) // what is rare: a fraction has rules of its own
+	return append(dst, text...), err
+}
+
+// decodeValue decodes the next value; the depth of the text was bounded before.
 func decodeValue(d *jsontext.Decoder) (any, error) {
 	switch d.PeekKind() {
 	case '{':
@@ -187,7 +229,7 @@ const MaxDepth = 64
 // an object at any depth, be at most MaxDepth deep, and be followed by nothing.
 func WellFormed(text []byte) error {
 	if nesting(text) > MaxDepth {
-		return fmt.Errorf("nested more than %d deep", MaxDepth)
+		return errDepth
 	}
 	d := jsontext.NewDecoder(bytes.NewReader(text))
 	if err := d.SkipValue(); err != nil {
@@ -196,6 +238,12 @@ func WellFormed(text []byte) error {
 		}
 		return err
 	}
+	return nothingMore(d)
+}
+
+var errDepth = fmt.Errorf("nested more than %d deep", MaxDepth)
+
+func nothingMore(d *jsontext.Decoder) error {
 	if _, err := d.ReadToken(); !errors.Is(err, io.EOF) {
 		return errors.New("something follows the value")
 	}

@@ -31,8 +31,9 @@ type Source string
 
 // The sources.
 const (
-	FromConfig Source = "config" // counts at first sight and when the figure changed
-	FromJoin   Source = "join"
+	FromConfig   Source = "config" // counts at first sight and when the figure changed
+	FromJoin     Source = "join"
+	FromOperator Source = "operator" // said of the agent itself, outside any session
 )
 
 // SetSigma asks to set an agent's σ. Only an operator may.
@@ -64,7 +65,7 @@ func Decide(s *State, caller policy.Caller, c SetSigma) Outcome {
 		return Outcome{Decision: policy.Refuse(policy.InvalidArguments, "σ is from 0 to 1, and %d millionths are more", c.Sigma)}
 	case c.Source == FromConfig && s.Configured != nil && *s.Configured == c.Sigma:
 		return Outcome{Decision: policy.Allow()} // the file says what it said; what has moved since stays moved
-	case c.Source == FromJoin && s.Set != nil && *s.Set == c.Sigma:
+	case c.Source != FromConfig && s.Set != nil && *s.Set == c.Sigma:
 		return Outcome{Decision: policy.Allow()}
 	}
 	out := Outcome{Decision: policy.Allow(), Events: []SigmaSet{{c.Sigma, c.Source}}}

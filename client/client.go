@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -219,6 +220,24 @@ func (c *Client) call(ctx context.Context, method, path string, q url.Values, bo
 	if err != nil {
 		return err
 	}
+	return c.decode(ctx, resp, out)
+}
+
+// callOnce is call with an idempotency key; an empty one is none.
+func (c *Client) callOnce(ctx context.Context, key, method, path string, body, out any) error {
+	var header http.Header
+	if key != "" {
+		header = http.Header{"Idempotency-Key": {key}}
+	}
+	resp, err := c.sendWith(ctx, header, method, path, nil, body)
+	if err != nil {
+		return err
+	}
+	return c.decode(ctx, resp, out)
+}
+
+// decode reads an answer.
+func (c *Client) decode(ctx context.Context, resp *http.Response, out any) error {
 	defer resp.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswerBytes))
 	if err != nil {
@@ -232,6 +251,11 @@ func (c *Client) call(ctx context.Context, method, path string, q url.Values, bo
 
 // send makes a request and returns an answer below 400.
 func (c *Client) send(ctx context.Context, method, path string, q url.Values, body any) (*http.Response, error) {
+	return c.sendWith(ctx, nil, method, path, q, body)
+}
+
+// sendWith is send with header fields of its own.
+func (c *Client) sendWith(ctx context.Context, header http.Header, method, path string, q url.Values, body any) (*http.Response, error) {
 	var in io.Reader
 	if body != nil {
 		b, err := json.Marshal(body)
@@ -247,6 +271,7 @@ func (c *Client) send(ctx context.Context, method, path string, q url.Values, bo
 	if err != nil {
 		return nil, err
 	}
+	maps.Copy(req.Header, header)
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}

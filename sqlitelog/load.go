@@ -188,6 +188,9 @@ func (s *Store) check(ctx context.Context, f *file) (loaded, error) {
 			continue // it was not promised to be durable
 		}
 		now := l.table.find(old.stream)
+		if now != nil && *now == *old {
+			continue // compared above
+		}
 		if now == nil || now.seq < old.seq {
 			return loaded{}, fmt.Errorf("%w: record %d of %s was acknowledged and is gone", eventlog.ErrCorrupt, old.seq, old.stream)
 		}

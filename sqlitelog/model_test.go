@@ -177,11 +177,7 @@ func (m *machine) Crash(rt *rapid.T) {
 }
 
 // Doubt goes on as after an error that leaves it open what is on the disk.
-func (m *machine) Doubt(*rapid.T) {
-	m.store.write.Lock()
-	m.store.fail(errFault)
-	m.store.write.Unlock()
-}
+func (m *machine) Doubt(*rapid.T) { doubt(m.store) }
 
 // The reader must see what the store holds, beside it.
 func TestReaderSeesWhatTheStoreHolds(t *testing.T) {

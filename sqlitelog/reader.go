@@ -63,11 +63,11 @@ func (r *Reader) mode(dir string) (dsnName string, err error) {
 	case !db.exists:
 		_, err := os.Stat(r.path)
 		return "", errors.Join(err, fs.ErrNotExist)
-	case wal.exists && shm.exists:
-		// A daemon is at work, or was killed: the index of the WAL is read, or made anew in memory.
+	case held && wal.exists && shm.exists: // a daemon is at work: its index of the WAL is read
 		return dsn(r.path, "mode=ro", "readonly_shm=1", fmt.Sprintf("_pragma=busy_timeout(%d)", busyTimeout)), nil
 	case wal.size > 0:
-		// A copy without the -shm file: without a VFS that locks, SQLite keeps the index of the WAL in memory.
+		// A daemon was killed, perhaps while it changed the index of the WAL, or this is a copy without one: without a VFS
+		// that locks, SQLite makes the index anew in memory.
 		return dsn(r.path, "mode=ro", "vfs="+noLockVFS, "_pragma=locking_mode(EXCLUSIVE)"), nil
 	}
 	return dsn(r.path, "mode=ro", "immutable=1"), nil

@@ -17,16 +17,15 @@ type State struct {
 	Stopped     bool                  `json:"stopped"`     // the newest process ended cleanly
 	Open        map[string]struct{}   `json:"open"`        // sessions opened and not summarised
 	Sessions    uint64                `json:"sessions"`    // ever opened
-	Pins        map[string]audit.Hash `json:"pins"`        // by server.tool
+	Pins        map[string]Definition `json:"pins"`        // by server.tool
 	Rules       string                `json:"rules"`       // version of the policies in force
+	Tokens      map[string]Token      `json:"tokens"`      // by the hash of the secret; those that expired go when the next is issued
+	Aliases     map[string]string     `json:"aliases"`     // the newest session of each name
 }
-
-// MaxPins bounds the tools that can be pinned.
-const MaxPins = 65_536
 
 // NewState returns the node before its first record.
 func NewState() *State {
-	return &State{Open: map[string]struct{}{}, Pins: map[string]audit.Hash{}}
+	return &State{Open: map[string]struct{}{}, Pins: map[string]Definition{}, Tokens: map[string]Token{}, Aliases: map[string]string{}}
 }
 
 // A Command asks for something, in the imperative.
@@ -48,8 +47,6 @@ type (
 		Records uint64
 		Summary audit.Hash
 	}
-	// Pin records the definitions of tools at first sight. A tool that is pinned already keeps its pin.
-	Pin struct{ Tools map[string]audit.Hash }
 	// LoadRules puts policies in force.
 	LoadRules struct{ Version string }
 )
@@ -58,7 +55,6 @@ func (Start) command()     {}
 func (Stop) command()      {}
 func (Open) command()      {}
 func (Commit) command()    {}
-func (Pin) command()       {}
 func (LoadRules) command() {}
 
 // An Event is something that happened, in the past tense.
@@ -76,7 +72,6 @@ const (
 	stoppedType   = "system.stopped"
 	openedType    = "audit.opened"
 	committedType = "audit.committed"
-	pinnedType    = "tools.pinned"
 	rulesType     = "policy.loaded"
 )
 
@@ -100,65 +95,82 @@ type (
 		Records uint64     `json:"records"`
 		Summary audit.Hash `json:"summary"`
 	}
-	// Pinned is recorded when a tool is seen for the first time.
-	Pinned struct {
-		Tool   string     `json:"tool"`
-		Digest audit.Hash `json:"digest"`
-	}
 	// RulesLoaded is recorded when other policies than before are in force.
 	RulesLoaded struct {
 		Version string `json:"version"`
 	}
 )
 
+// Env is what a decision may know beyond the state. It is stamped by package hypervisor.
+type Env struct {
+	Now    time.Time
+	Caller policy.Caller
+	Random [32]byte // salts derive from it
+}
+
 // An Outcome is a decision and what is to be recorded because of it.
 type Outcome struct {
 	policy.Decision
 	Events []Event
+	Parts  []audit.Part // what the events commit to
 }
 
 // Decide answers a command; it changes nothing.
-func Decide(s *State, caller policy.Caller, c Command) Outcome {
-	if !caller.Runs() {
-		return Outcome{Decision: policy.Refuse(policy.Forbidden, "only an operator does this; %s is %s", caller.DID, caller.Role)}
+func Decide(s *State, env Env, c Command) Outcome {
+	if !env.Caller.Runs() {
+		return refuse(policy.Forbidden, "only an operator does this; %s is %s", env.Caller.DID, env.Caller.Role)
 	}
-	out := Outcome{Decision: policy.Allow(), Events: decide(s, c)}
+	out := decide(s, &env, c)
 	if len(out.Events) > 0 {
 		out.Seq = s.Seq + 1
 	}
 	return out
 }
 
-func decide(s *State, c Command) []Event {
+func decide(s *State, env *Env, c Command) Outcome {
 	switch c := c.(type) {
 	case Start:
 		epoch := s.Epoch
 		if epoch == 0 || !s.Stopped {
 			epoch++
 		}
-		return []Event{Started{c.Incarnation, epoch, c.Program}}
+		return allow(Started{c.Incarnation, epoch, c.Program})
 	case Stop:
-		return []Event{Stopped{}}
+		return allow(Stopped{})
 	case Open:
 		if _, open := s.Open[c.Session]; open {
-			return nil
+			return allow()
 		}
-		return []Event{Opened(c)}
+		return allow(Opened(c))
 	case Commit:
 		if _, open := s.Open[c.Session]; !open {
-			return nil // stated already: the effect that asks is repeated after a crash
+			return allow() // stated already: the effect that asks is repeated after a crash
 		}
-		return []Event{Committed(c)}
+		return allow(Committed(c))
 	case Pin:
-		return decidePin(s, c)
+		return decidePin(s, env, c)
+	case Accept:
+		return decideAccept(s, env, c)
 	case LoadRules:
 		if c.Version == s.Rules {
-			return nil
+			return allow()
 		}
-		return []Event{RulesLoaded(c)}
+		return allow(RulesLoaded(c))
+	case IssueToken:
+		return decideIssue(s, env, c)
+	case RevokeToken:
+		return decideRevoke(s, c)
+	case BindAlias:
+		return decideAlias(s, c)
 	}
 	panic(fmt.Sprintf("system: unknown command %T", c))
 }
+
+func refuse(code policy.Code, format string, args ...any) Outcome {
+	return Outcome{Decision: policy.Refuse(code, format, args...)}
+}
+
+func allow(events ...Event) Outcome { return Outcome{Decision: policy.Allow(), Events: events} }
 
 // Apply folds a record into the state.
 func Apply(s *State, seq uint64, at time.Time, events []Event) {
@@ -176,7 +188,6 @@ func (Stopped) apply(s *State)   { s.Stopped = true }
 func (e Opened) apply(s *State)  { s.Open[e.Session] = struct{}{}; s.Sessions++ }
 
 func (e Committed) apply(s *State)   { delete(s.Open, e.Session) }
-func (e Pinned) apply(s *State)      { s.Pins[e.Tool] = e.Digest }
 func (e RulesLoaded) apply(s *State) { s.Rules = e.Version }
 
 // Append appends the event's JSON.
@@ -195,11 +206,6 @@ func (e Opened) Append(dst []byte) []byte {
 // Append appends the event's JSON.
 func (e Committed) Append(dst []byte) []byte {
 	return audit.Event(dst, committedType).Str("session", e.Session).Uint("records", e.Records).Hash("summary", e.Summary).End()
-}
-
-// Append appends the event's JSON.
-func (e Pinned) Append(dst []byte) []byte {
-	return audit.Event(dst, pinnedType).Str("tool", e.Tool).Hash("digest", e.Digest).End()
 }
 
 // Append appends the event's JSON.
@@ -232,5 +238,9 @@ var readers = audit.Readers[Event]{
 	openedType:    reader[Opened](),
 	committedType: reader[Committed](),
 	pinnedType:    reader[Pinned](),
+	acceptedType:  reader[Accepted](),
+	issuedType:    reader[TokenIssued](),
+	revokedType:   reader[TokenRevoked](),
+	aliasType:     reader[AliasBound](),
 	rulesType:     reader[RulesLoaded](),
 }

@@ -29,7 +29,7 @@ func newNode(t *testing.T) *node { return &node{t, NewState(), NewState()} }
 func (n *node) do(by policy.Caller, c Command) string {
 	n.t.Helper()
 	before := asJSON(n.live)
-	out := Decide(n.live, by, c)
+	out := Decide(n.live, Env{Now: time.Unix(1, 0), Caller: by}, c)
 	if asJSON(n.live) != before {
 		n.t.Fatalf("%T: Decide changed the state", c)
 	}
@@ -96,8 +96,8 @@ func TestTheNode(t *testing.T) {
 		{Commit{"s1", 7, hash("root")}, "audit.committed", "SPEC §8: so is its summary"},
 		{Commit{"s1", 7, hash("root")}, "", "stated already"},
 		{Commit{"s9", 1, hash("root")}, "", "never opened"},
-		{Pin{map[string]audit.Hash{"f.write": hash("w"), "f.read": hash("r")}}, "tools.pinned tools.pinned", "in the order of the names"},
-		{Pin{map[string]audit.Hash{"f.write": hash("other"), "f.list": hash("l")}}, "tools.pinned", "SPEC §7: a pinned tool keeps its pin"},
+		{Pin{map[string]Seen{"f.write": {Digest: hash("w")}, "f.read": {Digest: hash("r")}}}, "tools.pinned tools.pinned", "in the order of the names"},
+		{Pin{map[string]Seen{"f.write": {Digest: hash("other")}, "f.list": {Digest: hash("l")}}}, "tools.pinned", "SPEC §7: a pinned tool keeps its pin"},
 		{Pin{}, "", ""},
 		{LoadRules{"v1"}, "policy.loaded", ""},
 		{LoadRules{"v1"}, "", "the same are in force"},
@@ -110,8 +110,15 @@ func TestTheNode(t *testing.T) {
 			t.Errorf("%d %+v (%s): recorded %q, want %q", i, step.c, step.why, got, step.want)
 		}
 	}
+	digests := map[string]audit.Hash{}
+	for tool, pin := range n.live.Pins {
+		digests[tool] = pin.Digest
+	}
+	if diff := cmp.Diff(map[string]audit.Hash{"f.write": hash("w"), "f.read": hash("r"), "f.list": hash("l")}, digests); diff != "" {
+		t.Error(diff)
+	}
 	want := &State{Seq: n.live.Seq, Time: n.live.Time, Incarnation: "p2", Epoch: 1, Open: map[string]struct{}{"s2": {}}, Sessions: 2,
-		Pins: map[string]audit.Hash{"f.write": hash("w"), "f.read": hash("r"), "f.list": hash("l")}, Rules: "v1"}
+		Pins: n.live.Pins, Rules: "v1", Tokens: map[string]Token{}, Aliases: map[string]string{}}
 	if diff := cmp.Diff(want, n.live); diff != "" {
 		t.Error(diff)
 	}
@@ -137,7 +144,7 @@ func TestAnUncleanStopBeginsAnEpoch(t *testing.T) {
 func TestOnlyAnOperatorMovesTheNode(t *testing.T) {
 	n := newNode(t)
 	for _, by := range []policy.Caller{policy.Agent("did:mesh:ann"), policy.Approver("did:mesh:kim"), policy.Auditor("did:mesh:amy"), {}} {
-		for _, c := range []Command{Start{}, Stop{}, Open{"s"}, Commit{Session: "s"}, Pin{map[string]audit.Hash{"t": {}}}, LoadRules{"v"}} {
+		for _, c := range []Command{Start{}, Stop{}, Open{"s"}, Commit{Session: "s"}, Pin{map[string]Seen{"t": {}}}, LoadRules{"v"}} {
 			if got := n.do(by, c); got != string(policy.Forbidden) {
 				t.Errorf("%s %T: %s", by.Role, c, got)
 			}
@@ -148,9 +155,9 @@ func TestOnlyAnOperatorMovesTheNode(t *testing.T) {
 func TestPinsAreBounded(t *testing.T) {
 	s := NewState()
 	for i := range MaxPins - 1 {
-		s.Pins[fmt.Sprint("t", i)] = audit.Hash{}
+		s.Pins[fmt.Sprint("t", i)] = Definition{}
 	}
-	out := Decide(s, operator, Pin{map[string]audit.Hash{"z1": {}, "z2": {}, "t0": {}}})
+	out := Decide(s, Env{Caller: operator}, Pin{map[string]Seen{"z1": {}, "z2": {}, "t0": {}}})
 	if len(out.Events) != 1 || out.Events[0].(Pinned).Tool != "z1" {
 		t.Errorf("%v", out.Events)
 	}
@@ -158,7 +165,7 @@ func TestPinsAreBounded(t *testing.T) {
 
 func samples() []Event {
 	odd := "\"\\\n\u2028é\U0001F600"
-	return []Event{Started{odd, 1 << 62, "v1"}, Stopped{}, Opened{odd}, Committed{"s1", 7, hash("x")}, Pinned{odd, hash("x")}, RulesLoaded{odd}}
+	return []Event{Started{odd, 1 << 62, "v1"}, Stopped{}, Opened{odd}, Committed{"s1", 7, hash("x")}, Pinned{odd, hash("x"), hash("y")}, Accepted{odd, hash("x"), hash("w"), hash("y")}, TokenIssued{Token{ID: odd, Hash: hash("t"), Subject: "did:mesh:a", Role: policy.AgentRole, Alias: odd, Expires: time.Unix(9, 123456000).UTC()}}, TokenRevoked{odd}, AliasBound{odd, odd, odd}, RulesLoaded{odd}}
 }
 
 func TestEveryEventIsReadAsItWasWritten(t *testing.T) {

@@ -13,7 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/agenthypervisor/hypervisor/bench"
+	"github.com/agenthypervisor/hypervisor/bench/suite"
 	"github.com/agenthypervisor/hypervisor/internal/gateway"
 )
 
@@ -50,14 +50,14 @@ Measurements: ` + strings.Join(measurements(), ", ") + ".",
 	cmd.MarkFlagsMutuallyExclusive("quick", "long")
 	cmd.AddCommand(&cobra.Command{Use: toolServer, Hidden: true, Args: cobra.NoArgs, Example: "  hypervisor bench " + toolServer,
 		Short: "Be the tool server that the gateway is measured with",
-		RunE:  func(cmd *cobra.Command, _ []string) error { return bench.ServeTools(cmd.Context()) }})
+		RunE:  func(cmd *cobra.Command, _ []string) error { return suite.ServeTools(cmd.Context()) }})
 	return cmd
 }
 
 const toolServer = "tool-server"
 
 func measurements() (names []string) {
-	for _, m := range bench.All() {
+	for _, m := range suite.All() {
 		names = append(names, m.Name)
 	}
 	return names
@@ -73,15 +73,15 @@ func (b *benchmark) run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("finding this program, which is its own tool server: %w", err)
 	}
-	opts := bench.Options{Size: bench.Normal, Dir: b.dir, ToolServer: gateway.Command{Path: self, Args: []string{"bench", toolServer}, Env: os.Environ()}}
+	opts := suite.Options{Size: suite.Normal, Dir: b.dir, ToolServer: gateway.Command{Path: self, Args: []string{"bench", toolServer}, Env: os.Environ()}}
 	switch {
 	case b.quick:
-		opts.Size = bench.Quick
+		opts.Size = suite.Quick
 	case b.long:
-		opts.Size = bench.Long
+		opts.Size = suite.Long
 	}
-	var rows []bench.Row
-	for _, m := range bench.All() {
+	var rows []suite.Row
+	for _, m := range suite.All() {
 		if len(b.only) > 0 && !slices.Contains(b.only, m.Name) {
 			continue
 		}
@@ -101,7 +101,7 @@ func (b *benchmark) run(ctx context.Context) error {
 }
 
 // progress tells what a measurement does, once it has taken two seconds and then at most every two.
-func (b *benchmark) progress(m bench.Measurement) func(text string) {
+func (b *benchmark) progress(m suite.Measurement) func(text string) {
 	const silence = 2 * time.Second
 	told := time.Now()
 	return func(text string) {
@@ -114,14 +114,14 @@ func (b *benchmark) progress(m bench.Measurement) func(text string) {
 }
 
 // printJSON prints a row as soon as it is there.
-func (b *benchmark) printJSON(row bench.Row) error {
+func (b *benchmark) printJSON(row suite.Row) error {
 	if !b.json {
 		return nil
 	}
 	return json.NewEncoder(b.out).Encode(row)
 }
 
-func (b *benchmark) printTable(rows []bench.Row) error {
+func (b *benchmark) printTable(rows []suite.Row) error {
 	if b.json {
 		return nil
 	}

@@ -35,8 +35,8 @@ func run() int {
 
 // commands makes the program's commands, in the order help lists them.
 var commands = []func(*globals) *cobra.Command{
-	newWrapCommand, newDemoCommand, newDemoServerCommand,
-	newSessionCommand, newActionCommand, newApprovalCommand, newAuditCommand, newPolicyCommand, newBenchCommand, newVersionCommand,
+	newServeCommand, newWrapCommand, newDemoCommand, newDemoServerCommand,
+	newSessionCommand, newAgentCommand, newTokenCommand, newToolsCommand, newActionCommand, newApprovalCommand, newAuditCommand, newPolicyCommand, newBenchCommand, newVersionCommand,
 }
 
 // globals are what all commands share: the flags that stand behind any of them, and where to read and print.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/agenthypervisor/hypervisor/action"
 	"github.com/agenthypervisor/hypervisor/internal/cel"
@@ -24,8 +25,9 @@ const (
 
 // A Config is what hypervisor.yaml says. It is not changed after Parse and may be read by anybody.
 type Config struct {
-	Listen         string // host:port
-	Data           string // the data directory, as written: relative to the working directory
+	Listen         string   // host:port
+	Hosts          []string // other names by which clients call the listener: host or host:port, in lower case
+	Data           string   // the data directory, as written: relative to the working directory
 	Session        Session
 	MCPServers     map[string]MCPServer // the upstreams, by name
 	Servers        map[string]Server    // what the operator says of them, by the same names
@@ -145,6 +147,7 @@ func parse(name string, b []byte, opts *Options, readFile func(string) ([]byte, 
 func (l *loader) top(root item) {
 	l.object(root.atValue(), map[string]field{
 		"listen":          l.listen,
+		"hosts":           func(it item) { l.Hosts = l.texts(it, l.hostName) },
 		"data":            func(it item) { set(&l.Data, it, l.text) },
 		"session":         l.session,
 		"mcpServers":      func(it item) { l.mcpServers(l.reader, it) },
@@ -182,6 +185,16 @@ func (l *loader) listen(it item) {
 		return
 	}
 	l.Listen = text
+}
+
+// hostName reads a host or host:port, without a star.
+func (l *loader) hostName(it item) (string, bool) {
+	s, ok := l.host(it)
+	if ok && strings.Contains(s, "*") {
+		l.fault(it, "a name is said in full, got %q", clip(s))
+		return "", false
+	}
+	return s, ok
 }
 
 // parsePort reads a port in digits; a service's name depends on the machine.

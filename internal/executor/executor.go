@@ -4,10 +4,15 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 )
 
-// MaxTasks bounds the tasks that wait or run.
-const MaxTasks = 8192
+const (
+	// MaxTasks bounds the tasks that wait or run.
+	MaxTasks = 8192
+	// maxIdle bounds the goroutines that wait for tasks.
+	maxIdle = 256
+)
 
 // ErrFull is returned when as many tasks wait or run as may.
 var ErrFull = errors.New("too many calls are under way")
@@ -15,7 +20,7 @@ var ErrFull = errors.New("too many calls are under way")
 // A Task is something owed. It returns soon after ctx ends.
 type Task func(ctx context.Context)
 
-// An Executor runs tasks in the order they were offered, each in a goroutine of Run's or, one at a time, in Step's caller's.
+// An Executor runs tasks in the order they were offered, each in a goroutine of Run's that runs no other meanwhile or, one at a time, in Step's caller's.
 // The zero value is not usable; see New. Safe for concurrent use.
 type Executor struct {
 	wake chan struct{} // holds one token when there may be work
@@ -23,6 +28,8 @@ type Executor struct {
 	mu    sync.Mutex
 	queue []Task
 	taken int // places reserved, waiting or running
+
+	idle atomic.Int64 // goroutines of Run's that wait for tasks
 }
 
 // New returns an executor without tasks.
@@ -85,17 +92,35 @@ func (x *Executor) Step(ctx context.Context) bool {
 func (x *Executor) Run(ctx context.Context) error {
 	var running sync.WaitGroup
 	defer running.Wait()
+	idle := make(chan Task) // to workers that have nothing to do
+	defer close(idle)
 	for {
 		for t, ok := x.next(); ok; t, ok = x.next() {
-			running.Go(func() {
-				defer x.Release()
-				t(ctx)
-			})
+			select {
+			case idle <- t:
+			default:
+				running.Go(func() { x.work(ctx, t, idle) })
+			}
 		}
 		select {
 		case <-x.wake:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
+	}
+}
+
+// work runs a task, and then those that come, unless enough others wait for them already. A goroutine of its own for each task
+// would grow its stack anew each time, which costs more than most tasks.
+func (x *Executor) work(ctx context.Context, t Task, more <-chan Task) {
+	for ok := true; ok; {
+		t(ctx)
+		x.Release()
+		if x.idle.Add(1) > maxIdle {
+			x.idle.Add(-1)
+			return
+		}
+		t, ok = <-more
+		x.idle.Add(-1)
 	}
 }

@@ -16,10 +16,10 @@ import (
 
 	"github.com/agenthypervisor/hypervisor"
 	"github.com/agenthypervisor/hypervisor/action"
-	"github.com/agenthypervisor/hypervisor/audit"
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/ring"
 	"github.com/agenthypervisor/hypervisor/session"
+	"github.com/agenthypervisor/hypervisor/system"
 )
 
 // FrontOptions are what a Front can do without. The zero value is ready for use.
@@ -141,7 +141,7 @@ func (f *Front) refresh(ctx context.Context, c *face) (bool, error) {
 	defer f.refreshing.Unlock()
 	tools, _ := c.known()
 	server := c.Name()
-	pins := map[string]audit.Hash{}
+	pins := map[string]system.Seen{}
 	registered := map[string]hypervisor.Tool{}
 	for _, t := range tools {
 		d := c.descriptor(t)
@@ -153,7 +153,7 @@ func (f *Front) refresh(ctx context.Context, c *face) (bool, error) {
 			f.opt.Log.Warn("tool left out", "server", server, "error", err)
 			continue
 		}
-		pins[d.ID] = t.Digest
+		pins[d.ID] = system.Seen{Digest: t.Digest, Text: t.Definition}
 		registered[t.Name] = hypervisor.Tool{Descriptor: d, Check: t.Check, Do: c.call(t)}
 	}
 	otherwise, err := f.hv.Pin(ctx, policy.System.Through("gateway"), pins)

@@ -15,10 +15,10 @@ import (
 
 	"github.com/agenthypervisor/hypervisor"
 	"github.com/agenthypervisor/hypervisor/action"
-	"github.com/agenthypervisor/hypervisor/audit"
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/ring"
 	"github.com/agenthypervisor/hypervisor/session"
+	"github.com/agenthypervisor/hypervisor/system"
 )
 
 const agentDID = policy.DID("did:mesh:agent")
@@ -140,7 +140,7 @@ func TestARingTwoAgentDoesWhatTheOperatorDescribedAsPartial(t *testing.T) {
 
 func TestAToolThatIsNotAsItWasPinnedIsNeitherShownNorCalled(t *testing.T) {
 	hv, s := newSession(t, "0.80")
-	if _, err := hv.Pin(t.Context(), policy.System, map[string]audit.Hash{"up.echo": {1}}); err != nil {
+	if _, err := hv.Pin(t.Context(), policy.System, map[string]system.Seen{"up.echo": {Digest: [32]byte{1}}}); err != nil {
 		t.Fatal(err)
 	}
 	yes := true

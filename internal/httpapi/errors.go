@@ -9,12 +9,10 @@ import (
 	"github.com/agenthypervisor/hypervisor"
 	"github.com/agenthypervisor/hypervisor/api"
 	"github.com/agenthypervisor/hypervisor/eventlog"
+	"github.com/agenthypervisor/hypervisor/internal/auth"
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/session"
 )
-
-// ErrUnauthenticated is returned, wrapped with what is missing, by an Identify that cannot say who the caller is.
-var ErrUnauthenticated = errors.New("unauthenticated")
 
 // A problem is an error of the request's own making.
 type problem struct {
@@ -56,7 +54,8 @@ func answer(err error) (status int, body api.Error) {
 		status int
 		code   string
 	}{
-		{ErrUnauthenticated, http.StatusUnauthorized, "unauthenticated"},
+		{auth.ErrUnauthenticated, http.StatusUnauthorized, "unauthenticated"},
+		{auth.ErrForbidden, http.StatusForbidden, string(policy.Forbidden)},
 		{hypervisor.ErrNotFound, http.StatusNotFound, string(policy.NotFound)},
 		{session.ErrConfig, http.StatusUnprocessableEntity, string(policy.InvalidArguments)},
 		{policy.ErrDID, http.StatusUnprocessableEntity, string(policy.InvalidArguments)},

@@ -12,40 +12,73 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/go-json-experiment/json"
 
 	"github.com/agenthypervisor/hypervisor"
 	"github.com/agenthypervisor/hypervisor/api"
+	"github.com/agenthypervisor/hypervisor/internal/auth"
 	"github.com/agenthypervisor/hypervisor/policy"
+	"github.com/agenthypervisor/hypervisor/session"
 )
 
 // An Identify says who makes a request, as its listener or its token shows; never by what the request says of itself. It
-// returns ErrUnauthenticated when it cannot.
-type Identify func(*http.Request) (policy.Caller, error)
+// returns auth.ErrUnauthenticated when it cannot.
+type Identify func(*http.Request) (auth.Identity, error)
+
+// Options are what an API can be told. The zero value, or nil, has none of it.
+type Options struct {
+	// Defaults returns the settings of a new session where its creator says nothing. Nil: package session's.
+	Defaults func() session.Config
+	// Tools sees to it that a caller's tools are there in a session, before it acts. Nil: they are, or are not.
+	Tools func(ctx context.Context, s *hypervisor.Session, caller policy.Caller) error
+	// Ready returns why /readyz says no, beside a store that cannot be read. Nil: nothing else does.
+	Ready func() error
+	// Logger is told of requests that could not be answered. Nil: nobody is.
+	Logger *slog.Logger
+}
 
 // An API answers /v1 from a hypervisor. New makes one. Safe for concurrent use.
 type API struct {
 	hv       *hypervisor.Hypervisor
+	door     *auth.Door
 	identify Identify
+	opts     Options
 	logger   *slog.Logger
 	mux      *http.ServeMux
+	streams  chan struct{} // one place for each stream of events
 }
 
-// New returns the handler of /v1, /healthz and /readyz. A nil logger is told nothing.
-func New(hv *hypervisor.Hypervisor, identify Identify, logger *slog.Logger) *API {
-	if logger == nil {
-		logger = slog.New(slog.DiscardHandler)
+// New returns the handler of /v1, /healthz and /readyz.
+func New(hv *hypervisor.Hypervisor, identify Identify, opts *Options) *API {
+	a := &API{hv: hv, door: auth.NewDoor(hv), identify: identify, mux: http.NewServeMux(), streams: make(chan struct{}, maxStreams)}
+	if opts != nil {
+		a.opts = *opts
 	}
-	a := &API{hv: hv, identify: identify, logger: logger, mux: http.NewServeMux()}
+	if a.logger = a.opts.Logger; a.logger == nil {
+		a.logger = slog.New(slog.DiscardHandler)
+	}
+	a.route()
+	return a
+}
+
+// route lists the routes.
+func (a *API) route() {
 	a.mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { write(w, http.StatusOK, struct{}{}) })
 	a.mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
 		err := a.ready(r.Context())
 		a.reply(w, r, struct{}{}, err)
 	})
+	a.mux.HandleFunc("POST /v1/sessions", handle(a, a.create))
 	a.mux.HandleFunc("GET /v1/sessions", handle(a, a.sessions, "cursor", "limit"))
 	a.mux.HandleFunc("GET /v1/sessions/{id}", handle(a, a.session))
+	a.mux.HandleFunc("POST /v1/sessions/{id}/join", handle(a, a.join))
+	a.mux.HandleFunc("POST /v1/sessions/{id}/leave", handle(a, a.leave))
+	a.mux.HandleFunc("POST /v1/sessions/{id}/activate", handle(a, a.activate))
+	a.mux.HandleFunc("POST /v1/sessions/{id}/actions", handle(a, a.act, "dry_run"))
 	a.mux.HandleFunc("POST /v1/sessions/{id}/terminate", handle(a, a.terminate))
 	a.mux.HandleFunc("GET /v1/sessions/{id}/log", handleLines(a, a.log, "from", "follow"))
 	a.mux.HandleFunc("GET /v1/sessions/{id}/actions", handle(a, a.actions, "cursor", "limit"))
@@ -55,8 +88,30 @@ func New(hv *hypervisor.Hypervisor, identify Identify, logger *slog.Logger) *API
 	a.mux.HandleFunc("GET /v1/approvals/{aid}", handle(a, a.approval, "session"))
 	a.mux.HandleFunc("POST /v1/approvals/{aid}/grant", handle(a, a.grant, "session"))
 	a.mux.HandleFunc("POST /v1/approvals/{aid}/deny", handle(a, a.deny, "session"))
+	a.mux.HandleFunc("GET /v1/agents", handle(a, a.agents, "cursor", "limit"))
+	a.mux.HandleFunc("POST /v1/agents", handle(a, a.register))
+	a.mux.HandleFunc("GET /v1/agents/{did}", handle(a, a.agent))
+	a.mux.HandleFunc("GET /v1/agents/{did}/ledger", handle(a, a.ledger, "cursor", "limit"))
+	a.mux.HandleFunc("POST /v1/agents/{did}/tokens", handle(a, a.seat))
+	a.mux.HandleFunc("GET /v1/tokens", handle(a, a.tokens, "cursor", "limit"))
+	a.mux.HandleFunc("POST /v1/tokens", handle(a, a.issue))
+	a.mux.HandleFunc("DELETE /v1/tokens/{tid}", handle(a, a.revoke))
+	a.mux.HandleFunc("GET /v1/tools", handle(a, a.tools, "server", "cursor", "limit"))
+	a.mux.HandleFunc("POST /v1/tools/accept", handle(a, a.accept))
+	a.mux.HandleFunc("GET /v1/events", a.events)
 	a.mux.HandleFunc("/", a.unrouted)
-	return a
+}
+
+// Guard answers requests that check refuses, and passes on the others.
+func Guard(check func(*http.Request) error, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := check(r); err != nil {
+			status, body := answer(err)
+			write(w, status, api.ErrorBody{Error: body})
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // ServeHTTP answers a request.
@@ -69,14 +124,14 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // unrouted answers what no route takes: with the methods the path has, if it has others.
 func (a *API) unrouted(w http.ResponseWriter, r *http.Request) {
 	var others []string
-	for _, method := range []string{http.MethodGet, http.MethodPost} {
+	for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodDelete} {
 		probe := &http.Request{Method: method, URL: r.URL, Host: r.Host}
 		if _, pattern := a.mux.Handler(probe); pattern != "/" && method != r.Method {
 			others = append(others, method)
 		}
 	}
 	if len(others) > 0 {
-		w.Header().Set("Allow", others[0])
+		w.Header().Set("Allow", strings.Join(others, ", "))
 		a.reply(w, r, nil, &problem{http.StatusMethodNotAllowed, api.Error{Code: api.CodeMalformed, Message: fmt.Sprintf("%s does not take %s", r.URL.Path, r.Method)}})
 		return
 	}
@@ -85,8 +140,10 @@ func (a *API) unrouted(w http.ResponseWriter, r *http.Request) {
 
 // A request is a decoded request: what its path, its query and its body say.
 type request[B any] struct {
+	who   auth.Identity
 	path  func(name string) string
 	query query
+	key   string // Idempotency-Key; empty: none
 	body  B
 }
 
@@ -149,7 +206,11 @@ func handleLines(a *API, method func(context.Context, policy.Caller, request[non
 
 // decode reads a request strictly.
 func decode[B any](a *API, w http.ResponseWriter, r *http.Request, params []string) (caller policy.Caller, in request[B], err error) {
-	if caller, err = a.identify(r); err != nil {
+	if in.who, err = a.identify(r); err != nil {
+		return caller, in, err
+	}
+	caller = in.who.Caller
+	if in.key, err = idempotencyKey(r); err != nil {
 		return caller, in, err
 	}
 	values, err := url.ParseQuery(r.URL.RawQuery)
@@ -177,10 +238,31 @@ func decode[B any](a *API, w http.ResponseWriter, r *http.Request, params []stri
 		return caller, in, nil
 	}
 	// Duplicate names, invalid UTF-8, other cases of a name and trailing bytes are refused by this decoder as it stands.
-	if err := json.Unmarshal(body, &in.body, json.RejectUnknownMembers(true)); err != nil {
+	if err := json.Unmarshal(body, &in.body, json.RejectUnknownMembers(true), json.WithUnmarshalers(json.UnmarshalFunc(readDecimal))); err != nil {
 		return caller, in, malformed("the body cannot be read: %v", err)
 	}
 	return caller, in, nil
+}
+
+// idempotencyKey returns what makes a mutation one that can be repeated.
+func idempotencyKey(r *http.Request) (string, error) {
+	values := r.Header.Values("Idempotency-Key")
+	if len(values) == 0 {
+		return "", nil
+	}
+	if key := values[0]; len(values) == 1 && key != "" && len(key) <= session.MaxKeyBytes && utf8.ValidString(key) {
+		return key, nil
+	}
+	return "", malformed("Idempotency-Key: want one text of 1 to %d bytes", session.MaxKeyBytes)
+}
+
+// readDecimal reads a figure as it is written, so that no float rounds it.
+func readDecimal(b []byte, d *api.Decimal) error {
+	if c := b[0]; c != '-' && (c < '0' || c > '9') {
+		return errors.New("want a number")
+	}
+	*d = api.Decimal(b)
+	return nil
 }
 
 // reply writes an answer, or what became of it.

@@ -18,6 +18,7 @@ import (
 	"github.com/agenthypervisor/hypervisor"
 	"github.com/agenthypervisor/hypervisor/action"
 	"github.com/agenthypervisor/hypervisor/api"
+	"github.com/agenthypervisor/hypervisor/internal/auth"
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/ring"
 	"github.com/agenthypervisor/hypervisor/session"
@@ -31,16 +32,16 @@ var (
 )
 
 // byToken is an Identify for tests: the token is the role.
-func byToken(r *http.Request) (policy.Caller, error) {
+func byToken(r *http.Request) (auth.Identity, error) {
 	switch strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ") {
 	case "operator":
-		return admin, nil
+		return auth.Identity{Caller: admin}, nil
 	case "auditor":
-		return policy.Auditor("did:mesh:aud"), nil
+		return auth.Identity{Caller: policy.Auditor("did:mesh:aud")}, nil
 	case "agent":
-		return ann, nil
+		return auth.Identity{Caller: ann}, nil
 	}
-	return policy.Caller{}, fmt.Errorf("%w: send a token", ErrUnauthenticated)
+	return auth.Identity{}, fmt.Errorf("%w: send a token", auth.ErrUnauthenticated)
 }
 
 // open returns a hypervisor in memory that ends with the test.

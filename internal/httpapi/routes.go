@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"iter"
 	"math"
@@ -13,6 +14,7 @@ import (
 	"github.com/agenthypervisor/hypervisor"
 	"github.com/agenthypervisor/hypervisor/api"
 	"github.com/agenthypervisor/hypervisor/audit"
+	"github.com/agenthypervisor/hypervisor/internal/auth"
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/session"
 )
@@ -27,15 +29,20 @@ const (
 	maxCandidates = 8
 )
 
-// ready reports whether the hypervisor can read its store.
+// ready reports whether the hypervisor can read its store, and is not about to end.
 func (a *API) ready(ctx context.Context) error {
+	if a.opts.Ready != nil {
+		if err := a.opts.Ready(); err != nil {
+			return err
+		}
+	}
 	for _, err := range a.hv.Sessions(ctx) {
 		return err
 	}
 	return nil
 }
 
-// mayRead refuses who may not look at sessions: until agents have tokens only those who run or audit the place may.
+// mayRead refuses who may not look at everything: only those who run, audit or approve may.
 func mayRead(caller policy.Caller) error {
 	switch caller.Role {
 	case policy.OperatorRole, policy.AuditorRole, policy.ApproverRole:
@@ -67,7 +74,11 @@ func (a *API) sessions(ctx context.Context, caller policy.Caller, in request[non
 		ids, page.Cursor = ids[:limit], ids[limit-1]
 	}
 	for _, id := range ids {
-		view, err := a.view(ctx, id)
+		s, err := a.hv.Session(ctx, id)
+		if err != nil {
+			return page, err
+		}
+		view, err := view(ctx, s)
 		if err != nil {
 			return page, fmt.Errorf("session %s: %w", id, err)
 		}
@@ -81,11 +92,7 @@ func pageLimit(q query) (int, error) {
 	return int(n), err
 }
 
-func (a *API) view(ctx context.Context, id string) (api.Session, error) {
-	s, err := a.hv.Session(ctx, id)
-	if err != nil {
-		return api.Session{}, err
-	}
+func view(ctx context.Context, s *hypervisor.Session) (api.Session, error) {
 	state, err := s.State(ctx)
 	if err != nil {
 		return api.Session{}, err
@@ -93,15 +100,55 @@ func (a *API) view(ctx context.Context, id string) (api.Session, error) {
 	return sessionView(state)
 }
 
-func (a *API) session(ctx context.Context, caller policy.Caller, in request[none]) (api.Session, error) {
-	if err := mayRead(caller); err != nil {
+// named returns the session of an id, or the newest of a name.
+func (a *API) named(ctx context.Context, text string) (*hypervisor.Session, error) {
+	s, err := a.hv.Session(ctx, text)
+	if errors.Is(err, hypervisor.ErrNotFound) {
+		if id, ok := a.hv.Aliases()[text]; ok {
+			return a.hv.Session(ctx, id)
+		}
+	}
+	return s, err
+}
+
+// readable returns the session that a path names, if its caller may look at it: an agent at its own.
+func (a *API) readable(ctx context.Context, in request[none]) (*hypervisor.Session, error) {
+	if in.who.Caller.Role == policy.AgentRole {
+		if err := a.isOwn(in.who, in.path("id")); err != nil {
+			return nil, err
+		}
+	} else if err := mayRead(in.who.Caller); err != nil {
+		return nil, err
+	}
+	return a.named(ctx, in.path("id"))
+}
+
+// isOwn refuses an agent a session that its token is not for, whether there is one or not.
+func (a *API) isOwn(who auth.Identity, text string) error {
+	t := who.Token
+	own := t.Session
+	if t.Alias != "" {
+		own = a.hv.Aliases()[t.Alias]
+	}
+	if text == "" || text != own && text != t.Alias {
+		return forbidden("the token of %s is for another session", who.Caller.DID)
+	}
+	return nil
+}
+
+func (a *API) session(ctx context.Context, _ policy.Caller, in request[none]) (api.Session, error) {
+	s, err := a.readable(ctx, in)
+	if err != nil {
 		return api.Session{}, err
 	}
-	return a.view(ctx, in.path("id"))
+	return view(ctx, s)
 }
 
 func (a *API) terminate(ctx context.Context, caller policy.Caller, in request[none]) (api.Summary, error) {
-	s, err := a.hv.Session(ctx, in.path("id"))
+	if err := mustRun(caller); err != nil {
+		return api.Summary{}, err
+	}
+	s, err := a.named(ctx, in.path("id"))
 	if err != nil {
 		return api.Summary{}, err
 	}
@@ -118,7 +165,7 @@ func (a *API) log(ctx context.Context, caller policy.Caller, in request[none]) i
 	return func(yield func(json.RawMessage, error) bool) {
 		from, err := in.query.number("from", 1, 1, math.MaxInt64)
 		follow, bad := in.query.flag("follow")
-		s, missing := a.hv.Session(ctx, in.path("id"))
+		s, missing := a.named(ctx, in.path("id"))
 		for _, err := range []error{err, bad, mayRead(caller), missing} {
 			if err != nil {
 				yield(nil, err)
@@ -189,13 +236,10 @@ func (a *API) actions(ctx context.Context, caller policy.Caller, in request[none
 		return page, err
 	}
 	after, err := in.query.number("cursor", 0, 0, math.MaxInt64)
-	if err == nil {
-		err = mayRead(caller)
-	}
 	if err != nil {
 		return page, err
 	}
-	s, err := a.hv.Session(ctx, in.path("id"))
+	s, err := a.readable(ctx, in)
 	if err != nil {
 		return page, err
 	}
@@ -208,9 +252,12 @@ func (a *API) actions(ctx context.Context, caller policy.Caller, in request[none
 			return page, err
 		}
 		for _, v := range views {
+			after = v.Seq
+			if caller.Role == policy.AgentRole && v.Agent != caller.DID { // what others ask is theirs
+				continue
+			}
 			page.Items = append(page.Items, actionView(v))
 			size += len(v.Args) + len(v.Result)
-			after = v.Seq
 		}
 		if len(views) < n {
 			return page, nil
@@ -221,14 +268,14 @@ func (a *API) actions(ctx context.Context, caller policy.Caller, in request[none
 }
 
 func (a *API) action(ctx context.Context, caller policy.Caller, in request[none]) (api.Action, error) {
-	if err := mayRead(caller); err != nil {
-		return api.Action{}, err
-	}
-	s, err := a.hv.Session(ctx, in.path("id"))
+	s, err := a.readable(ctx, in)
 	if err != nil {
 		return api.Action{}, err
 	}
 	v, err := s.Action(ctx, in.path("aid"))
+	if err == nil && caller.Role == policy.AgentRole && v.Agent != caller.DID {
+		err = fmt.Errorf("action %s: %w", in.path("aid"), hypervisor.ErrNotFound)
+	}
 	if err != nil {
 		return api.Action{}, fmt.Errorf("session %s: %w", s.ID(), err)
 	}

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/agenthypervisor/hypervisor/internal/auth"
 	"github.com/agenthypervisor/hypervisor/policy"
 )
 
@@ -37,8 +38,8 @@ const (
 )
 
 // SocketOperator is the Identify of the control socket: its mode lets only the user open it, and the user is the operator.
-func SocketOperator(*http.Request) (policy.Caller, error) {
-	return policy.Operator("did:mesh:operator").Through("socket"), nil
+func SocketOperator(*http.Request) (auth.Identity, error) {
+	return auth.Identity{Caller: policy.Operator("did:mesh:operator").Through("socket")}, nil
 }
 
 // A HeldSocketError is returned by Listen when a live process answers on the socket.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -181,9 +182,40 @@ func TestTheEndOfTheSocketEndsFollowers(t *testing.T) {
 	}
 }
 
+func TestRequestsUnderWayEndWithTheServer(t *testing.T) {
+	over := errors.New("over")
+	ctx, cancel := context.WithCancelCause(context.Background())
+	begun, cause := make(chan struct{}), make(chan error, 1)
+	s, err := Listen(shortDir(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		done <- s.Run(ctx, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			close(begun)
+			<-r.Context().Done()
+			cause <- context.Cause(r.Context())
+		}))
+	}()
+	go func() {
+		<-begun
+		cancel(over)
+	}()
+	c := client.Socket(s.Path())
+	defer c.Close()
+	_, _ = c.Session(t.Context(), "ses-1")
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if got := <-cause; !errors.Is(got, over) {
+		t.Errorf("the request ended by %v, want by the server's end", got)
+	}
+}
+
 func TestTheSocketsUserIsTheOperator(t *testing.T) {
 	caller, err := SocketOperator(nil)
-	if want := (policy.Caller{DID: "did:mesh:operator", Role: policy.OperatorRole, Via: "socket"}); err != nil || caller != want {
+	if want := (policy.Caller{DID: "did:mesh:operator", Role: policy.OperatorRole, Via: "socket"}); err != nil || caller.Caller != want {
 		t.Errorf("SocketOperator = %+v, %v; want %+v", caller, err, want)
 	}
 	hv := open(t)

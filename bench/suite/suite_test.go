@@ -1,12 +1,13 @@
-package bench_test
+package suite_test
 
 import (
 	"context"
 	"fmt"
 	"os"
 	"testing"
+	"time"
 
-	"github.com/agenthypervisor/hypervisor/bench"
+	"github.com/agenthypervisor/hypervisor/bench/suite"
 	"github.com/agenthypervisor/hypervisor/internal/gateway"
 )
 
@@ -17,26 +18,26 @@ func TestMain(m *testing.M) {
 	if os.Getenv(serverVar) == "" {
 		os.Exit(m.Run())
 	}
-	if err := bench.ServeTools(context.Background()); err != nil {
+	if err := suite.ServeTools(context.Background()); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }
 
-func options(tb testing.TB, size bench.Size) bench.Options {
-	return bench.Options{Size: size, Dir: tb.TempDir(),
+func options(tb testing.TB, size suite.Size) suite.Options {
+	return suite.Options{Size: size, Dir: tb.TempDir(),
 		ToolServer: gateway.Command{Path: os.Args[0], Env: append(os.Environ(), serverVar+"=1")}}
 }
 
 // BenchmarkRows reports the rows of `hypervisor bench --quick`, the first of a measurement as a, the second as b. A
 // measurement does its own repeating: it is made once, however often the testing package asks.
 func BenchmarkRows(b *testing.B) {
-	for _, m := range bench.All() {
-		var rows []bench.Row
+	for _, m := range suite.All() {
+		var rows []suite.Row
 		b.Run(m.Name, func(b *testing.B) {
 			if rows == nil {
 				var err error
-				if rows, err = m.Run(b.Context(), options(b, bench.Quick)); err != nil {
+				if rows, err = m.Run(b.Context(), options(b, suite.Quick)); err != nil {
 					b.Fatal(err)
 				}
 				for _, r := range rows {
@@ -52,5 +53,20 @@ func BenchmarkRows(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+func TestEveryMeasurementMakesItsRows(t *testing.T) {
+	small := suite.Size{Sample: 5 * time.Millisecond, Round: 20 * time.Millisecond, Rounds: 1, Sessions: 300, Calls: 20, Records: 3000, Loaded: 10}
+	for _, m := range suite.All() {
+		rows, err := m.Run(t.Context(), options(t, small))
+		if err != nil {
+			t.Error(err)
+		}
+		for _, r := range rows {
+			if r.Name != m.Name || r.Work == "" || r.Value == 0 || r.Unit == "" || r.Reach == "" || r.Bound == 0 || (r.Beside == "") != (r.Baseline == 0) {
+				t.Errorf("%+v", r)
+			}
+		}
 	}
 }

@@ -1,0 +1,146 @@
+package api
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// control.go: what operators, and agents over HTTP, ask for.
+
+// A SessionConfig is the body that creates a session: the words of session: in the configuration file. What is left out is as
+// that file says.
+type SessionConfig struct {
+	Name            string   `json:"name,omitempty"`             // an alias; empty: none
+	Consistency     string   `json:"consistency,omitempty"`      // strong or eventual
+	MaxParticipants int      `json:"max_participants,omitempty"` // 1 to 1000
+	MaxDuration     string   `json:"max_duration,omitempty"`     // 1s to 7d
+	MinSigmaEff     Decimal  `json:"min_sigma_eff,omitempty"`
+	VouchWeight     Decimal  `json:"vouch_weight,omitempty"`
+	Audit           *bool    `json:"audit,omitempty"`
+	ApprovalTTL     string   `json:"approval_ttl,omitempty"` // 1s to 7d
+	NetworkAllow    []string `json:"network_allow,omitempty"`
+	FilesScope      []string `json:"files_scope,omitempty"`
+}
+
+// A Join is the body that brings an agent into a session.
+type Join struct {
+	Agent string  `json:"agent"`
+	Sigma Decimal `json:"sigma,omitempty"` // an operator's word on its standing; empty: as it stands
+}
+
+// A Joined is the answer to a join.
+type Joined struct {
+	Agent    string  `json:"agent"`
+	Ring     int     `json:"ring"`
+	SigmaEff Decimal `json:"sigma_eff"`
+}
+
+// A Leave is the body that takes an agent out of a session.
+type Leave struct {
+	Agent string `json:"agent,omitempty"` // empty: the caller
+}
+
+// An Act is the body that asks to have an action done.
+type Act struct {
+	Action string          `json:"action"` // server.tool
+	Args   json.RawMessage `json:"args,omitempty"`
+	Wait   *bool           `json:"wait,omitempty"` // false: answered once it is admitted; nil: true
+}
+
+// An Outcome is the answer to an act that was admitted, or to a dry run.
+type Outcome struct {
+	ID       string          `json:"id,omitempty"` // left out: a dry run
+	Decision Decision        `json:"decision"`
+	Outcome  string          `json:"outcome,omitempty"` // running, done, failed, unknown
+	Why      string          `json:"why,omitempty"`
+	Result   json.RawMessage `json:"result,omitempty"`
+}
+
+// An Agent is an agent that has a ledger.
+type Agent struct {
+	DID     string    `json:"did"`
+	Sigma   Decimal   `json:"sigma"`   // its standing now
+	Records uint64    `json:"records"` // in its ledger
+	Changed time.Time `json:"changed"`
+}
+
+// A Registration is the body that makes an agent known.
+type Registration struct {
+	DID   string  `json:"did"`
+	Sigma Decimal `json:"sigma,omitempty"` // empty: as it stands, a newcomer's at first
+}
+
+// A LedgerEntry is one thing that moved an agent's standing.
+type LedgerEntry struct {
+	Seq    uint64    `json:"seq"`
+	Time   time.Time `json:"time"`
+	Caller Caller    `json:"caller"`
+	Sigma  Decimal   `json:"sigma"`  // from then on
+	Source string    `json:"source"` // config, join, operator
+}
+
+// A Caller is who did something, in what role and through which door.
+type Caller struct {
+	DID  string `json:"did"`
+	Role string `json:"role"`
+	Via  string `json:"via"`
+}
+
+// A SeatRequest is the body that asks for an agent's token. One of Session and Alias is said.
+type SeatRequest struct {
+	Session string `json:"session,omitempty"` // an id, or a name
+	Alias   string `json:"alias,omitempty"`   // a name
+	For     string `json:"for,omitempty"`     // how long, such as 12h or 90d; empty: 30d
+}
+
+// A RoleRequest is the body that asks for a token of who is not an agent.
+type RoleRequest struct {
+	DID  string `json:"did"`
+	Role string `json:"role"` // operator, approver, auditor, service
+	For  string `json:"for,omitempty"`
+}
+
+// An IssuedToken is a token with its secret, which is told this once.
+type IssuedToken struct {
+	Token   string    `json:"token,omitempty"`
+	ID      string    `json:"id"`
+	Expires time.Time `json:"expires"`
+}
+
+// A Token is a token that counts, without its secret.
+type Token struct {
+	ID      string    `json:"id"`
+	DID     string    `json:"did"`
+	Role    string    `json:"role"`
+	Session string    `json:"session,omitempty"`
+	Alias   string    `json:"alias,omitempty"`
+	Expires time.Time `json:"expires"`
+}
+
+// A Tool is what is pinned of a tool and what was seen of it last.
+type Tool struct {
+	Tool    string          `json:"tool"`             // server.tool
+	Pinned  string          `json:"pinned,omitempty"` // digest; left out: not pinned
+	Seen    string          `json:"seen,omitempty"`   // digest; left out: not seen since the hypervisor started
+	Changed bool            `json:"changed"`          // its calls are refused until the definition seen last is accepted
+	Was     json.RawMessage `json:"was,omitempty"`    // of a changed one: the pinned definition
+	Is      json.RawMessage `json:"is,omitempty"`     // of a changed one: the definition seen last
+}
+
+// An Acceptance is the body that accepts a tool's definition.
+type Acceptance struct {
+	Tool   string `json:"tool"`
+	Digest string `json:"digest"` // as seen
+}
+
+// An Event is the data of one message of /v1/events.
+type Event struct {
+	Position uint64          `json:"position"` // of its record, across all streams
+	Stream   string          `json:"stream"`   // session/ID, agent/DID or system
+	Seq      uint64          `json:"seq"`
+	Time     time.Time       `json:"time"`
+	Caller   Caller          `json:"caller"`
+	Trace    string          `json:"trace"`
+	Type     string          `json:"type"`
+	Event    json.RawMessage `json:"event"` // as it is recorded
+}

@@ -1,0 +1,110 @@
+package client
+
+import (
+	"context"
+	"iter"
+	"net/http"
+	"net/url"
+
+	"github.com/agenthypervisor/hypervisor/api"
+)
+
+// control.go: what operators, and agents over HTTP, ask for.
+
+func sessionPath(id, verb string) string { return "/v1/sessions/" + url.PathEscape(id) + "/" + verb }
+
+// CreateSession opens a session. With a key it can be repeated: the same key returns the session that was made with it.
+func (c *Client) CreateSession(ctx context.Context, cfg api.SessionConfig, key string) (s api.Session, err error) {
+	err = c.callOnce(ctx, key, http.MethodPost, "/v1/sessions", cfg, &s)
+	return s, err
+}
+
+// Join brings an agent into a session. An empty key is none.
+func (c *Client) Join(ctx context.Context, session string, in api.Join, key string) (j api.Joined, err error) {
+	err = c.callOnce(ctx, key, http.MethodPost, sessionPath(session, "join"), in, &j)
+	return j, err
+}
+
+// Leave takes an agent out of a session. An empty agent is the caller.
+func (c *Client) Leave(ctx context.Context, session, agent string) (s api.Session, err error) {
+	err = c.call(ctx, http.MethodPost, sessionPath(session, "leave"), nil, api.Leave{Agent: agent}, &s)
+	return s, err
+}
+
+// Activate lets a session's participants act.
+func (c *Client) Activate(ctx context.Context, session string) (s api.Session, err error) {
+	err = c.call(ctx, http.MethodPost, sessionPath(session, "activate"), nil, nil, &s)
+	return s, err
+}
+
+// Act asks to have an action done. A refusal is an *Error whose details hold the decision. With a key it can be repeated.
+func (c *Client) Act(ctx context.Context, session string, in api.Act, key string) (o api.Outcome, err error) {
+	err = c.callOnce(ctx, key, http.MethodPost, sessionPath(session, "actions"), in, &o)
+	return o, err
+}
+
+// DryRun asks what Act would answer, and has nothing done.
+func (c *Client) DryRun(ctx context.Context, session string, in api.Act) (o api.Outcome, err error) {
+	err = c.call(ctx, http.MethodPost, sessionPath(session, "actions"), url.Values{"dry_run": {"true"}}, in, &o)
+	return o, err
+}
+
+// Agents yields the agents that have a ledger, by DID.
+func (c *Client) Agents(ctx context.Context) iter.Seq2[api.Agent, error] {
+	return list[api.Agent](ctx, c, "/v1/agents", url.Values{})
+}
+
+// Agent returns an agent.
+func (c *Client) Agent(ctx context.Context, did string) (a api.Agent, err error) {
+	err = c.call(ctx, http.MethodGet, "/v1/agents/"+url.PathEscape(did), nil, nil, &a)
+	return a, err
+}
+
+// Register makes an agent known.
+func (c *Client) Register(ctx context.Context, in api.Registration) (a api.Agent, err error) {
+	err = c.call(ctx, http.MethodPost, "/v1/agents", nil, in, &a)
+	return a, err
+}
+
+// Ledger yields what moved an agent's standing, oldest first.
+func (c *Client) Ledger(ctx context.Context, did string) iter.Seq2[api.LedgerEntry, error] {
+	return list[api.LedgerEntry](ctx, c, "/v1/agents/"+url.PathEscape(did)+"/ledger", url.Values{})
+}
+
+// Seat issues a token with which an agent comes to a session.
+func (c *Client) Seat(ctx context.Context, did string, in api.SeatRequest) (t api.IssuedToken, err error) {
+	err = c.call(ctx, http.MethodPost, "/v1/agents/"+url.PathEscape(did)+"/tokens", nil, in, &t)
+	return t, err
+}
+
+// IssueToken issues a token for who is not an agent.
+func (c *Client) IssueToken(ctx context.Context, in api.RoleRequest) (t api.IssuedToken, err error) {
+	err = c.call(ctx, http.MethodPost, "/v1/tokens", nil, in, &t)
+	return t, err
+}
+
+// Tokens yields the tokens that count, by id, without their secrets.
+func (c *Client) Tokens(ctx context.Context) iter.Seq2[api.Token, error] {
+	return list[api.Token](ctx, c, "/v1/tokens", url.Values{})
+}
+
+// RevokeToken ends a token before its time.
+func (c *Client) RevokeToken(ctx context.Context, id string) (d api.Decision, err error) {
+	err = c.call(ctx, http.MethodDelete, "/v1/tokens/"+url.PathEscape(id), nil, nil, &d)
+	return d, err
+}
+
+// Tools yields what is pinned and seen of the tools of a server, or of all where it is empty, by name.
+func (c *Client) Tools(ctx context.Context, server string) iter.Seq2[api.Tool, error] {
+	q := url.Values{}
+	if server != "" {
+		q.Set("server", server)
+	}
+	return list[api.Tool](ctx, c, "/v1/tools", q)
+}
+
+// Accept accepts a tool's definition: the one seen last, if the digest is its.
+func (c *Client) Accept(ctx context.Context, tool, digest string) (d api.Decision, err error) {
+	err = c.call(ctx, http.MethodPost, "/v1/tools/accept", nil, api.Acceptance{Tool: tool, Digest: digest}, &d)
+	return d, err
+}

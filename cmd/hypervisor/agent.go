@@ -1,0 +1,119 @@
+package main
+
+import (
+	"context"
+	"strconv"
+
+	"github.com/spf13/cobra"
+
+	"github.com/agenthypervisor/hypervisor/api"
+	"github.com/agenthypervisor/hypervisor/client"
+)
+
+func newAgentCommand(g *globals) *cobra.Command {
+	return group("agent", "Register agents, give them tokens, look at their standing",
+		"  hypervisor agent register did:mesh:ann --sigma 0.80\n  hypervisor agent token did:mesh:ann --session dev",
+		agentRegister(g), agentToken(g), agentList(g), agentShow(g), agentLedger(g))
+}
+
+func agentRegister(g *globals) *cobra.Command {
+	var sigma string
+	cmd := &cobra.Command{
+		Use: "register DID [--sigma S]", Short: "Make an agent known, and say how far it is trusted", Args: cobra.ExactArgs(1),
+		Long:    "Make an agent known. Above 0.60 an agent stands in ring 2, above 0.95 in ring 1. A new one that nothing is said of has 0.50.",
+		Example: "  hypervisor agent register did:mesh:ann --sigma 0.80",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			figure, err := decimal("--sigma", sigma)
+			if err != nil {
+				return err
+			}
+			return agentDo(cmd, g, func(ctx context.Context, c *client.Client) (api.Agent, error) {
+				return c.Register(ctx, api.Registration{DID: args[0], Sigma: figure})
+			})
+		},
+	}
+	cmd.Flags().StringVar(&sigma, "sigma", "", "its σ, from 0 to 1")
+	return cmd
+}
+
+func agentShow(g *globals) *cobra.Command {
+	return &cobra.Command{
+		Use: "show DID", Short: "Show an agent", Args: cobra.ExactArgs(1), Example: "  hypervisor agent show did:mesh:ann",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return agentDo(cmd, g, func(ctx context.Context, c *client.Client) (api.Agent, error) { return c.Agent(ctx, args[0]) })
+		},
+	}
+}
+
+// agentDo asks for an agent and prints it.
+func agentDo(cmd *cobra.Command, g *globals, ask func(context.Context, *client.Client) (api.Agent, error)) error {
+	ctx, cancel := g.context(cmd, false)
+	defer cancel()
+	c, err := g.one()
+	if err != nil {
+		return err
+	}
+	a, err := ask(ctx, c)
+	switch {
+	case err != nil:
+		return err
+	case g.json:
+		return g.printJSON(a)
+	}
+	g.printFields(field{"agent", a.DID}, field{"σ", string(a.Sigma)}, field{"entries", strconv.FormatUint(a.Records, 10)}, field{"changed", when(a.Changed)})
+	return nil
+}
+
+func agentList(g *globals) *cobra.Command {
+	return &cobra.Command{
+		Use: "list", Short: "List the agents that are known", Args: cobra.NoArgs, Example: "  hypervisor agent list --json",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, cancel := g.context(cmd, false)
+			defer cancel()
+			c, err := g.one()
+			if err != nil {
+				return err
+			}
+			return printList(g, c.Agents(ctx), []string{"AGENT", "σ", "ENTRIES", "CHANGED"}, func(a api.Agent) []string {
+				return []string{a.DID, string(a.Sigma), strconv.FormatUint(a.Records, 10), when(a.Changed)}
+			})
+		},
+	}
+}
+
+func agentLedger(g *globals) *cobra.Command {
+	return &cobra.Command{
+		Use: "ledger DID", Short: "List what moved an agent's standing, oldest first", Args: cobra.ExactArgs(1),
+		Example: "  hypervisor agent ledger did:mesh:ann",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx, cancel := g.context(cmd, false)
+			defer cancel()
+			c, err := g.one()
+			if err != nil {
+				return err
+			}
+			return printList(g, c.Ledger(ctx, args[0]), []string{"ENTRY", "TIME", "BY", "σ", "SOURCE"}, func(e api.LedgerEntry) []string {
+				return []string{strconv.FormatUint(e.Seq, 10), when(e.Time), e.Caller.DID, string(e.Sigma), e.Source}
+			})
+		},
+	}
+}
+
+func agentToken(g *globals) *cobra.Command {
+	var in api.SeatRequest
+	var file string
+	cmd := &cobra.Command{
+		Use: "token DID --session ID|NAME [--for DUR]", Short: "Make a token with which an agent comes to a session", Args: cobra.ExactArgs(1),
+		Long: `Make a token with which an agent comes to a session, and print it: this once, for it is kept nowhere. NAME is a session's name: a call
+on a name whose session has ended opens its successor with the same settings.`,
+		Example: `  hypervisor agent token did:mesh:ann --session dev --for 90d
+  hypervisor agent token did:mesh:ann --session dev --out ann.token`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return giveToken(cmd, g, file, func(ctx context.Context, c *client.Client) (api.IssuedToken, error) { return c.Seat(ctx, args[0], in) })
+		},
+	}
+	cmd.Flags().StringVar(&in.Session, "session", "", "the session's id, or a name")
+	_ = cmd.MarkFlagRequired("session")
+	tokenFlags(cmd, &in.For, &file)
+	return cmd
+}

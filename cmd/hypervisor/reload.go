@@ -1,0 +1,215 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/agenthypervisor/hypervisor/internal/auth"
+	"github.com/agenthypervisor/hypervisor/internal/config"
+	"github.com/agenthypervisor/hypervisor/internal/gateway"
+)
+
+// reload.go: what a configuration is to the daemon, at its start and when it is read again.
+
+// load reads the configuration for what the command line says. Faults are printed, a line each.
+func (d *daemon) load() (*config.Config, error) {
+	opts := &config.Options{Listen: d.listen}
+	var cfg *config.Config
+	var err error
+	if d.file == "" {
+		cfg, err = config.Parse("(none)", nil, opts)
+	} else {
+		cfg, err = config.Load(d.file, opts)
+	}
+	var faults config.Faults
+	switch {
+	case errors.As(err, &faults):
+		for _, f := range faults {
+			fmt.Fprintln(d.stderr, clean(f.Error()))
+		}
+		return nil, usage("%w", silent{err})
+	case err != nil:
+		return nil, unopened(err)
+	}
+	if d.listen != "" {
+		cfg.Listen = d.listen
+	}
+	for _, name := range slices.Sorted(maps.Keys(cfg.MCPServers)) {
+		if cfg.MCPServers[name].Type == "sse" {
+			return nil, usage("%s: mcpServers.%s: type sse is not spoken here; say the server's Streamable HTTP address", d.file, name)
+		}
+	}
+	return cfg, nil
+}
+
+// report says whether a configuration can be served: that it is sound is known, that its commands are there is looked up.
+func (d *daemon) report(cfg *config.Config) error {
+	missing := false
+	for _, name := range slices.Sorted(maps.Keys(cfg.MCPServers)) {
+		s := cfg.MCPServers[name]
+		if s.Command == "" {
+			continue
+		}
+		if err := findCommand(s); err != nil {
+			missing = true
+			fmt.Fprintln(d.stderr, clean(fmt.Sprintf("%s: mcpServers.%s: %v", d.file, name, err)))
+		}
+	}
+	if missing {
+		return usage("%w", silent{errors.New("a command is missing")})
+	}
+	if d.g.json {
+		return d.g.printJSON(map[string]any{"ok": true, "servers": len(cfg.MCPServers), "listen": cfg.Listen})
+	}
+	d.g.printf("sound: %s, listens on %s\n", count(len(cfg.MCPServers), "server", "servers"), cfg.Listen)
+	return nil
+}
+
+// findCommand returns why a server's command cannot be run.
+func findCommand(s config.MCPServer) error {
+	if s.Cwd != "" {
+		if info, err := os.Stat(s.Cwd); err != nil || !info.IsDir() {
+			return fmt.Errorf("cwd %s is no directory", s.Cwd)
+		}
+	}
+	command := s.Command
+	if strings.ContainsRune(command, filepath.Separator) && !filepath.IsAbs(command) && s.Cwd != "" {
+		command = filepath.Join(s.Cwd, command)
+	}
+	if _, err := exec.LookPath(command); err != nil {
+		return fmt.Errorf("command %q is not found; name it with its path, or install it", s.Command)
+	}
+	return nil
+}
+
+// specs are the servers as the gateway wants them. A stdio server gets what a program needs to find its way, what its own env
+// says, and nothing else of this process's environment.
+func specs(cfg *config.Config) []gateway.ServerSpec {
+	var out []gateway.ServerSpec
+	for _, name := range slices.Sorted(maps.Keys(cfg.MCPServers)) {
+		s, said := cfg.MCPServers[name], cfg.Servers[name]
+		spec := gateway.ServerSpec{Name: name, Shared: said.Shared, TrustAnnotations: said.TrustAnnotations}
+		if s.URL != "" {
+			spec.Endpoint = &gateway.Endpoint{URL: s.URL, Headers: s.Headers}
+		} else {
+			spec.Command = &gateway.Command{Path: s.Command, Args: s.Args, Env: gateway.BasicEnvironment(os.Environ(), s.Env), Dir: s.Cwd}
+		}
+		out = append(out, spec)
+	}
+	return out
+}
+
+// enforce puts a configuration in force. What can be refused is asked first, so that a refusal leaves all as it was; a store that
+// fails midway is reported, and the same configuration can be sent again.
+func (d *daemon) enforce(ctx context.Context, cfg *config.Config) error {
+	if err := d.hub.SetServers(specs(cfg), cfg.Claims); err != nil {
+		return usage("%w", err)
+	}
+	if _, err := d.hv.SetRules(ctx, configOperator, cfg.Rules, cfg.Rules.Version()); err != nil {
+		return err
+	}
+	agents := cfg.Agents
+	if cfg.AnonymousAgent != nil {
+		agents = append(slices.Clone(agents), *cfg.AnonymousAgent)
+	}
+	for _, a := range agents {
+		if a.Sigma == nil {
+			continue
+		}
+		if decision, err := d.hv.SetSigma(ctx, configOperator, a.DID, *a.Sigma); err != nil || !decision.Allowed {
+			return errors.Join(err, fmt.Errorf("σ of %s: %s", a.DID, decision.Reason))
+		}
+	}
+	d.cfg.Store(cfg)
+	if cfg.AnonymousAgent == nil {
+		d.door.SetAnonymous(nil)
+	} else {
+		d.door.SetAnonymous(&auth.Anonymous{Agent: cfg.AnonymousAgent.DID, Session: d.defaults()})
+	}
+	return nil
+}
+
+// followSignals reads the configuration again at each signal, until ctx ends.
+func (d *daemon) followSignals(ctx context.Context, reload <-chan os.Signal) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-reload:
+		}
+		log := d.hv.Logger()
+		cfg, err := d.load()
+		if err == nil {
+			err = d.restartless(cfg)
+		}
+		if err == nil {
+			err = d.enforce(ctx, cfg)
+		}
+		if err != nil {
+			log.Error("the configuration is not taken over; the old one stays", "file", d.file, "error", err)
+			continue
+		}
+		log.Info("the configuration is in force", "file", d.file, "policies", cfg.Rules.Version())
+	}
+}
+
+// restartless refuses a configuration that another process would have to be started for.
+func (d *daemon) restartless(cfg *config.Config) error {
+	old := d.cfg.Load()
+	var other []string
+	for name, changed := range map[string]bool{
+		"listen": cfg.Listen != old.Listen, "data": cfg.Data != old.Data && d.g.data == "",
+		"hosts": !slices.Equal(cfg.Hosts, old.Hosts), "roles.operator": !slices.Equal(operators(cfg), operators(old)),
+	} {
+		if changed {
+			other = append(other, name)
+		}
+	}
+	if len(other) > 0 {
+		slices.Sort(other)
+		return fmt.Errorf("%s changed, which needs a restart", strings.Join(other, ", "))
+	}
+	return nil
+}
+
+// A greeting tells how to come to the daemon. It holds no token.
+type greeting struct {
+	Listen    string `json:"listen"`
+	MCP       string `json:"mcp"`
+	API       string `json:"api"`
+	Data      string `json:"data"`
+	TokenFile string `json:"token_file"`
+	First     bool   `json:"first"` // the first start on this data directory
+	Servers   int    `json:"servers"`
+}
+
+func (h greeting) print(g *globals, loopback bool) {
+	base := "http://" + h.Listen
+	h.MCP, h.API = base+"/mcp", base+"/v1"
+	if g.json {
+		_ = g.printJSON(h) // who does not read it does not need it
+		return
+	}
+	g.printf("hypervisor serves %s at %s; data in %s\n", count(h.Servers, "server", "servers"), h.MCP, h.Data)
+	if !loopback {
+		g.printf("It is reached from other machines, in plain HTTP: put TLS before it.\n")
+	}
+	if !h.First {
+		return
+	}
+	at := " --data " + h.Data
+	g.printf(`
+The operator's token is in %[1]s. To let an agent in:
+  hypervisor session create --name dev%[2]s
+  hypervisor agent register did:mesh:ann --sigma 0.80%[2]s
+  hypervisor agent token did:mesh:ann --session dev%[2]s
+and give its MCP client the address %[3]s with the header "Authorization: Bearer TOKEN".
+`, h.TokenFile, at, h.MCP)
+}

@@ -1,0 +1,260 @@
+package httpapi
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/agenthypervisor/hypervisor"
+	"github.com/agenthypervisor/hypervisor/action"
+	"github.com/agenthypervisor/hypervisor/api"
+	"github.com/agenthypervisor/hypervisor/internal/config"
+	"github.com/agenthypervisor/hypervisor/policy"
+	"github.com/agenthypervisor/hypervisor/ring"
+	"github.com/agenthypervisor/hypervisor/session"
+)
+
+// control.go: the routes that make sessions and act in them.
+
+// mustRun refuses who does not run the place, before anything is looked up.
+func mustRun(caller policy.Caller) error {
+	if caller.Runs() {
+		return nil
+	}
+	return forbidden("%s is %s; an operator does this", caller.DID, caller.Role)
+}
+
+func invalid(format string, args ...any) error {
+	return &hypervisor.Refused{Decision: policy.Refuse(policy.InvalidArguments, format, args...)}
+}
+
+func (a *API) create(ctx context.Context, caller policy.Caller, in request[api.SessionConfig]) (api.Session, error) {
+	if err := mustRun(caller); err != nil {
+		return api.Session{}, err
+	}
+	cfg, err := a.settings(in.body)
+	if err != nil {
+		return api.Session{}, err
+	}
+	var s *hypervisor.Session
+	if in.key != "" {
+		s, err = a.hv.CreateSessionOnce(ctx, caller, in.key, &cfg)
+	} else {
+		s, err = a.hv.CreateSession(ctx, caller, &cfg)
+	}
+	if err != nil {
+		return api.Session{}, err
+	}
+	return view(ctx, s)
+}
+
+// settings returns what a body says of a session, and the defaults where it says nothing.
+func (a *API) settings(in api.SessionConfig) (cfg session.Config, err error) {
+	if a.opts.Defaults != nil {
+		cfg = a.opts.Defaults()
+	}
+	cfg.Name = in.Name
+	if in.Consistency != "" {
+		if err := cfg.Consistency.UnmarshalText([]byte(in.Consistency)); err != nil {
+			return cfg, invalid("%v", err)
+		}
+	}
+	if in.MaxParticipants != 0 {
+		cfg.MaxParticipants = in.MaxParticipants
+	}
+	if in.Audit != nil {
+		cfg.NoAudit = !*in.Audit
+	}
+	if in.NetworkAllow != nil {
+		cfg.NetworkAllow = in.NetworkAllow
+	}
+	if in.FilesScope != nil {
+		if cfg.FilesScope, err = places(in.FilesScope); err != nil {
+			return cfg, err
+		}
+	}
+	if err := duration("max_duration", in.MaxDuration, &cfg.MaxDuration); err != nil {
+		return cfg, err
+	}
+	if err := duration("approval_ttl", in.ApprovalTTL, &cfg.ApprovalTTL); err != nil {
+		return cfg, err
+	}
+	sigma, err := figure("min_sigma_eff", in.MinSigmaEff)
+	if err != nil {
+		return cfg, err
+	}
+	if sigma != nil {
+		cfg.MinSigmaEff = sigma
+	}
+	weight, err := figure("vouch_weight", in.VouchWeight)
+	if weight != nil {
+		w := action.Omega(*weight)
+		cfg.VouchWeight = &w
+	}
+	return cfg, err
+}
+
+// places normalises what resources are under.
+func places(texts []string) ([]string, error) {
+	out := make([]string, len(texts))
+	for i, text := range texts {
+		var err error
+		if out[i], err = action.NormaliseResource(text); err != nil {
+			return nil, invalid("files_scope: %v", err)
+		}
+	}
+	return out, nil
+}
+
+// duration reads a duration such as 90s or 7d into *to, which keeps what it has where nothing is said.
+func duration(name, text string, to *time.Duration) error {
+	if text == "" {
+		return nil
+	}
+	d, err := config.ParseDuration(text)
+	if err != nil || d <= 0 {
+		return invalid("%s: want a duration such as 30s, 15m, 24h or 7d, got %q", name, text)
+	}
+	*to = d
+	return nil
+}
+
+// figure reads a figure from 0 to 1; nil where nothing is said.
+func figure(name string, d api.Decimal) (*ring.Sigma, error) {
+	if d == "" {
+		return nil, nil
+	}
+	v, err := ring.ParseSigma(string(d))
+	if err != nil {
+		return nil, invalid("%s: %v", name, err)
+	}
+	return &v, nil
+}
+
+func (a *API) join(ctx context.Context, caller policy.Caller, in request[api.Join]) (api.Joined, error) {
+	if err := mustRun(caller); err != nil {
+		return api.Joined{}, err
+	}
+	did, err := policy.ParseDID(in.body.Agent)
+	if err != nil {
+		return api.Joined{}, err
+	}
+	sigma, err := figure("sigma", in.body.Sigma)
+	if err != nil {
+		return api.Joined{}, err
+	}
+	s, err := a.named(ctx, in.path("id"))
+	if err != nil {
+		return api.Joined{}, err
+	}
+	c := session.Join{Agent: did, Key: in.key}
+	if sigma != nil {
+		c.Sigma = *sigma
+	}
+	if sigma != nil && *sigma == 0 { // which a Join takes for nothing said
+		if _, err := a.hv.RegisterAgent(ctx, caller, did, sigma); err != nil {
+			return api.Joined{}, err
+		}
+	}
+	p, err := s.Join(ctx, caller, c)
+	if err != nil {
+		return api.Joined{}, err
+	}
+	return api.Joined{Agent: string(p.Agent), Ring: int(p.Ring), SigmaEff: api.Decimal(p.SigmaEff.String())}, nil
+}
+
+func (a *API) leave(ctx context.Context, caller policy.Caller, in request[api.Leave]) (api.Session, error) {
+	c := session.Leave{Agent: policy.DID(in.body.Agent)}
+	if caller.Role == policy.AgentRole {
+		if err := a.isOwn(in.who, in.path("id")); err != nil {
+			return api.Session{}, err
+		}
+	} else if err := mustRun(caller); err != nil {
+		return api.Session{}, err
+	} else if c.Agent == "" {
+		return api.Session{}, invalid("agent is missing")
+	}
+	s, err := a.named(ctx, in.path("id"))
+	if err == nil {
+		err = s.Leave(ctx, caller, c)
+	}
+	if err != nil {
+		return api.Session{}, err
+	}
+	return view(ctx, s)
+}
+
+func (a *API) activate(ctx context.Context, caller policy.Caller, in request[none]) (api.Session, error) {
+	if err := mustRun(caller); err != nil {
+		return api.Session{}, err
+	}
+	s, err := a.named(ctx, in.path("id"))
+	if err == nil {
+		err = s.Activate(ctx, caller)
+	}
+	if err != nil {
+		return api.Session{}, err
+	}
+	return view(ctx, s)
+}
+
+func (a *API) act(ctx context.Context, caller policy.Caller, in request[api.Act]) (api.Outcome, error) {
+	dry, err := in.query.flag("dry_run")
+	if err != nil {
+		return api.Outcome{}, err
+	}
+	s, err := a.stage(ctx, caller, in)
+	if err != nil {
+		return api.Outcome{}, err
+	}
+	c := session.Act{Action: in.body.Action, Args: in.body.Args, Key: in.key}
+	if dry {
+		d, err := s.DryRun(ctx, caller, c)
+		return api.Outcome{Decision: decision(d)}, err
+	}
+	var out hypervisor.Outcome
+	if in.body.Wait != nil && !*in.body.Wait {
+		out, err = s.Begin(context.WithoutCancel(ctx), caller, c)
+	} else {
+		out, err = s.Act(ctx, caller, c)
+	}
+	if err != nil {
+		return api.Outcome{}, err
+	}
+	if !out.Allowed {
+		return api.Outcome{}, &hypervisor.Refused{Decision: out.Decision}
+	}
+	reply := api.Outcome{ID: out.ID, Decision: decision(out.Decision), Outcome: out.State, Result: out.Result}
+	if out.Err != nil {
+		reply.Why = out.Err.Error()
+	}
+	return reply, nil
+}
+
+// stage returns the session that a caller may act in, with its tools there: an operator in any, an agent in its own, which is
+// entered as over MCP.
+func (a *API) stage(ctx context.Context, caller policy.Caller, in request[api.Act]) (s *hypervisor.Session, err error) {
+	switch caller.Role {
+	case policy.OperatorRole:
+		s, err = a.named(ctx, in.path("id"))
+	case policy.AgentRole:
+		if err := a.isOwn(in.who, in.path("id")); err != nil {
+			return nil, err
+		}
+		s, err = a.hv.Enter(ctx, in.who.Token)
+	default:
+		return nil, forbidden("%s is %s; operators and agents act", caller.DID, caller.Role)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if in.body.Action == "" {
+		return nil, invalid("action is missing")
+	}
+	if a.opts.Tools != nil {
+		if err := a.opts.Tools(ctx, s, caller); err != nil {
+			return nil, fmt.Errorf("looking for the tools of %s: %w", caller.DID, err)
+		}
+	}
+	return s, nil
+}
