@@ -30,16 +30,20 @@ type Outcome struct {
 
 // A call is an action under way.
 type call struct {
-	id     string
-	seq    uint64 // of the admitting record
-	tool   *Tool
-	args   json.RawMessage
-	ctx    context.Context // the caller's: its end cancels the call, its values reach the function
-	cancel context.CancelCauseFunc
-	done   chan struct{} // closed once out is final
-	ended  bool          // done is closed, or about to be; the session's lock guards it
-	out    Outcome
-	err    error // the outcome could not be recorded yet
+	id       string
+	seq      uint64 // of the admitting record
+	decision policy.Decision
+	tool     *Tool
+	args     json.RawMessage
+	ctx      context.Context // the caller's: its end cancels the call, its values reach the function
+	cancel   context.CancelCauseFunc
+
+	done chan struct{} // closed once it is answered, which is when out and err are final
+	out  Outcome
+	err  error // the outcome could not be recorded yet
+
+	answered bool                  // guarded by the session's lock
+	owed     func(context.Context) // records the outcome, if the store did not take it; guarded by the session's lock
 }
 
 // Act asks to have an action done, and returns once its outcome is recorded. A refusal is in Outcome.Allowed, Code and Reason;
@@ -66,11 +70,31 @@ func (s *Session) Begin(ctx context.Context, caller policy.Caller, c session.Act
 
 // admit returns the call that was begun, or the answer where none was.
 func (s *Session) admit(ctx context.Context, caller policy.Caller, c session.Act) (*call, Outcome, error) {
-	if s.hv.closing.Load() {
-		return nil, Outcome{}, ErrClosed
+	out, started, err := s.ask(ctx, caller, c)
+	switch {
+	case err != nil:
+		if out.Events != nil && !out.Allowed { // a refusal is answered even when it cannot be recorded (SPEC §2)
+			out.Decision.Seq, out.Decision.Approval = 0, nil
+			return nil, Outcome{Decision: out.Decision}, nil
+		}
+		return nil, Outcome{}, err
+	case out.Repeats != nil:
+		out, err := s.repeat(ctx, out)
+		return nil, out, err
+	case started == nil:
+		return nil, Outcome{Decision: out.Decision}, nil
 	}
+	return started, Outcome{Decision: out.Decision, ID: out.ID}, nil
+}
+
+// ask decides a call and waits until the decision is recorded. It returns the call that has begun; nil: none.
+func (s *Session) ask(ctx context.Context, caller policy.Caller, c session.Act) (session.Outcome, *call, error) {
+	if err := s.hv.enter(); err != nil {
+		return session.Outcome{}, nil, err
+	}
+	defer s.hv.leave()
 	if err := s.hv.exec.Reserve(); err != nil {
-		return nil, Outcome{}, fmt.Errorf("%w: %w", ErrOverloaded, err)
+		return session.Outcome{}, nil, fmt.Errorf("%w: %w", ErrOverloaded, err)
 	}
 	tool, found := s.prepareCall(caller, c)
 	var started *call
@@ -91,38 +115,15 @@ func (s *Session) admit(ctx context.Context, caller policy.Caller, c session.Act
 		err = s.hv.wait(ctx, t)
 	}
 	if started != nil && err != nil { // it was never dispatched: the effect follows the record
-		s.abandon(started)
+		s.abandon(started, err)
 	}
-	switch {
-	case err != nil:
-		if out.Events != nil && !out.Allowed { // a refusal is answered even when it cannot be recorded (SPEC §2)
-			out.Decision.Seq, out.Decision.Approval = 0, nil
-			return nil, Outcome{Decision: out.Decision}, nil
-		}
-		return nil, Outcome{}, err
-	case out.Repeats != nil:
-		out, err := s.repeat(ctx, out)
-		return nil, out, err
-	case started == nil:
-		return nil, Outcome{Decision: out.Decision}, nil
-	}
-	return started, Outcome{Decision: out.Decision, ID: out.ID}, nil
+	return out, started, err
 }
 
 // DryRun answers what Act would, and records nothing.
 func (s *Session) DryRun(ctx context.Context, caller policy.Caller, c session.Act) (policy.Decision, error) {
 	_, found := s.prepareCall(caller, c)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err := s.load(ctx); err != nil {
-		return policy.Decision{}, err
-	}
-	env, _, err := s.env(caller)
-	if err != nil {
-		return policy.Decision{}, err
-	}
-	env.Call = found
-	out, err := session.Decide(s.live.state, env, c)
+	out, err := s.consider(ctx, caller, c, func(e *session.Env) { e.Call = found })
 	out.Decision.Seq = 0
 	return out.Decision, err
 }
@@ -167,44 +168,55 @@ func (s *Session) prepareCall(caller policy.Caller, c session.Act) (*Tool, *sess
 
 // begin notes a call that is about to be recorded. The lock is held.
 func (s *Session) begin(ctx context.Context, out session.Outcome, tool *Tool, args []byte) *call {
-	c := &call{id: out.ID, seq: out.Seq, tool: tool, args: args, done: make(chan struct{}),
-		out: Outcome{Decision: out.Decision, ID: out.ID}}
+	c := &call{id: out.ID, seq: out.Seq, decision: out.Decision, tool: tool, args: args, done: make(chan struct{})}
 	c.ctx, c.cancel = context.WithCancelCause(ctx)
 	if s.calls == nil {
 		s.calls = map[string]*call{}
 	}
-	s.calls[c.id] = c
-	s.hv.calls.Add(1)
+	s.calls[c.id] = c // perhaps in the place of one whose admission was lost, and that is about to be abandoned
+	s.hv.busy.Add(1)
+	if s.hv.cutOff.Load() {
+		c.cancel(errClosing)
+	}
 	return c
 }
 
-// abandon forgets a call whose admission could not be recorded.
-func (s *Session) abandon(c *call) {
+// abandon forgets a call whose admission could not be recorded. Should its record be there all the same, revive ends it.
+func (s *Session) abandon(c *call, err error) {
 	s.hv.exec.Release()
-	s.finish(c, ErrStoreUnavailable)
+	s.finish(c, Outcome{Decision: c.decision, ID: c.id}, err)
+	s.reviveLater()
 }
 
-// finish answers who waits for the call; the first answer stays.
-func (s *Session) finish(c *call, err error) {
+// finish ends a call whose outcome is recorded, or never will be.
+func (s *Session) finish(c *call, out Outcome, err error) {
 	s.mu.Lock()
-	first := !c.ended
-	c.ended = true
-	if s.calls[c.id] == c { // an id whose admission was lost is given again, maybe before who had it first has heard of the loss
+	defer s.mu.Unlock()
+	s.answer(c, out, err)
+	if s.calls[c.id] == c {
 		delete(s.calls, c.id)
 	}
-	s.mu.Unlock()
-	if !first {
+	select {
+	case <-s.sealed:
+		s.hv.forget(s) // it outlasted its session
+	default:
+	}
+}
+
+// answer tells who waits for the call what became of it; the first answer stays. The lock is held.
+func (s *Session) answer(c *call, out Outcome, err error) {
+	if c.answered {
 		return
 	}
-	c.err = err
+	c.answered, c.out, c.err = true, out, err
 	c.cancel(nil)
 	close(c.done)
-	s.hv.calls.Done()
+	s.hv.busy.Done()
 }
 
 func (c *call) wait(ctx context.Context, hv *Hypervisor) (Outcome, error) {
 	if err := hv.await(ctx, c.done); err != nil {
-		return Outcome{Decision: c.out.Decision, ID: c.id}, err
+		return Outcome{Decision: c.decision, ID: c.id}, err
 	}
 	return c.out, c.err
 }
@@ -218,7 +230,11 @@ func (s *Session) owe(effects []session.Effect) {
 		case session.Dispatch:
 			s.hv.exec.Offer(func(context.Context) { s.dispatch(e.ID) })
 		case session.Cancel:
-			s.hv.offer(func(context.Context) { s.cancelCalls(e.IDs, errGrace) })
+			s.hv.offer(func(context.Context) {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				s.cancelCalls(errGrace) // no other runs: none is admitted any more
+			})
 		case session.Seal:
 			s.hv.offer(s.seal)
 		}
@@ -231,13 +247,13 @@ func (s *Session) dispatch(id string) {
 	c := s.calls[id]
 	s.mu.Unlock()
 	if c == nil {
-		return // its admission was reported lost and came to light later; what was not dispatched is unknown at the next start
+		return // it was abandoned
 	}
 	result, err := c.do()
 	settle := session.Settle{ID: id, Output: result}
 	settle.Result, settle.Why = classify(c.ctx, err)
-	c.out.State, c.out.Result, c.out.Err = stateWords[settle.Result], result, err
-	s.settle(context.WithoutCancel(c.ctx), c, settle)
+	s.settle(context.WithoutCancel(c.ctx), c, settle, Outcome{
+		Decision: c.decision, ID: c.id, State: stateWords[settle.Result], Result: result, Err: err})
 }
 
 // do runs the function, unless the call was cancelled before it went out.
@@ -268,38 +284,28 @@ func classify(ctx context.Context, err error) (session.Result, string) {
 }
 
 // settle records an outcome. While the store is away it is owed: it is tried again, and the caller is told that the outcome
-// stands in no record yet.
-func (s *Session) settle(ctx context.Context, c *call, settle session.Settle) {
+// stands in no record yet. Close tries once more; then the next start records it as unknown.
+func (s *Session) settle(ctx context.Context, c *call, settle session.Settle, became Outcome) {
 	out, err := s.submit(ctx, policy.System.Through("executor"), settle, nil)
 	switch {
 	case err == nil:
-		c.out.Decision.Seq = max(c.out.Decision.Seq, out.Seq)
-		s.finish(c, nil)
+		became.Decision.Seq = max(became.Decision.Seq, out.Seq)
+		s.finish(c, became, nil)
 	case errors.Is(err, session.ErrImpossible), errors.Is(err, ErrNotFound):
 		s.hv.opts.Logger.Warn("an outcome came too late to be recorded", "session", s.id, "action", c.id, "error", err)
-		s.finish(c, nil)
-	case s.hv.closing.Load():
-		s.finish(c, err) // the next start records it as unknown
+		s.finish(c, became, nil)
 	default:
-		s.finish(c, err)
-		s.hv.later(settleRetry, func(ctx context.Context) { s.settle(ctx, c, settle) })
+		again := func(ctx context.Context) { s.settle(ctx, c, settle, became) }
+		s.mu.Lock()
+		s.answer(c, became, err)
+		c.owed = again
+		s.mu.Unlock()
+		s.hv.later(settleRetry, again)
 	}
 }
 
-// cancelCalls cancels calls that still run.
-func (s *Session) cancelCalls(ids []string, why error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, id := range ids {
-		if c := s.calls[id]; c != nil {
-			c.cancel(why)
-		}
-	}
-}
-
-func (s *Session) cancelAll(why error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+// cancelCalls cancels the calls that still run. The lock is held.
+func (s *Session) cancelCalls(why error) {
 	for _, c := range s.calls {
 		c.cancel(why)
 	}

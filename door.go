@@ -26,11 +26,19 @@ func (hv *Hypervisor) Now() time.Time {
 
 // IssueToken records a token, so that who shows its secret comes as its subject. An operator's.
 func (hv *Hypervisor) IssueToken(ctx context.Context, caller policy.Caller, t system.Token) (policy.Decision, error) {
+	if err := hv.enter(); err != nil {
+		return policy.Decision{}, err
+	}
+	defer hv.leave()
 	return hv.system.submit(ctx, caller, system.IssueToken{Token: t})
 }
 
 // RevokeToken ends a token before its time. An operator's.
 func (hv *Hypervisor) RevokeToken(ctx context.Context, caller policy.Caller, id string) (policy.Decision, error) {
+	if err := hv.enter(); err != nil {
+		return policy.Decision{}, err
+	}
+	defer hv.leave()
 	return hv.system.submit(ctx, caller, system.RevokeToken{ID: id})
 }
 
@@ -115,29 +123,42 @@ func (hv *Hypervisor) sessionOf(ctx context.Context, by policy.Caller, t system.
 // Alias returns the newest session of a name, or ErrNotFound; if it has ended, its successor is opened with the same
 // configuration and the name stands for that.
 func (hv *Hypervisor) Alias(ctx context.Context, by policy.Caller, name string) (*Session, error) {
-	if s, stage, err := hv.newest(ctx, name); err != nil || stage < session.Terminating {
-		return s, err
-	}
-	hv.renewing.Lock() // two bearers at once open one successor
-	defer hv.renewing.Unlock()
-	s, _, err := hv.newest(ctx, name)
-	if err != nil {
-		return nil, err
-	}
-	state, err := s.State(ctx)
-	if err != nil || state.Lifecycle < session.Terminating {
-		return s, err
-	}
-	if state.Lifecycle == session.Terminating { // the name is free once the end is over
+	for {
+		s, ending, err := hv.newest(ctx, by, name)
+		if err != nil || !ending {
+			return s, err
+		}
+		// The name is free once the end is over. Waited for without the lock: it may take the grace time and longer.
 		if _, err := s.End(ctx, policy.System, session.Terminate{}); err != nil {
 			return nil, err
 		}
 	}
-	return hv.CreateSession(ctx, policy.System.Through(by.Via), &state.Config)
 }
 
-// newest returns the session that a name stands for, and how far it is.
-func (hv *Hypervisor) newest(ctx context.Context, name string) (*Session, session.Lifecycle, error) {
+// newest returns the newest session of a name, or its successor if it has ended, or the session itself while it ends.
+func (hv *Hypervisor) newest(ctx context.Context, by policy.Caller, name string) (s *Session, ending bool, err error) {
+	if s, stage, err := hv.named(ctx, name); err != nil || stage < session.Terminating {
+		return s, false, err
+	}
+	hv.renewing.Lock() // two bearers at once open one successor
+	defer hv.renewing.Unlock()
+	s, stage, err := hv.named(ctx, name)
+	switch {
+	case err != nil || stage < session.Terminating:
+		return s, false, err
+	case hv.system.isOpen(s.id): // also when it is archived, and its summary not recorded yet
+		return s, true, nil
+	}
+	state, err := s.State(ctx)
+	if err != nil {
+		return nil, false, err
+	}
+	s, err = hv.CreateSession(ctx, policy.System.Through(by.Via), &state.Config)
+	return s, false, err
+}
+
+// named returns the session that a name stands for, and how far it is.
+func (hv *Hypervisor) named(ctx context.Context, name string) (*Session, session.Lifecycle, error) {
 	id, ok := hv.Named(name)
 	if !ok {
 		return nil, 0, fmt.Errorf("session %q: %w", name, ErrNotFound)

@@ -5,3 +5,32 @@ func (hv *Hypervisor) SwapRim(i, j int) { hv.rim[i], hv.rim[j] = hv.rim[j], hv.r
 
 // RimSize returns how many parts the rim has.
 func (hv *Hypervisor) RimSize() int { return len(hv.rim) }
+
+// Handles returns how many sessions have a handle, and how many a state in memory.
+func (hv *Hypervisor) Handles() (handles, loaded int) {
+	hv.mu.Lock()
+	defer hv.mu.Unlock()
+	return len(hv.sessions), len(hv.loaded)
+}
+
+// FillExecutor takes the places for calls that are left; the function gives them back.
+func (hv *Hypervisor) FillExecutor() (release func()) {
+	return fill(hv.exec.Reserve, hv.exec.Release)
+}
+
+// FillCommitter takes the places for records that are left; the function gives them back.
+func (hv *Hypervisor) FillCommitter() (release func()) {
+	return fill(hv.committer.Reserve, hv.committer.Release)
+}
+
+func fill(reserve func() error, release func()) func() {
+	n := 0
+	for reserve() == nil {
+		n++
+	}
+	return func() {
+		for range n {
+			release()
+		}
+	}
+}

@@ -98,6 +98,9 @@ var pardoned = map[[2]string]string{
 // exact holds the rooms in which no float takes part in a decision or an event.
 var exact = []string{"session", "agent", "system", "ring", "action"}
 
+// rim holds the rooms of the parts that a simulator steps: outside Run they do everything in their caller's goroutine.
+var rim = []string{"eventlog", "internal/executor", "internal/feed"}
+
 // clock holds what package time has that does not give the same answer twice.
 var clock = []string{"Now", "Since", "Until", "After", "AfterFunc", "NewTimer", "NewTicker", "Tick", "Sleep"}
 
@@ -111,13 +114,14 @@ type source struct {
 
 // rules holds what each file is held to; a rule returns its complaints.
 var rules = map[string]func(source) []string{
-	"every room is declared":                     undeclared,
-	"imports run one way":                        importsAgainstTheWay,
-	"a pure room imports nothing of the world":   importsOfTheWorld,
-	"a pure room imports listed libraries only":  importsOfStrangers,
-	"a pure room reads no clock":                 readsAClock,
-	"a pure room starts no goroutine":            startsAGoroutine,
-	"no float takes part in a decision or event": usesAFloat,
+	"every room is declared":                      undeclared,
+	"imports run one way":                         importsAgainstTheWay,
+	"a pure room imports nothing of the world":    importsOfTheWorld,
+	"a pure room imports listed libraries only":   importsOfStrangers,
+	"a pure room reads no clock":                  readsAClock,
+	"a pure room starts no goroutine":             startsAGoroutine,
+	"a part of the rim starts a goroutine in Run": startsAGoroutineOutsideRun,
+	"no float takes part in a decision or event":  usesAFloat,
 }
 
 func TestHouse(t *testing.T) {
@@ -298,6 +302,32 @@ func startsAGoroutine(s source) []string {
 	})
 }
 
+// startsAGoroutineOutsideRun also complains of a clock's function that starts one when it fires.
+func startsAGoroutineOutsideRun(s source) (complaints []string) {
+	if !slices.Contains(rim, s.room) {
+		return nil
+	}
+	for _, decl := range s.file.Decls {
+		if f, ok := decl.(*ast.FuncDecl); ok && f.Name.Name == "Run" && f.Recv != nil {
+			continue
+		}
+		part := s
+		part.file = &ast.File{Name: s.file.Name, Decls: []ast.Decl{decl}}
+		complaints = append(complaints, complain(part, func(n ast.Node) string {
+			switch n := n.(type) {
+			case *ast.GoStmt:
+				return "starts a goroutine outside Run"
+			case *ast.SelectorExpr:
+				if n.Sel.Name == "Go" || n.Sel.Name == "AfterFunc" {
+					return "starts a goroutine outside Run, with " + n.Sel.Name
+				}
+			}
+			return ""
+		})...)
+	}
+	return complaints
+}
+
 func usesAFloat(s source) []string {
 	if !slices.Contains(exact, s.room) {
 		return nil
@@ -417,6 +447,15 @@ func TestEveryRuleOfTheHouseBites(t *testing.T) {
 		"a pure room starts no goroutine": {
 			bad:  []example{{"session/a.go", `package x; func f() { go f() }`}},
 			good: []example{{"session/a.go", `package x; func f() { defer f() }`}, {"internal/feed/a.go", `package x; func f() { go f() }`}},
+		},
+		"a part of the rim starts a goroutine in Run": {
+			bad: []example{
+				{"eventlog/a.go", `package x; func f() { go f() }`}, {"eventlog/a.go", `package x; func Run() { go Run() }`},
+				{"internal/feed/a.go", `package x; func (f *F) Step() { f.all.Go(f.pass) }`},
+				{"internal/executor/a.go", `package x; import "time"; func (f *F) Set() { time.AfterFunc(1, f.fire) }`},
+				{"internal/executor/a.go", `package x; var start = func() { go f() }`},
+			},
+			good: []example{{"internal/executor/a.go", `package x; func (f *F) Run() { f.all.Go(f.do); go f.do() }`}, {"internal/gateway/a.go", `package x; func f() { go f() }`}},
 		},
 		"no float takes part in a decision or event": {
 			bad:  []example{{"ring/a.go", `package x; type σ float64`}, {"session/a.go", `package x; const half = 0.5`}, {"action/a.go", `package x; func f() float32 { return 1 }`}, {"action/args.go", `package x; const half = 0.5`}},

@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
+	"weak"
 
 	"github.com/agenthypervisor/hypervisor/eventlog"
 	"github.com/agenthypervisor/hypervisor/internal/executor"
@@ -28,7 +30,7 @@ var (
 	ErrStoreUnavailable = errors.New("store unavailable")
 	// ErrOverloaded is returned when too many commands or calls are under way. Nothing was decided.
 	ErrOverloaded = errors.New("overloaded")
-	// ErrClosed is returned by everything after Close has begun.
+	// ErrClosed is returned by every command after Close has begun, by what still waits when it ends, and by everything then.
 	ErrClosed = errors.New("hypervisor is closed")
 )
 
@@ -47,22 +49,27 @@ type Hypervisor struct {
 
 	system  *systemHandle
 	agents  *standings
+	ruling  sync.Mutex // held over SetRules, so that the newest record of rules is of those in force
 	rules   atomic.Pointer[ruleSet]
-	closing atomic.Bool
-	calls   sync.WaitGroup // running in Func
 	bodies  sync.Pool      // of *[]byte: records' bytes on their way to the store
+	gate    sync.RWMutex   // held for writing while closing is set, so that no one enters unseen
+	closing atomic.Bool    // nobody enters any more
+	busy    sync.WaitGroup // who has entered, and calls without an answer
+	cutOff  atomic.Bool    // a call that begins is cancelled at once
 
 	renewing sync.Mutex // held while an alias's successor is opened
 
 	mu       sync.Mutex
 	sessions map[string]*Session
-	loaded   int
+	resting  map[string]weak.Pointer[Session] // what was let go and somebody may still hold: one session has one handle
+	loaded   map[*Session]struct{}            // those with a state in memory
 	// laters are tasks that wait for a timer, by its key.
 	laters    map[string]func(context.Context)
 	nextLater uint64
 
-	stop    context.CancelFunc
-	stopped chan struct{} // closed when run has ended
+	stopWork, stopLog context.CancelFunc
+	worked            chan struct{} // closed when executor and timers have ended
+	stopped           chan struct{} // closed when the rest of the rim has: nothing is recorded any more
 }
 
 // A stepper is a part of the rim: Step does one thing and says whether there was one; Run loops over it.
@@ -84,7 +91,8 @@ func Open(ctx context.Context, opts *Options) (*Hypervisor, error) {
 	if err != nil {
 		return nil, err
 	}
-	hv := &Hypervisor{opts: o, store: store, sessions: map[string]*Session{}, laters: map[string]func(context.Context){}, stopped: make(chan struct{}),
+	hv := &Hypervisor{opts: o, store: store, sessions: map[string]*Session{}, resting: map[string]weak.Pointer[Session]{}, laters: map[string]func(context.Context){},
+		loaded: map[*Session]struct{}{}, worked: make(chan struct{}), stopped: make(chan struct{}),
 		committer: eventlog.NewCommitter(store), exec: executor.New(), feed: feed.New()}
 	hv.timers = executor.NewTimers(o.Clock, hv.tick)
 	hv.system = &systemHandle{hv: hv, seen: map[string]system.Seen{}}
@@ -101,6 +109,7 @@ func Open(ctx context.Context, opts *Options) (*Hypervisor, error) {
 	hv.incarnation = hex.EncodeToString(id[:])
 	hv.run()
 	if err := hv.begin(ctx); err != nil {
+		hv.endWork(true)
 		hv.halt()
 		return nil, errors.Join(err, store.Close())
 	}
@@ -139,31 +148,80 @@ func (hv *Hypervisor) begin(ctx context.Context) error {
 	return nil
 }
 
-// run starts the goroutine that owns the rim's; halt ends them.
+// run starts the goroutines that own the rim's. endWork ends the parts that do what is owed, then halt those that record it.
 func (hv *Hypervisor) run() {
-	ctx, cancel := context.WithCancel(context.Background())
-	hv.stop = cancel
+	var work, log context.Context
+	work, hv.stopWork = context.WithCancel(context.Background())
+	log, hv.stopLog = context.WithCancel(context.Background())
 	if hv.opts.Stepped {
+		close(hv.worked)
 		close(hv.stopped)
 		return
 	}
-	go func() {
-		defer close(hv.stopped)
-		var parts sync.WaitGroup
-		for _, part := range hv.rim {
-			parts.Go(func() {
-				if err := part.Run(ctx); err != nil && !errors.Is(err, context.Canceled) {
-					hv.opts.Logger.Error("a part of the hypervisor has ended", "part", fmt.Sprintf("%T", part), "error", err)
-				}
-			})
-		}
-		parts.Wait()
-	}()
+	does := func(part stepper) bool { return part == hv.exec || part == hv.timers }
+	go hv.runParts(work, hv.worked, slices.DeleteFunc(slices.Clone(hv.rim), func(part stepper) bool { return !does(part) }))
+	go hv.runParts(log, hv.stopped, slices.DeleteFunc(slices.Clone(hv.rim), does))
 }
 
+// runParts runs parts until ctx ends, and closes ended when all have.
+func (hv *Hypervisor) runParts(ctx context.Context, ended chan<- struct{}, parts []stepper) {
+	defer close(ended)
+	var running sync.WaitGroup
+	for _, part := range parts {
+		running.Go(func() {
+			if err := part.Run(ctx); err != nil && !errors.Is(err, context.Canceled) {
+				hv.opts.Logger.Error("a part of the hypervisor has ended", "part", fmt.Sprintf("%T", part), "error", err)
+			}
+		})
+	}
+	running.Wait()
+}
+
+// endWork ends executor and timers. They are waited for unless a call is left behind, which the executor waits for itself.
+func (hv *Hypervisor) endWork(all bool) {
+	hv.stopWork()
+	if all {
+		<-hv.worked
+	}
+}
+
+// halt ends the parts that record, once all that waits for the store is in it.
 func (hv *Hypervisor) halt() {
-	hv.stop()
+	hv.stopLog()
 	<-hv.stopped
+}
+
+// enter lets a command in, which leaves again; ErrClosed once Close has begun.
+func (hv *Hypervisor) enter() error {
+	hv.gate.RLock()
+	defer hv.gate.RUnlock()
+	if hv.closing.Load() {
+		return ErrClosed
+	}
+	hv.busy.Add(1)
+	return nil
+}
+
+func (hv *Hypervisor) leave() { hv.busy.Done() }
+
+// reserve takes a place in the committer's queue, or returns ErrOverloaded, or ErrClosed.
+func (hv *Hypervisor) reserve() error {
+	err := hv.committer.Reserve()
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, eventlog.ErrStopped):
+		return ErrClosed
+	}
+	return fmt.Errorf("%w: %w", ErrOverloaded, err)
+}
+
+// away says what the store's error means to a caller.
+func away(err error) error {
+	if errors.Is(err, eventlog.ErrClosed) || errors.Is(err, eventlog.ErrStopped) {
+		return fmt.Errorf("%w: %w", ErrClosed, err)
+	}
+	return fmt.Errorf("%w: %w", ErrStoreUnavailable, err)
 }
 
 // Step does one thing that waits to be done: an append, a call, a deadline, a signal. It returns false if there was none. It is
@@ -185,6 +243,13 @@ func (hv *Hypervisor) await(ctx context.Context, done <-chan struct{}) error {
 			return nil
 		case <-ctx.Done():
 			return ctx.Err()
+		case <-hv.stopped: // nobody is left to do it
+		}
+		select {
+		case <-done:
+			return nil
+		default:
+			return ErrClosed
 		}
 	}
 	for {
@@ -215,6 +280,12 @@ func (hv *Hypervisor) random(b []byte) error {
 // SetRules puts an operator's policies in force for all sessions, from their next command on; version is what approvals are
 // bound to, so grants for calls under other rules die. An operator's.
 func (hv *Hypervisor) SetRules(ctx context.Context, caller policy.Caller, rules policy.Rules, version string) (policy.Decision, error) {
+	if err := hv.enter(); err != nil {
+		return policy.Decision{}, err
+	}
+	defer hv.leave()
+	hv.ruling.Lock()
+	defer hv.ruling.Unlock()
 	d, err := hv.system.submit(ctx, caller, system.LoadRules{Version: version})
 	if err == nil && d.Allowed {
 		hv.rules.Store(&ruleSet{rules, version})
@@ -225,10 +296,14 @@ func (hv *Hypervisor) SetRules(ctx context.Context, caller policy.Caller, rules 
 // Close ends the hypervisor: it admits nothing more, lets running calls finish until ctx ends, then cancels them, records its
 // end and closes the store. What could not be finished is found by the next start.
 func (hv *Hypervisor) Close(ctx context.Context) error {
-	if !hv.closing.CompareAndSwap(false, true) {
+	hv.gate.Lock()
+	begun := hv.closing.Swap(true)
+	hv.gate.Unlock()
+	if begun {
 		return ErrClosed
 	}
-	hv.drain(ctx)
+	all := hv.drain(ctx)
+	hv.endWork(all)
 	end := context.WithoutCancel(ctx)
 	hv.putAway(end)
 	_, err := hv.system.submit(end, policy.System, system.Stop{})
@@ -236,34 +311,40 @@ func (hv *Hypervisor) Close(ctx context.Context) error {
 	return errors.Join(err, hv.store.Close())
 }
 
-// drain waits for the running calls, and cancels those that outlast ctx.
-func (hv *Hypervisor) drain(ctx context.Context) {
-	idle := make(chan struct{})
+// drain waits for what has entered and for the running calls, and cancels the calls that outlast ctx. It returns false if some
+// ignore that, and are left behind.
+func (hv *Hypervisor) drain(ctx context.Context) (all bool) {
 	if hv.opts.Stepped {
 		for hv.Step(ctx) {
 		}
-		return
+		return true
 	}
+	idle := make(chan struct{})
 	go func() { // ends with the last call, which the cancelling below brings about
-		hv.calls.Wait()
+		hv.busy.Wait()
 		close(idle)
 	}()
 	select {
 	case <-idle:
-		return
+		return true
 	case <-ctx.Done():
 	}
+	hv.cutOff.Store(true)
 	for _, s := range hv.handles() {
-		s.cancelAll(errClosing)
+		s.mu.Lock()
+		s.cancelCalls(errClosing)
+		s.mu.Unlock()
 	}
 	select {
 	case <-idle:
+		return true
 	case <-hv.opts.Clock.After(cancelPatience):
 		hv.opts.Logger.Warn("calls that ignore their cancellation are left behind; their outcome is recorded as unknown by the next start")
+		return false
 	}
 }
 
-// putAway writes what only memory holds: refusals that were counted, and snapshots.
+// putAway writes what only memory holds: outcomes the store did not take before, refusals that were counted, and snapshots.
 func (hv *Hypervisor) putAway(ctx context.Context) {
 	for _, s := range hv.handles() {
 		if err := s.putAway(ctx); err != nil {

@@ -39,11 +39,8 @@ func (s *Session) submit(ctx context.Context, caller policy.Caller, c session.Co
 // an outcome that will be recorded, before the record is handed over; the lock is held.
 func (s *Session) propose(ctx context.Context, caller policy.Caller, c session.Command, stamp func(*session.Env), decided func(session.Outcome)) (session.Outcome, *ticket, error) {
 	// The slot is taken before Decide: once State has the record there is no way back, so a full queue must be found out first.
-	if err := s.hv.committer.Reserve(); err != nil {
-		if errors.Is(err, eventlog.ErrStopped) {
-			return session.Outcome{}, nil, ErrClosed
-		}
-		return session.Outcome{}, nil, fmt.Errorf("%w: %w", ErrOverloaded, err)
+	if err := s.hv.reserve(); err != nil {
+		return session.Outcome{}, nil, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -54,12 +51,33 @@ func (s *Session) propose(ctx context.Context, caller policy.Caller, c session.C
 	return out, t, err
 }
 
+// consider decides a command and lets the decision be: nothing is applied or recorded.
+func (s *Session) consider(ctx context.Context, caller policy.Caller, c session.Command, stamp func(*session.Env)) (session.Outcome, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.load(ctx); err != nil {
+		return session.Outcome{}, err
+	}
+	env, _, err := s.env(caller)
+	if err != nil {
+		return session.Outcome{}, err
+	}
+	if stamp != nil {
+		stamp(&env)
+	}
+	return session.Decide(s.live.state, env, c)
+}
+
 // decide is steps 3 to 6 of a command. The lock is held and a slot is reserved; it is used exactly if events come out.
 func (s *Session) decide(ctx context.Context, caller policy.Caller, c session.Command, stamp func(*session.Env), decided func(session.Outcome)) (session.Outcome, *ticket, error) {
+	_, create := c.(session.Create)
+	if create && s.gone {
+		return session.Outcome{}, nil, errForgotten
+	}
 	if err := s.load(ctx); err != nil {
 		return session.Outcome{}, nil, err
 	}
-	if _, create := c.(session.Create); !create && s.live.state.Lifecycle == session.Absent {
+	if !create && s.live.state.Lifecycle == session.Absent {
 		s.hv.forget(s)
 		return session.Outcome{}, nil, fmt.Errorf("session %q: %w", s.id, ErrNotFound)
 	}
@@ -77,6 +95,15 @@ func (s *Session) decide(ctx context.Context, caller policy.Caller, c session.Co
 func (s *Session) record(ctx context.Context, env session.Env, trace string, c session.Command, decided func(session.Outcome)) (session.Outcome, *ticket, error) {
 	l := s.live
 	out, err := session.Decide(l.state, env, c)
+	if _, recovers := c.(session.Recover); err == nil && s.lost && len(out.Events) > 0 && !recovers {
+		// Only now, so that while the store is away there still is an answer that needs no record.
+		if err := s.recover(ctx, true); err != nil {
+			s.drop()
+			return out, nil, err
+		}
+		s.lost = false
+		out, err = session.Decide(l.state, env, c) // its ids are the new epoch's
+	}
 	if err != nil {
 		return out, nil, err
 	}
@@ -97,6 +124,7 @@ func (s *Session) record(ctx context.Context, env session.Env, trace string, c s
 	if decided != nil {
 		decided(out)
 	}
+	s.known = true
 	l.st.events = session.AppendEvents(l.st.events[:0], out.Events)
 	effects := session.Apply(l.state, session.Stamp{Seq: l.st.seq + 1, Time: env.Now, Caller: env.Caller.DID}, out.Events)
 	d := draft{at: env.Now, caller: env.Caller, trace: trace, events: l.st.events, payload: payload,
@@ -104,11 +132,11 @@ func (s *Session) record(ctx context.Context, env session.Env, trace string, c s
 	if len(effects) > 0 && out.Durable {
 		d.then = func() { s.owe(effects) }
 	}
+	s.rearm() // before the record can be lost, which sets a timer too
 	t := l.st.write(d)
 	if len(effects) > 0 && !out.Durable {
 		s.owe(effects) // a read-only call of an eventual session goes out at once
 	}
-	s.rearm()
 	s.keepSnapshot(ctx)
 	if !out.Durable {
 		t = nil
@@ -125,7 +153,7 @@ func (s *Session) env(caller policy.Caller) (session.Env, string, error) {
 	l, rules := s.live, s.hv.rules.Load()
 	s.used = s.hv.now(l.state.Time)
 	return session.Env{
-		Now: s.used, ClockBehind: s.hv.clockBehind, Caller: caller, Sigmas: s.hv.agents.current(),
+		Now: s.used, Caller: caller, Sigmas: s.hv.agents.current(),
 		Rules: rules.rules, RulesID: rules.version, Random: [32]byte(b[:32]), Secret: l.secret,
 		Incarnation: s.hv.incarnation, NodeEpoch: s.hv.system.epoch(), Operators: len(s.hv.opts.Operators), Tallies: l.tallies,
 	}, traceParent([16]byte(b[32:48]), [8]byte(b[48:])), nil
@@ -154,25 +182,35 @@ func (hv *Hypervisor) payload(ctx context.Context, parts []audit.Part) ([]byte, 
 
 // load makes s.live sound: it reads the session unless it is in memory and nothing of it was lost. The lock is held.
 func (s *Session) load(ctx context.Context) error {
-	if s.live != nil && s.live.st.lane.Err() == nil {
-		return nil
+	if s.live != nil {
+		if s.live.st.lane.Err() == nil {
+			return nil
+		}
+		s.drop()
 	}
-	if s.live == nil {
-		s.hv.makeRoom(ctx, s)
-	}
+	s.hv.makeRoom(ctx, s)
 	l, err := s.read(ctx)
 	if err != nil {
 		return err
 	}
-	if s.live == nil {
-		s.hv.mu.Lock()
-		s.hv.loaded++
-		s.hv.mu.Unlock()
+	absent := l.state.Lifecycle == session.Absent
+	if s.gone && !absent && l.state.Lifecycle != session.Archived {
+		return errForgotten
+	}
+	if absent { // a session that is being created, or none
+		if err := s.hv.random(l.secret[:]); err != nil {
+			return err
+		}
 	}
 	s.live = l
-	if l.state.Lifecycle == session.Absent {
-		return s.hv.random(l.secret[:]) // a session that is being created
+	s.hv.mu.Lock()
+	s.hv.loaded[s] = struct{}{}
+	s.hv.wake(s)
+	s.hv.mu.Unlock()
+	if absent {
+		return nil
 	}
+	s.known = true
 	if err := s.resume(ctx); err != nil {
 		s.drop()
 		return err
@@ -185,9 +223,12 @@ func (s *Session) drop() {
 	if s.live == nil {
 		return
 	}
+	if s.live.st.lane.Err() != nil && s.live.state.Config.Consistency == session.Eventual {
+		s.lost = true
+	}
 	s.live = nil
 	s.hv.mu.Lock()
-	s.hv.loaded--
+	delete(s.hv.loaded, s)
 	s.hv.mu.Unlock()
 }
 
@@ -210,7 +251,7 @@ func (s *Session) read(ctx context.Context) (*live, error) {
 // readFrom folds the records behind a snapshot, which may be of nothing.
 func (s *Session) readFrom(ctx context.Context, name string, snap snapshotJSON) (*live, error) {
 	l := &live{state: snap.State, tallies: map[policy.DID]session.Tally{}, snapshot: snap.State.Seq,
-		st: &stream{hv: s.hv, name: name, lane: &eventlog.Lane{}, seq: snap.State.Seq, head: snap.Head, tree: snap.Tree}}
+		st: &stream{hv: s.hv, name: name, lane: &eventlog.Lane{}, lost: s.reviveLater, seq: snap.State.Seq, head: snap.Head, tree: snap.Tree}}
 	for r, err := range s.hv.read(ctx, name, 1) {
 		if err != nil {
 			return nil, err
@@ -285,14 +326,28 @@ func (s *Session) resume(ctx context.Context) error {
 	if err := s.hv.announce(ctx, s.id); err != nil {
 		return err
 	}
-	if err := s.hv.committer.Reserve(); err != nil {
-		return fmt.Errorf("%w: %w", ErrOverloaded, err)
+	if err := s.recover(ctx, false); err != nil {
+		return err
+	}
+	s.recovered = true
+	if state.Lifecycle == session.Terminating && state.Grace.IsZero() {
+		s.cancelCalls(errGrace) // the effect that does so was lost if the record was reported lost and is there all the same
+	}
+	return nil
+}
+
+// recover records what another process, or a loss, left to be told. The lock is held.
+func (s *Session) recover(ctx context.Context, lost bool) error {
+	if err := s.hv.reserve(); err != nil {
+		return err
 	}
 	env, trace, err := s.env(policy.System)
 	var out session.Outcome
 	var t *ticket
 	if err == nil {
-		out, t, err = s.record(ctx, env, trace, session.Recover{}, nil)
+		// Only the first load of a process can find that its clock was set back. What is granted later is granted by this clock.
+		env.ClockBehind = !s.recovered && (s.hv.clockBehind || s.hv.opts.Clock.Now().Before(s.live.state.Time))
+		out, t, err = s.record(ctx, env, trace, session.Recover{Lost: lost}, nil)
 	}
 	if err != nil || len(out.Events) == 0 {
 		s.hv.committer.Release()
@@ -366,39 +421,66 @@ func (s *Session) readSnapshot(ctx context.Context, name string) (snapshotJSON, 
 	return j, true
 }
 
-// makeRoom lets go of an idle session's state if too many are loaded. s is being loaded, its lock is held.
+// makeRoom lets go of idle sessions' states if too many are loaded: of one for the one that comes, and of a second while a time
+// in which all were busy has left more than there should be. s is being loaded, its lock is held.
 func (hv *Hypervisor) makeRoom(ctx context.Context, s *Session) {
-	const sample = 16 // the longest idle of so many: near enough to the longest of all
+	for range 2 {
+		idle := hv.longestIdle(s)
+		if idle == nil {
+			return
+		}
+		idle.letGo(ctx)
+		idle.mu.Unlock()
+	}
+}
+
+// longestIdle returns, with its lock held, a session that can be let go; nil if there is none or no need.
+func (hv *Hypervisor) longestIdle(s *Session) (oldest *Session) {
+	const (
+		sample = 16 // the longest idle of so many: near enough to the longest of all
+		looks  = 64 // at so many, busy ones too
+	)
 	hv.mu.Lock()
-	var oldest *Session
-	if hv.loaded >= hv.opts.MaxLoaded {
-		n := 0
-		for _, other := range hv.sessions { // in random order
-			if other == s || !other.mu.TryLock() {
-				continue
-			}
-			if other.idle() && (oldest == nil || other.used.Before(oldest.used)) {
-				if oldest != nil {
-					oldest.mu.Unlock()
-				}
-				oldest = other
-				n++
-			} else {
-				other.mu.Unlock()
-			}
-			if n >= sample {
-				break
-			}
-		}
+	defer hv.mu.Unlock()
+	if len(hv.loaded) < hv.opts.MaxLoaded {
+		return nil
 	}
-	hv.mu.Unlock()
-	if oldest != nil {
-		if oldest.live.st.seq > oldest.live.snapshot {
-			oldest.saveSnapshot(ctx)
+	idle, looked := 0, 0
+	for other := range hv.loaded { // in random order
+		if looked++; looked > looks || idle == sample {
+			break
 		}
-		oldest.drop()
-		oldest.mu.Unlock()
+		if other == s || !other.mu.TryLock() {
+			continue
+		}
+		if !other.idle() {
+			other.mu.Unlock()
+			continue
+		}
+		if idle++; oldest != nil && !other.used.Before(oldest.used) {
+			other.mu.Unlock()
+			continue
+		}
+		if oldest != nil {
+			oldest.mu.Unlock()
+		}
+		oldest = other
 	}
+	return oldest
+}
+
+// letGo drops an idle session's state, and the handle too where nothing will be written any more. The lock is held.
+func (s *Session) letGo(ctx context.Context) {
+	l := s.live
+	if l.st.seq > l.snapshot && l.st.lane.Err() == nil {
+		s.saveSnapshot(ctx)
+	}
+	if l.state.Lifecycle == session.Archived {
+		s.hv.forget(s)
+		return
+	}
+	s.drop()
+	s.rest()
 }
 
 // idle reports whether nothing would be lost if the state were let go. The lock is held.
@@ -418,8 +500,17 @@ func (s *Session) idle() bool {
 func (s *Session) putAway(ctx context.Context) error {
 	s.mu.Lock()
 	loaded := s.live != nil && s.live.state.Lifecycle != session.Absent
+	var owed []func(context.Context)
+	for _, c := range s.calls {
+		if c.owed != nil {
+			owed = append(owed, c.owed)
+		}
+	}
 	s.mu.Unlock()
-	if !loaded {
+	for _, settle := range owed {
+		settle(ctx)
+	}
+	if !loaded && len(owed) == 0 {
 		return nil
 	}
 	if _, err := s.submit(ctx, policy.System, session.Tick{All: true}, nil); err != nil {

@@ -52,8 +52,8 @@ func (h *systemHandle) load(ctx context.Context) error {
 
 // submit decides a command and waits until its record, or the one that made it superfluous, is durable.
 func (h *systemHandle) submit(ctx context.Context, caller policy.Caller, c system.Command) (policy.Decision, error) {
-	if err := h.hv.committer.Reserve(); err != nil {
-		return policy.Decision{}, fmt.Errorf("%w: %w", ErrOverloaded, err)
+	if err := h.hv.reserve(); err != nil {
+		return policy.Decision{}, err
 	}
 	h.mu.Lock()
 	d, t, err := h.decide(ctx, caller, c)
@@ -61,7 +61,21 @@ func (h *systemHandle) submit(ctx context.Context, caller policy.Caller, c syste
 	if err != nil {
 		return policy.Decision{}, err
 	}
-	return d, h.hv.wait(ctx, t)
+	if err := h.hv.wait(ctx, t); err != nil {
+		h.forget(context.WithoutCancel(ctx))
+		return d, err
+	}
+	return d, nil
+}
+
+// forget reads the stream anew after a record of it was lost, so that nobody is shown what the record said. While the store
+// cannot be read what is shown is what was believed, and the next command reads it.
+func (h *systemHandle) forget(ctx context.Context) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err := h.load(ctx); err != nil {
+		h.hv.opts.Logger.Warn("reading the system stream after a record of it was lost", "error", err)
+	}
 }
 
 // decide uses the slot that was reserved, or gives it back. The lock is held.
@@ -116,6 +130,10 @@ func (h *systemHandle) isOpen(id string) bool {
 // definition is not the one that was pinned: their calls are refused until Accept. It remembers what it was shown last of each
 // tool, for ToolPins. An operator's.
 func (hv *Hypervisor) Pin(ctx context.Context, caller policy.Caller, tools map[string]system.Seen) (changed map[string]bool, err error) {
+	if err := hv.enter(); err != nil {
+		return nil, err
+	}
+	defer hv.leave()
 	const group = 64 // definitions beside one record
 	for names := range slices.Chunk(slices.Sorted(maps.Keys(tools)), group) {
 		part := map[string]system.Seen{}
@@ -141,6 +159,10 @@ func (hv *Hypervisor) Pin(ctx context.Context, caller policy.Caller, tools map[s
 
 // Accept pins the definition that was seen last of a tool, if digest is its. An operator's.
 func (hv *Hypervisor) Accept(ctx context.Context, caller policy.Caller, tool string, digest audit.Hash) (policy.Decision, error) {
+	if err := hv.enter(); err != nil {
+		return policy.Decision{}, err
+	}
+	defer hv.leave()
 	hv.system.mu.Lock()
 	seen, ok := hv.system.seen[tool]
 	hv.system.mu.Unlock()

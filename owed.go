@@ -43,32 +43,86 @@ func (hv *Hypervisor) tick(ctx context.Context, id string) {
 		hv.offer(task)
 		return
 	}
-	s := hv.handle(id)
+	hv.handle(id).tick(ctx)
+}
+
+// tick lets time do what is due, and seals a session that was found archived and unsealed: its Seal effect was owed to another
+// process, or its last record was reported lost and is there all the same.
+func (s *Session) tick(ctx context.Context) {
 	s.mu.Lock()
 	if s.live != nil {
 		s.live.armed = time.Time{} // the timer has fired
 	}
 	s.mu.Unlock()
-	_, _, err := s.propose(ctx, policy.System, session.Tick{}, nil, nil)
-	if err == nil {
-		hv.offerSeal(ctx, s)
-		return
+	unsealed := false
+	_, _, err := s.propose(ctx, policy.System, session.Tick{}, func(*session.Env) {
+		unsealed = s.live.state.Lifecycle == session.Archived && s.live.st.newest == nil // else the record's own effect does it
+	}, nil)
+	switch {
+	case err == nil && unsealed:
+		s.seal(ctx)
+	case err == nil || s.hv.closing.Load() || errors.Is(err, ErrNotFound):
+	case errors.Is(err, errForgotten):
+		s.hv.timers.Set(s.id, s.hv.opts.Clock.Now()) // for the handle that stands for the session now
+	default:
+		s.hv.opts.Logger.Warn("a deadline could not be recorded; it is tried again", "session", s.id, "error", err)
+		s.reviveLater()
 	}
-	if hv.closing.Load() || errors.Is(err, ErrNotFound) {
-		return
-	}
-	hv.opts.Logger.Warn("a deadline could not be recorded; it is tried again", "session", id, "error", err)
-	hv.timers.Set(id, hv.opts.Clock.Now().Add(settleRetry))
 }
 
-// offerSeal seals an archived session that an earlier process left unsealed: its Seal effect was owed to that process.
-func (hv *Hypervisor) offerSeal(ctx context.Context, s *Session) {
-	s.mu.Lock()
-	archived := s.live != nil && s.live.state.Lifecycle == session.Archived && s.live.st.newest == nil
-	s.mu.Unlock()
-	if archived {
-		s.seal(ctx)
+// reviveLater lets revive look at the session soon, once. It may be called with or without the lock.
+func (s *Session) reviveLater() {
+	if s.reviving.CompareAndSwap(false, true) {
+		s.hv.later(settleRetry, s.revive)
 	}
+}
+
+// revive brings the session up to date after records of it were lost: deadlines were set by what they said, and effects that
+// they owed may not have been done. An action whose admission was reported lost and is there all the same was never dispatched.
+func (s *Session) revive(ctx context.Context) {
+	s.reviving.Store(false)
+	if err := s.settleUnsent(ctx); err != nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, errForgotten) {
+		if !s.hv.closing.Load() {
+			s.hv.opts.Logger.Warn("a session could not be read after records of it were lost; it is tried again", "session", s.id, "error", err)
+			s.reviveLater()
+		}
+		return
+	}
+	s.tick(ctx)
+}
+
+// settleUnsent records the outcome of actions that this process started and no call stands behind.
+func (s *Session) settleUnsent(ctx context.Context) error {
+	s.mu.Lock()
+	err := s.load(ctx)
+	var unsent []session.Settle
+	for id, r := range s.running() {
+		switch {
+		case r.Incarnation != s.hv.incarnation || s.calls[id] != nil:
+		case r.ReadOnly && s.live.state.Config.Consistency == session.Eventual: // it went out at once, and its outcome was lost
+			unsent = append(unsent, session.Settle{ID: id, Result: session.Uncertain, Why: "lost"})
+		default:
+			unsent = append(unsent, session.Settle{ID: id, Result: session.Unsuccessful, Why: "not_sent"})
+		}
+	}
+	s.mu.Unlock()
+	for _, settle := range unsent {
+		if err == nil {
+			_, err = s.submit(ctx, policy.System.Through("executor"), settle, nil)
+		}
+		if errors.Is(err, session.ErrImpossible) {
+			err = nil // somebody was faster
+		}
+	}
+	return err
+}
+
+// running returns the actions without a recorded outcome, none if the session is not loaded. The lock is held.
+func (s *Session) running() map[string]*session.Running {
+	if s.live == nil {
+		return nil
+	}
+	return s.live.state.Running
 }
 
 // announce records a session's opening in the system stream.

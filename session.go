@@ -10,9 +10,12 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
+	"weak"
 
 	"github.com/agenthypervisor/hypervisor/action"
 	"github.com/agenthypervisor/hypervisor/agent"
@@ -30,12 +33,19 @@ type Session struct {
 
 	sealed chan struct{} // closed once the summary is recorded
 
+	reviving atomic.Bool // revive waits for its time
+
 	mu    sync.Mutex
 	live  *live                           // nil: to be loaded
 	tools map[policy.DID]map[string]*Tool // by action id; the zero DID's are everybody's
-	calls map[string]*call                // under way, by action id
+	calls map[string]*call                // without a recorded outcome, by action id
 	used  time.Time
 	sum   Summary // valid once sealed is closed
+
+	known     bool // there is, or was meant to be, such a session: who has the handle may keep it
+	gone      bool // another handle may stand for the session; this one writes nothing any more
+	recovered bool // this process has brought the session up to date
+	lost      bool // records were lost that may have been acknowledged; the next record opens an epoch
 }
 
 // A Tool is an action that can be done in a session, and what does it.
@@ -78,24 +88,27 @@ func (hv *Hypervisor) CreateSessionOnce(ctx context.Context, caller policy.Calle
 	id := "ses-" + hex.EncodeToString(mac.Sum(nil)[:10])
 	s, err := hv.Session(ctx, id)
 	if errors.Is(err, ErrNotFound) {
-		created, err := hv.create(ctx, caller, id, cfg)
+		s, err = hv.create(ctx, caller, id, cfg)
 		if !errors.Is(err, session.ErrImpossible) {
-			return created, err
+			return s, err
 		}
-		s, err = hv.Session(ctx, id) // another with the key was faster
-	}
-	if err != nil {
+		var again error // perhaps the same was asked for at the same time, and is done
+		if s, again = hv.Session(ctx, id); again != nil {
+			return nil, err
+		}
+	} else if err != nil {
 		return nil, err
 	}
-	return s, hv.sameSettings(ctx, caller, s, key, cfg)
+	return s, s.createdWith(ctx, caller, key, cfg)
 }
 
-// sameSettings returns a refusal if a session was created with other settings, and ends what a crash left half done.
-func (hv *Hypervisor) sameSettings(ctx context.Context, caller policy.Caller, s *Session, key string, cfg *session.Config) error {
+// createdWith returns *Refused with idempotency_conflict if the session was created with other settings,
+// and ends what a crash left half done.
+func (s *Session) createdWith(ctx context.Context, caller policy.Caller, key string, cfg *session.Config) error {
 	if cfg == nil {
 		cfg = &session.Config{}
 	}
-	want, err := cfg.Resolved()
+	resolved, err := cfg.Resolved()
 	if err != nil {
 		return err
 	}
@@ -103,16 +116,19 @@ func (hv *Hypervisor) sameSettings(ctx context.Context, caller policy.Caller, s 
 	if err != nil {
 		return err
 	}
-	a, err := json.Marshal(want)
-	b, err2 := json.Marshal(state.Config)
-	if err := errors.Join(err, err2); err != nil {
-		return err
+	asked, err := json.Marshal(resolved)
+	if err != nil {
+		return fmt.Errorf("comparing settings: %w", err)
 	}
-	if !bytes.Equal(a, b) {
-		return &Refused{policy.Refuse(policy.IdempotencyConflict, "idempotency key %q was used for a session with other settings", key)}
+	there, err := json.Marshal(state.Config)
+	if err != nil {
+		return fmt.Errorf("comparing settings: %w", err)
 	}
-	if _, bound := hv.Named(cfg.Name); cfg.Name != "" && !bound { // the process ended before the name was recorded
-		return hv.bind(ctx, caller, s, cfg.Name)
+	if !bytes.Equal(asked, there) {
+		return &Refused{policy.Refuse(policy.IdempotencyConflict, "idempotency key %q was used for session %s with other settings", key, s.id)}
+	}
+	if _, bound := s.hv.Named(cfg.Name); cfg.Name != "" && !bound { // the process ended before the name was recorded
+		return s.hv.bind(ctx, caller, s, cfg.Name)
 	}
 	return nil
 }
@@ -121,16 +137,30 @@ func (hv *Hypervisor) create(ctx context.Context, caller policy.Caller, id strin
 	if cfg == nil {
 		cfg = &session.Config{}
 	}
+	if err := hv.enter(); err != nil {
+		return nil, err
+	}
+	defer hv.leave()
 	if old, held := hv.Named(cfg.Name); held && hv.system.isOpen(old) { // rather than a session that must be ended at once
 		return nil, &Refused{policy.Refuse(policy.Forbidden, "%q stands for session %s, which has not ended", cfg.Name, old)}
 	}
 	s := hv.handle(id)
 	out, err := s.submit(ctx, caller, session.Create{Config: *cfg}, nil)
-	if err != nil {
-		return nil, fmt.Errorf("creating a session: %w", err)
+	for errors.Is(err, errForgotten) { // by somebody who looked for the session and found none
+		s = hv.handle(id)
+		out, err = s.submit(ctx, caller, session.Create{Config: *cfg}, nil)
 	}
-	if !out.Allowed {
-		return nil, &Refused{out.Decision}
+	if err := refusedOr(out.Decision, err); err != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if !s.known {
+			hv.forget(s)
+		}
+		var refused *Refused
+		if errors.As(err, &refused) {
+			return nil, err
+		}
+		return nil, fmt.Errorf("creating a session: %w", err)
 	}
 	if err := hv.announce(ctx, id); err != nil {
 		s.mu.Lock()
@@ -166,12 +196,51 @@ func refusedOr(d policy.Decision, err error) error {
 func (hv *Hypervisor) handle(id string) *Session {
 	hv.mu.Lock()
 	defer hv.mu.Unlock()
-	s := hv.sessions[id]
-	if s == nil {
-		s = &Session{hv: hv, id: id, sealed: make(chan struct{})}
-		hv.sessions[id] = s
+	if s := hv.sessions[id]; s != nil {
+		return s
 	}
+	if s := hv.resting[id].Value(); s != nil {
+		hv.wake(s)
+		return s
+	}
+	s := &Session{hv: hv, id: id, sealed: make(chan struct{})}
+	runtime.AddCleanup(s, hv.collected, id)
+	hv.sessions[id] = s
 	return s
+}
+
+// rest leaves the handle to those who hold it: an evicted session costs next to nothing. The handle stays where it knows what
+// no record says. The lock is held.
+func (s *Session) rest() {
+	if len(s.tools) > 0 || len(s.calls) > 0 || s.lost || s.recovered && s.hv.clockBehind || s.reviving.Load() {
+		return
+	}
+	s.hv.mu.Lock()
+	defer s.hv.mu.Unlock()
+	if s.hv.sessions[s.id] == s {
+		delete(s.hv.sessions, s.id)
+		s.hv.resting[s.id] = weak.Make(s)
+	}
+}
+
+// wake takes a resting handle back, since it is used again. hv.mu is held.
+func (hv *Hypervisor) wake(s *Session) {
+	if hv.resting[s.id].Value() == s {
+		delete(hv.resting, s.id)
+		hv.sessions[s.id] = s
+	}
+}
+
+// collected forgets a resting handle that nobody held any more. The garbage collector calls it.
+func (hv *Hypervisor) collected(id string) {
+	hv.mu.Lock()
+	defer hv.mu.Unlock()
+	if hv.resting[id].Value() == nil {
+		delete(hv.resting, id)
+	}
+	if len(hv.resting) == 0 {
+		hv.resting = map[string]weak.Pointer[Session]{} // an empty map keeps the room of its best days
+	}
 }
 
 // Session returns the handle of a session, or ErrNotFound.
@@ -179,27 +248,61 @@ func (hv *Hypervisor) Session(ctx context.Context, id string) (*Session, error) 
 	if !session.ValidID(id) {
 		return nil, fmt.Errorf("session %q: %w", id, ErrNotFound)
 	}
-	s := hv.handle(id)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err := s.load(ctx); err != nil {
-		return nil, err
+	for {
+		s := hv.handle(id)
+		err := s.find(ctx)
+		switch {
+		case errors.Is(err, errForgotten):
+			continue
+		case err != nil:
+			return nil, err
+		}
+		return s, nil
 	}
-	if s.live.state.Lifecycle == session.Absent {
-		hv.forget(s)
-		return nil, fmt.Errorf("session %q: %w", id, ErrNotFound)
-	}
-	return s, nil
 }
 
-// forget drops a handle that stands for nothing, or for an archived session. Its lock is held.
+// find loads the session; ErrNotFound says that there is none, errForgotten that another handle must be asked.
+func (s *Session) find(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.gone {
+		return errForgotten
+	}
+	err := s.load(ctx)
+	if err == nil && s.live.state.Lifecycle == session.Absent {
+		err = fmt.Errorf("session %q: %w", s.id, ErrNotFound)
+	}
+	if err != nil && !s.known {
+		s.hv.forget(s)
+	}
+	return err
+}
+
+// errForgotten is returned by a handle that was forgotten while its caller waited for it, before there was a session.
+var errForgotten = errors.New("the handle was let go")
+
+// forget lets a handle go that nobody else was given, or whose session is archived: nothing is written through it any more.
+// Its lock is held.
 func (hv *Hypervisor) forget(s *Session) {
 	s.drop()
+	if len(s.calls) > 0 {
+		return // the last of them to end asks again
+	}
+	s.gone = true
 	hv.mu.Lock()
 	defer hv.mu.Unlock()
-	if hv.sessions[s.id] == s && len(s.calls) == 0 {
+	if hv.sessions[s.id] == s {
 		delete(hv.sessions, s.id)
 	}
+}
+
+// command is submit for a caller from outside: it is not let in once Close has begun.
+func (s *Session) command(ctx context.Context, caller policy.Caller, c session.Command, stamp func(*session.Env)) (session.Outcome, error) {
+	if err := s.hv.enter(); err != nil {
+		return session.Outcome{}, err
+	}
+	defer s.hv.leave()
+	return s.submit(ctx, caller, c, stamp)
 }
 
 // ID returns the session's id.
@@ -240,7 +343,20 @@ func (s *Session) Join(ctx context.Context, caller policy.Caller, c session.Join
 	if _, err := policy.ParseDID(string(c.Agent)); err != nil {
 		return Participant{}, fmt.Errorf("joining an agent: %w", err)
 	}
+	stamp := func(e *session.Env) { e.Key = key(e, c.Key, c) }
+	if err := s.hv.enter(); err != nil {
+		return Participant{}, err
+	}
+	defer s.hv.leave()
 	if c.Sigma != 0 {
+		// A join that is refused whatever the σ, or that repeats another, must not set it.
+		out, err := s.consider(ctx, caller, c, stamp)
+		if err := refusedOr(out.Decision, err); err != nil {
+			return Participant{}, err
+		}
+		if out.Repeats != nil {
+			return s.Participant(ctx, c.Agent)
+		}
 		d, err := s.hv.agents.set(ctx, caller, c.Agent, agent.SetSigma{Sigma: c.Sigma, Source: agent.FromJoin})
 		if err := refusedOr(d, err); err != nil {
 			return Participant{}, err
@@ -249,7 +365,7 @@ func (s *Session) Join(ctx context.Context, caller policy.Caller, c session.Join
 	if err := s.hv.agents.know(ctx, c.Agent); err != nil {
 		return Participant{}, err
 	}
-	out, err := s.submit(ctx, caller, c, func(e *session.Env) { e.Key = key(e, c.Key, c) })
+	out, err := s.submit(ctx, caller, c, stamp)
 	if err := refusedOr(out.Decision, err); err != nil {
 		return Participant{}, err
 	}
@@ -275,31 +391,31 @@ func (s *Session) Participant(ctx context.Context, did policy.DID) (Participant,
 
 // Leave takes an agent out of the session: itself, or an operator does it. The error is *Refused where the rules say no.
 func (s *Session) Leave(ctx context.Context, caller policy.Caller, c session.Leave) error {
-	out, err := s.submit(ctx, caller, c, nil)
+	out, err := s.command(ctx, caller, c, nil)
 	return refusedOr(out.Decision, err)
 }
 
 // Activate lets the participants act. An operator's. The error is *Refused where the rules say no.
 func (s *Session) Activate(ctx context.Context, caller policy.Caller) error {
-	out, err := s.submit(ctx, caller, session.Activate{}, nil)
+	out, err := s.command(ctx, caller, session.Activate{}, nil)
 	return refusedOr(out.Decision, err)
 }
 
 // Grant lets one refused call pass, once. An approver's or operator's.
 func (s *Session) Grant(ctx context.Context, caller policy.Caller, c session.Grant) (policy.Decision, error) {
-	out, err := s.submit(ctx, caller, c, nil)
+	out, err := s.command(ctx, caller, c, nil)
 	return out.Decision, err
 }
 
 // Deny closes an approval: the same call is refused until it would have expired. An approver's or operator's.
 func (s *Session) Deny(ctx context.Context, caller policy.Caller, c session.Deny) (policy.Decision, error) {
-	out, err := s.submit(ctx, caller, c, nil)
+	out, err := s.command(ctx, caller, c, nil)
 	return out.Decision, err
 }
 
 // Vote is an elector's voice on an approval.
 func (s *Session) Vote(ctx context.Context, caller policy.Caller, c session.Vote) (policy.Decision, error) {
-	out, err := s.submit(ctx, caller, c, nil)
+	out, err := s.command(ctx, caller, c, nil)
 	return out.Decision, err
 }
 
@@ -311,11 +427,11 @@ func (s *Session) Terminate(ctx context.Context, caller policy.Caller) (Summary,
 
 // End is Terminate with a reason for the record.
 func (s *Session) End(ctx context.Context, caller policy.Caller, c session.Terminate) (Summary, error) {
-	out, err := s.submit(ctx, caller, c, nil)
+	out, err := s.command(ctx, caller, c, nil)
 	if err := refusedOr(out.Decision, err); err != nil {
 		return Summary{}, err
 	}
-	s.hv.tick(ctx, s.id) // the end itself, if nothing runs
+	s.tick(ctx) // the end itself, if nothing runs
 	if err := s.hv.await(ctx, s.sealed); err != nil {
 		return Summary{}, fmt.Errorf("session %s is ending; waiting for its end: %w", s.id, err)
 	}

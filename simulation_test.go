@@ -35,6 +35,8 @@ type power struct {
 	ids       []string       // of the sessions that were acknowledged
 	sent      map[string]int // dispatches, by the call's number
 	acked     map[string]string
+	given     map[string]bool // the ids that were answered
+	eventual  map[string]bool // by session
 	number    int
 	healthy   bool // no faults and no crashes
 	crashes   int
@@ -134,8 +136,16 @@ func (p *power) act() {
 	args := fmt.Sprintf(`{"n":%d}`, p.number)
 	name := []string{"read", "write", "destroy", "nothing"}[p.r.IntN(4)]
 	out, err := s.Act(ctx, policy.Agent(ann), session.Act{Action: name, Args: json.RawMessage(args)})
-	if err == nil && out.Allowed {
-		p.acked[s.ID()+"/"+out.ID] = out.State
+	if err != nil || !out.Allowed {
+		return
+	}
+	id := s.ID() + "/" + out.ID
+	if p.given[id] {
+		p.t.Errorf("%s was given out twice", id)
+	}
+	p.given[id] = true
+	if name != "read" || !p.eventual[s.ID()] { // such a read may be lost
+		p.acked[id] = out.State
 	}
 }
 
@@ -152,10 +162,12 @@ func (p *power) equip(s *hypervisor.Session) {
 }
 
 func (p *power) open(ctx context.Context) {
-	s, err := p.hv.CreateSession(ctx, admin, nil)
+	cfg := &session.Config{Consistency: session.Consistency(p.r.IntN(2))}
+	s, err := p.hv.CreateSession(ctx, admin, cfg)
 	if err != nil {
 		return
 	}
+	p.eventual[s.ID()] = cfg.Consistency == session.Eventual
 	p.ids = append(p.ids, s.ID())
 	if _, err := s.Join(ctx, admin, session.Join{Agent: ann, Sigma: 970_000}); err != nil {
 		return
@@ -173,7 +185,7 @@ func TestSimulatedCrashesLoseNothingThatWasAcknowledged(t *testing.T) {
 	var crashes, acked, ambiguous int
 	for seed := range seeds {
 		p := &power{t: t, r: rand.New(rand.NewPCG(seed, 1)), store: newKept(), clock: hypervisortest.NewClock(), boot: seed << 20,
-			sent: map[string]int{}, acked: map[string]string{}}
+			sent: map[string]int{}, acked: map[string]string{}, given: map[string]bool{}, eventual: map[string]bool{}}
 		p.store.break_(p.append)
 		for p.hv == nil {
 			p.survives(p.start)

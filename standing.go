@@ -112,8 +112,8 @@ func (a *standings) set(ctx context.Context, caller policy.Caller, did policy.DI
 	if len(out.Events) == 0 {
 		return out.Decision, nil
 	}
-	if err := a.hv.committer.Reserve(); err != nil {
-		return policy.Decision{}, fmt.Errorf("%w: %w", ErrOverloaded, err)
+	if err := a.hv.reserve(); err != nil {
+		return policy.Decision{}, err
 	}
 	at := a.hv.now(h.state.Time)
 	trace, err := a.hv.newTrace()
@@ -143,5 +143,9 @@ func (hv *Hypervisor) newTrace() (string, error) {
 // SetSigma sets an agent's σ by the configuration: at first sight, or when the figure differs from what the configuration
 // said last. An operator's.
 func (hv *Hypervisor) SetSigma(ctx context.Context, caller policy.Caller, did policy.DID, sigma ring.Sigma) (policy.Decision, error) {
+	if err := hv.enter(); err != nil {
+		return policy.Decision{}, err
+	}
+	defer hv.leave()
 	return hv.agents.set(ctx, caller, did, agent.SetSigma{Sigma: sigma, Source: agent.FromConfig})
 }

@@ -22,6 +22,7 @@ type stream struct {
 	head audit.Hash
 	tree audit.Tree // of all the stream's records
 	lane *eventlog.Lane
+	lost func() // called when a record of it is not in, mostly from the committer; nil: nobody needs to know
 
 	newest  *ticket      // of the newest record handed to the committer; nil: none yet
 	pending atomic.Int64 // records handed over and not answered
@@ -51,7 +52,7 @@ func (hv *Hypervisor) wait(ctx context.Context, t *ticket) error {
 	}
 	<-t.done
 	if t.err != nil {
-		return fmt.Errorf("%w: %w", ErrStoreUnavailable, t.err)
+		return away(t.err)
 	}
 	return nil
 }
@@ -85,11 +86,14 @@ func (st *stream) write(d draft) *ticket {
 		st.pending.Add(-1)
 		st.hv.putBody(body)
 		t.err = err
-		if err == nil {
+		switch {
+		case err == nil:
 			st.hv.feed.Grew()
 			if d.then != nil {
 				d.then()
 			}
+		case st.lost != nil:
+			st.lost()
 		}
 		close(t.done)
 	})
@@ -127,7 +131,7 @@ func (hv *Hypervisor) read(ctx context.Context, name string, from uint64) iter.S
 		var head audit.Hash
 		for rec, err := range hv.store.Read(ctx, name, from) {
 			if err != nil {
-				yield(nil, fmt.Errorf("%w: reading %s: %w", ErrStoreUnavailable, name, err))
+				yield(nil, away(fmt.Errorf("reading %s: %w", name, err)))
 				return
 			}
 			envelope, bad := audit.ParseRecord(rec.Body)

@@ -233,7 +233,7 @@ func (hv *Hypervisor) Sessions(ctx context.Context) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
 		for head, err := range hv.store.Heads(ctx) {
 			if err != nil {
-				yield("", fmt.Errorf("%w: reading the heads: %w", ErrStoreUnavailable, err))
+				yield("", away(fmt.Errorf("reading the heads: %w", err)))
 				return
 			}
 			if id, ok := strings.CutPrefix(head.Stream, audit.SessionPrefix); ok && !yield(id, nil) {
@@ -307,8 +307,9 @@ type Event struct {
 }
 
 // Follow yields every event of the log behind a position, in commit order and without gaps, and then those that come, until
-// ctx ends or the caller stops. Zero begins at the beginning. A follower that was away resumes behind the Position it saw last;
-// a slow one holds up nobody.
+// ctx ends or the caller stops; ErrClosed says that the hypervisor has ended. Zero begins at the beginning. A follower that was
+// away resumes behind the Position it saw last, or behind the one before if it stopped between two events of a record; a slow
+// one holds up nobody.
 func (hv *Hypervisor) Follow(ctx context.Context, after uint64) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
 		for ctx.Err() == nil {
@@ -320,13 +321,19 @@ func (hv *Hypervisor) Follow(ctx context.Context, after uint64) iter.Seq2[Event,
 				if errors.Is(err, errDone) {
 					return
 				}
+				if errors.Is(err, eventlog.ErrClosed) {
+					err = away(err)
+				}
 				if err != nil {
 					yield(Event{}, err)
 					return
 				}
 				after = rec.Position
 			}
-			if hv.await(ctx, more) != nil {
+			if err := hv.await(ctx, more); err != nil {
+				if errors.Is(err, ErrClosed) {
+					yield(Event{}, err)
+				}
 				return
 			}
 		}

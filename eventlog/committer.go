@@ -125,11 +125,12 @@ func (c *Committer) Idle() bool {
 }
 
 // Step appends the next group and tells each record's owner. It returns false if nothing waited.
-// It is called from one goroutine at a time.
+// It is called from one goroutine at a time. The end of ctx tears no group: it is of many callers.
 func (c *Committer) Step(ctx context.Context) bool {
 	if !c.take() {
 		return false
 	}
+	ctx = context.WithoutCancel(ctx)
 	live := c.batch[:0]
 	c.recs = c.recs[:0]
 	for _, q := range c.batch {
@@ -185,9 +186,8 @@ func (c *Committer) finish(q queued, err error) {
 
 // Run appends groups until ctx ends, then appends what waits and returns. What comes after that fails with ErrStopped.
 func (c *Committer) Run(ctx context.Context) error {
-	whole := context.WithoutCancel(ctx) // a group is never torn by the end of Run
 	for {
-		for c.Step(whole) {
+		for c.Step(ctx) {
 		}
 		select {
 		case <-c.wake:
@@ -195,7 +195,7 @@ func (c *Committer) Run(ctx context.Context) error {
 			c.mu.Lock()
 			c.stopped = ErrStopped
 			c.mu.Unlock()
-			for c.Step(whole) {
+			for c.Step(ctx) {
 			}
 			return ctx.Err()
 		}

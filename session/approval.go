@@ -297,7 +297,7 @@ func decideGrant(s *State, env *Env, c Grant) Outcome {
 	case d != nil:
 		return Outcome{Decision: *d}
 	case ap.Status == Granted:
-		return Outcome{Decision: policy.Allow(), ID: ap.ID} // granting twice grants once
+		return Outcome{Decision: policy.Allow(), ID: ap.ID, Durable: true} // granting twice grants once
 	case ap.Status != Open:
 		return refuse(policy.ApprovalDenied, "%s was denied", ap.ID)
 	}
@@ -315,7 +315,7 @@ func decideDeny(s *State, env *Env, c Deny) Outcome {
 	case d != nil:
 		return Outcome{Decision: *d}
 	case ap.Status == DeniedUntilEnd:
-		return Outcome{Decision: policy.Allow(), ID: ap.ID}
+		return Outcome{Decision: policy.Allow(), ID: ap.ID, Durable: true}
 	}
 	out := allow(ApprovalDenied{ap.ID, string(env.Caller.DID)}) // also takes back a grant that was not used
 	out.ID = ap.ID

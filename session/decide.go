@@ -112,7 +112,7 @@ func decide(s *State, env *Env, c Command) (Outcome, error) {
 	case Tick:
 		return decideTick(s, env, c), nil
 	case Recover:
-		return decideRecover(s, env), nil
+		return decideRecover(s, env, c), nil
 	}
 	panic(fmt.Sprintf("session: unknown command %T", c))
 }

@@ -129,7 +129,7 @@ func decideTerminate(s *State, env *Env, c Terminate) Outcome {
 	case len(c.Reason) > maxReasonBytes || !utf8.ValidString(c.Reason):
 		return refuse(policy.InvalidArguments, "a reason is text of at most %d bytes", maxReasonBytes)
 	case s.Lifecycle >= Terminating:
-		return Outcome{Decision: policy.Allow()} // it ends already; saying so twice is no error
+		return Outcome{Decision: policy.Allow(), Durable: true} // it ends already; saying so twice is no error
 	}
 	reason := c.Reason
 	if reason == "" {

@@ -38,8 +38,11 @@ type Settle struct {
 }
 
 // Recover turns what another process started into unknown outcomes, opens a new epoch after an unclean stop, and takes
-// back unused grants if the clock was set back. It is the first command after every load by a new process.
-type Recover struct{}
+// back unused grants if the clock was set back. It is the first command after every load.
+type Recover struct {
+	// Lost says that the process lost records it may have acknowledged: the ids in them are not to be given out again.
+	Lost bool
+}
 
 func (Settle) command()  {}
 func (Recover) command() {}
@@ -90,12 +93,12 @@ func decideSettle(s *State, env *Env, c Settle) (Outcome, error) {
 	return out, nil
 }
 
-func decideRecover(s *State, env *Env) Outcome {
+func decideRecover(s *State, env *Env, c Recover) Outcome {
 	var events []Event
 	if s.Lifecycle == Absent || s.Lifecycle == Archived {
 		return Outcome{Decision: policy.Allow()}
 	}
-	if env.NodeEpoch != s.NodeEpoch {
+	if env.NodeEpoch != s.NodeEpoch || c.Lost {
 		events = append(events, EpochOpened{s.Epoch + 1, env.NodeEpoch})
 	}
 	for _, id := range s.runningIDs() {

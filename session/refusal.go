@@ -1,7 +1,6 @@
 package session
 
 import (
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -143,10 +142,21 @@ func (t Tally) NextFlush() (due time.Time) {
 	return due
 }
 
+// refused lists the agents that were refused of late, in order. Mostly there are none.
+func (e *Env) refused() (agents []policy.DID) {
+	for agent, t := range e.Tallies {
+		if len(t.Refused) > 0 {
+			agents = append(agents, agent)
+		}
+	}
+	slices.Sort(agents)
+	return agents
+}
+
 // flush returns the records of refusals that are due, or of all.
 func (s *State) flush(env *Env, all bool) []Event {
 	var events []Event
-	for _, agent := range slices.Sorted(maps.Keys(env.Tallies)) {
+	for _, agent := range env.refused() {
 		for _, r := range env.Tallies[agent].Refused {
 			if r.Count > 0 && (all || env.Now.Sub(r.Written) >= coalesce) {
 				events = append(events, Denial{Agent: agent, Code: r.Code, Count: r.Count, Actions: r.Actions, Ring: r.Ring}.event())
@@ -171,7 +181,7 @@ func (a *admission) recordedRing() ring.Ring {
 // settled returns the tallies as flush leaves them.
 func (s *State) settled(env *Env, all bool) []TallyOf {
 	var changed []TallyOf
-	for _, agent := range slices.Sorted(maps.Keys(env.Tallies)) {
+	for _, agent := range env.refused() {
 		t := env.Tallies[agent]
 		fresh, dirty := Tally{Bucket: t.Bucket}, false
 		for _, r := range t.Refused {

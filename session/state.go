@@ -133,7 +133,7 @@ func Owes(s *State) bool { return len(s.Running) > 0 || s.Seq == 1 || s.Lifecycl
 // Env is what a decision may know beyond the session's own state. All of it is stamped by package hypervisor.
 type Env struct {
 	Now         time.Time // UTC, in whole microseconds as a record tells time, and not before State.Time
-	ClockBehind bool      // this process began with a wall clock behind the newest record
+	ClockBehind bool      // Recover alone: this process finds its wall clock behind the newest record
 	Caller      policy.Caller
 	Key         Key                       // the caller's idempotency key; zero: none
 	Sigmas      map[policy.DID]ring.Sigma // σ_raw of the participants and of who is joining, from their streams' durable heads; immutable. Absent: a newcomer

@@ -1,8 +1,10 @@
 package suite
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/agenthypervisor/hypervisor/action"
@@ -26,18 +28,22 @@ var (
 
 // A kernel is one session's pure machine with its chain and tree: what a live session does, without lock, clock and log.
 type kernel struct {
-	state  *session.State
-	head   audit.Hash
-	tree   audit.Tree
-	env    session.Env
-	events []byte
-	body   []byte
-	keep   func(eventlog.Append) // nil: the record's bytes are overwritten by the next
+	state *session.State
+	head  audit.Hash
+	tree  audit.Tree
+	env   session.Env
+	*scratch
+	keep func(eventlog.Append) // nil: the record's bytes are overwritten by the next
 }
 
-func newKernel(id string) *kernel {
-	return &kernel{state: session.NewState(id), env: session.Env{
-		Now: lately(), Sigmas: map[policy.DID]ring.Sigma{ann.DID: high},
+// scratch is where records are encoded. The hypervisor's sessions share theirs too.
+type scratch struct{ events, body []byte }
+
+var sigmas = map[policy.DID]ring.Sigma{ann.DID: high}
+
+func newKernel(id string, room *scratch) *kernel {
+	return &kernel{scratch: room, state: session.NewState(id), env: session.Env{
+		Now: lately(), Sigmas: sigmas,
 		Incarnation: "0123456789abcdef", NodeEpoch: 1, Tallies: map[policy.DID]session.Tally{},
 	}}
 }
@@ -64,13 +70,11 @@ func (k *kernel) do(caller policy.Caller, c session.Command, call *session.Call)
 	session.Apply(k.state, session.Stamp{Seq: k.state.Seq + 1, Time: k.env.Now, Caller: caller.DID}, out.Events)
 	rec := audit.Record{Stream: audit.SessionPrefix + k.state.ID, Seq: k.state.Seq, Time: k.env.Now, Trace: trace, Prev: k.head,
 		Events: k.events, Caller: audit.Caller{DID: string(caller.DID), Role: caller.Role.String(), Via: caller.Via}}
-	body := rec.Append(k.body[:0])
-	leaf := audit.Leaf(body)
+	k.body = rec.Append(k.body[:0])
+	leaf := audit.Leaf(k.body)
 	k.tree.Add(leaf)
-	if k.keep == nil {
-		k.body = body
-	} else {
-		k.keep(eventlog.Append{Stream: rec.Stream, Seq: rec.Seq, Prev: k.head, Body: body, Hash: leaf, Payload: payload,
+	if k.keep != nil {
+		k.keep(eventlog.Append{Stream: rec.Stream, Seq: rec.Seq, Prev: k.head, Body: bytes.Clone(k.body), Hash: leaf, Payload: payload,
 			Deadline: session.Due(k.state), Owes: session.Owes(k.state), Durable: true})
 	}
 	k.head = leaf
@@ -78,7 +82,7 @@ func (k *kernel) do(caller policy.Caller, c session.Command, call *session.Call)
 }
 
 func (k *kernel) open() {
-	k.do(admin, session.Create{}, nil)
+	k.do(admin, session.Create{Config: session.Config{MaxDuration: session.MaxDuration}}, nil)
 	k.do(admin, session.Join{Agent: ann.DID}, nil)
 	k.do(admin, session.Activate{}, nil)
 }
@@ -111,7 +115,7 @@ func writeCall() *session.Call {
 const writeArgs = `{"path":"/srv/work/a.txt","text":"hello"}`
 
 func ringCheck(_ context.Context, r *run) ([]Row, error) {
-	sigmas := map[policy.DID]ring.Sigma{ann.DID: high}
+	sigmas := maps.Clone(sigmas)
 	for i := range 9 {
 		sigmas[policy.DID(fmt.Sprintf("did:mesh:agent-%d", i))] = ring.Newcomer
 	}
@@ -148,7 +152,7 @@ func hashes(records int) func(n int) {
 }
 
 func decision(_ context.Context, r *run) ([]Row, error) {
-	k, call := newKernel("ses-bench"), writeCall()
+	k, call := newKernel("ses-bench", &scratch{}), writeCall()
 	k.open()
 	const most = 8 // calls at once; ring 1 allows 16
 	var inActs, beside []time.Duration
@@ -170,9 +174,10 @@ func decision(_ context.Context, r *run) ([]Row, error) {
 
 func lifecycle(_ context.Context, r *run) ([]Row, error) {
 	const records = 5
+	var room scratch
 	took := inTurns(r.Sample, func(n int) {
 		for range n {
-			k := newKernel("ses-bench")
+			k := newKernel("ses-bench", &room)
 			k.open()
 			k.end()
 		}
@@ -183,10 +188,10 @@ func lifecycle(_ context.Context, r *run) ([]Row, error) {
 
 func pipeline(_ context.Context, r *run) ([]Row, error) {
 	const actions, records = 3, 5 + 2*3
-	call := writeCall()
+	call, room := writeCall(), scratch{}
 	took := inTurns(r.Sample, func(n int) {
 		for range n {
-			k := newKernel("ses-bench")
+			k := newKernel("ses-bench", &room)
 			k.open()
 			for range actions {
 				k.settle(k.act(call))

@@ -81,9 +81,9 @@ type Size struct {
 
 // The sizes.
 var (
-	Quick  = Size{200 * time.Millisecond, 500 * time.Millisecond, 3, 2_000, 300, 50_000, 500}
-	Normal = Size{time.Second, time.Second, 5, 5_000, 1_000, 200_000, 1_000}
-	Long   = Size{time.Second, 2 * time.Second, 7, 20_000, 3_000, 1_000_000, 2_000}
+	Quick  = Size{200 * time.Millisecond, 250 * time.Millisecond, 8, 2_000, 300, 50_000, 500}
+	Normal = Size{time.Second, 400 * time.Millisecond, 16, 5_000, 1_000, 200_000, 1_000}
+	Long   = Size{time.Second, 500 * time.Millisecond, 30, 20_000, 3_000, 1_000_000, 2_000}
 )
 
 // Options are what Run can be told.

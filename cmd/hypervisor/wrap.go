@@ -59,7 +59,12 @@ Without -c the agent is did:mesh:local with σ 0.80 (ring 2), and the server's o
 stdin ends the session. After a crash the next start ends what was left and opens a successor.`,
 		Example: `  hypervisor wrap -- npx -y @modelcontextprotocol/server-filesystem /srv/work
   hypervisor wrap --name files -c hypervisor.yaml -- npx -y @modelcontextprotocol/server-filesystem /srv/work`,
-		Args: cobra.MinimumNArgs(1),
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return usage("wrap wants the command it stands before: hypervisor wrap -- CMD ARG…")
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			w.command, w.data = args, g.data
 			return w.run(cmd.Context())

@@ -26,9 +26,10 @@ type Timers struct {
 	keys map[string]*alarm
 }
 
+// An alarm is small: there is one for each open session, loaded or not.
 type alarm struct {
 	key   string
-	at    time.Time
+	at    int64 // Unix nanoseconds
 	index int
 }
 
@@ -62,11 +63,11 @@ func (t *Timers) set(key string, at time.Time) bool {
 		delete(t.keys, key)
 		return false
 	case !ok:
-		a = &alarm{key: key, at: at}
+		a = &alarm{key: key, at: at.UnixNano()}
 		t.keys[key] = a
 		heap.Push(&t.heap, a)
 	default:
-		a.at = at
+		a.at = at.UnixNano()
 		heap.Fix(&t.heap, a.index)
 	}
 	return t.heap[0] == a
@@ -79,13 +80,13 @@ func (t *Timers) Next() time.Time {
 	if len(t.heap) == 0 {
 		return time.Time{}
 	}
-	return t.heap[0].at
+	return time.Unix(0, t.heap[0].at).UTC()
 }
 
 // Step fires the earliest key if its time has come. It returns false if none was due.
 func (t *Timers) Step(ctx context.Context) bool {
 	t.mu.Lock()
-	if len(t.heap) == 0 || t.clock.Now().Before(t.heap[0].at) {
+	if len(t.heap) == 0 || t.clock.Now().UnixNano() < t.heap[0].at {
 		t.mu.Unlock()
 		return false
 	}
@@ -117,7 +118,7 @@ func (t *Timers) Run(ctx context.Context) error {
 type alarms []*alarm
 
 func (h alarms) Len() int           { return len(h) }
-func (h alarms) Less(i, j int) bool { return h[i].at.Before(h[j].at) }
+func (h alarms) Less(i, j int) bool { return h[i].at < h[j].at }
 func (h alarms) Swap(i, j int) {
 	h[i], h[j] = h[j], h[i]
 	h[i].index, h[j].index = i, j

@@ -10,8 +10,10 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/agenthypervisor/hypervisor"
 	"github.com/agenthypervisor/hypervisor/policy"
@@ -54,17 +56,22 @@ func mountDisk(t *testing.T) *disk {
 // fill leaves so many bytes free.
 func (d *disk) fill(t *testing.T, leave int64) {
 	t.Helper()
-	var fs syscall.Statfs_t
-	if err := syscall.Statfs(d.mount, &fs); err != nil {
-		t.Fatal(err)
-	}
-	size := int64(fs.Bavail)*fs.Bsize - leave
-	info, err := d.ballast.Stat()
-	if err == nil && size > 0 {
-		err = syscall.Fallocate(int(d.ballast.Fd()), 0, info.Size(), size)
-	}
-	if err != nil {
-		t.Fatalf("filling the disk with %d bytes: %v", size, err)
+	for {
+		var fs syscall.Statfs_t
+		if err := syscall.Statfs(d.mount, &fs); err != nil {
+			t.Fatal(err)
+		}
+		size := int64(fs.Bavail)*fs.Bsize - leave
+		info, err := d.ballast.Stat()
+		if err == nil && size > 0 {
+			err = syscall.Fallocate(int(d.ballast.Fd()), 0, info.Size(), size)
+		}
+		switch {
+		case err == nil:
+			return
+		case !errors.Is(err, syscall.ENOSPC): // somebody else took room meanwhile
+			t.Fatalf("filling the disk with %d bytes: %v", size, err)
+		}
 	}
 }
 
@@ -152,7 +159,7 @@ func (c *scene) actUntilFull(t *testing.T, text int) {
 }
 
 // largeText makes calls that find no room where a refusal may still find some.
-const largeText = 1 << 20
+const largeText = 256 << 10
 
 // isFull checks what holds while calls of that much text cannot be recorded: nothing is admitted, nothing is dispatched, refusals and reads go on.
 func (c *scene) isFull(t *testing.T, text int) {
@@ -235,7 +242,7 @@ func TestAFullDiskUnderTheTableAdmitsNothingOnceTheWALIsFullToo(t *testing.T) {
 	c := newScene(t)
 	const text, room = 60 << 10, 1 << 20
 	for c.size(t, "log.db-wal") < walBytes-room/2 {
-		c.mustAct(t, text, 0)
+		c.mustAct(t, 0, room/4)
 	}
 	c.fill(t, room) // the WAL can grow by so much, the table cannot by what the WAL holds
 	table := c.size(t, "log.db")
@@ -250,7 +257,7 @@ func TestAFullDiskUnderTheTableAdmitsNothingOnceTheWALIsFullToo(t *testing.T) {
 
 func TestAFullDiskUnderABlobRefusesTheCallOrKeepsItsOutcomeForLater(t *testing.T) {
 	c := newScene(t)
-	const blob, room = largeText, 256 << 10
+	const blob, room = largeText, 128 << 10
 	c.mustAct(t, blob, blob)
 	c.fill(t, room)
 	if out, err := c.act(t, blob, 0); !errors.Is(err, hypervisor.ErrStoreUnavailable) || out.Allowed {
@@ -265,6 +272,79 @@ func TestAFullDiskUnderABlobRefusesTheCallOrKeepsItsOutcomeForLater(t *testing.T
 	}
 	c.isFull(t, blob)
 	c.mustAct(t, 0, 0) // what needs no blob goes on
+	c.recovers(t)
+}
+
+func TestADiskThatFillsUnderLoadAgainAndAgainLosesNoAcknowledgedCall(t *testing.T) {
+	c := newScene(t)
+	ctx := t.Context()
+	random := newRand(t)
+	var mu sync.Mutex // guards c.acked
+	var numbers, lost atomic.Int64
+	hit := make(chan struct{}, 1)
+	done := make(chan struct{})
+	var all sync.WaitGroup
+	for i := range libraryAgents * libraryCallers {
+		all.Go(func() {
+			for numbers.Load() < mostCalls {
+				a := callArgs(int(numbers.Add(1)))
+				out, err := actOn(ctx, c.s, policy.Agent(agentDID(i%libraryAgents)), a)
+				switch {
+				case errors.Is(err, hypervisor.ErrStoreUnavailable):
+					lost.Add(1)
+					select {
+					case hit <- struct{}{}:
+					default:
+					}
+				case err != nil:
+					t.Errorf("call %d: %v", a.N, err)
+					return
+				case out.State == "done":
+					mu.Lock()
+					c.acked[a.N] = a.Text
+					mu.Unlock()
+				case out.Code == policy.ConcurrencyExceeded: // calls whose outcome is not recorded yet count as running
+				case out.Code == policy.RateLimited:
+					return
+				default:
+					t.Errorf("call %d: %+v", a.N, out)
+					return
+				}
+			}
+		})
+	}
+	go func() { all.Wait(); close(done) }()
+	cycles := 0
+	for loaded := true; loaded; {
+		c.fill(t, int64(random.IntN(8))*page)
+		select {
+		case <-hit:
+			cycles++
+		case <-done:
+			loaded = false
+		case <-time.After(patience):
+			t.Fatal("no call ends: neither done nor refused")
+		}
+		c.clear(t)
+		for goal := numbers.Load() + 1 + random.Int64N(40); loaded && numbers.Load() < goal; {
+			select {
+			case <-hit: // of calls that were under way
+			case <-done:
+				loaded = false
+			case <-time.After(time.Millisecond):
+			}
+		}
+	}
+	within(t, "the end of the load", done)
+	c.next = int(numbers.Load())
+	t.Logf("filled %d times; %d calls could not be recorded", cycles, lost.Load())
+	if err := endLeft(ctx, c.hv); err != nil { // the buckets are empty
+		t.Error(err)
+	}
+	var err error
+	if c.s, err = openSession(ctx, c.hv, c.k.line); err != nil {
+		t.Fatal(err)
+	}
 	c.recovers(t)
 }
 

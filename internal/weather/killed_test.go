@@ -170,7 +170,7 @@ func (a *agent) load(ctx context.Context, base int, acked *acks) int {
 func TestLibraryKilledAtAnyMomentLosesNoAcknowledgedCallAndRepeatsNone(t *testing.T) {
 	random, k, dir, acked := newRand(t), startKeeper(t), shortDir(t), newAcks()
 	for round := range rounds() {
-		m := drawMoment(random, 400)
+		m := drawMoment(random, 150)
 		p := start(t, libraryCommand(t, k, dir, round*roundCalls))
 		acked.n.Store(0)
 		over := make(chan struct{})
@@ -182,7 +182,7 @@ func TestLibraryKilledAtAnyMomentLosesNoAcknowledgedCallAndRepeatsNone(t *testin
 		if code := p.cmd.ProcessState.ExitCode(); code >= 0 && !m.ending {
 			t.Fatalf("round %d: the process ended by itself with %d: %s", round, code, p.stderr)
 		}
-		if round%5 == 4 || m.acks < 0 {
+		if round%10 == 9 {
 			readHistory(t, dir).holds(t, acked.texts, k.lines(t))
 		}
 		if t.Failed() {
