@@ -320,7 +320,7 @@ func TestAChangedToolWaitsForAnOperator(t *testing.T) {
 	}
 	d = start(t, dir, slow)
 	s := d.mustConnect(tok.Token)
-	if text, refused := call(t, s, "notes__wait", map[string]any{}); !refused || !strings.Contains(text, "changed") {
+	if text, refused := call(t, s, "notes__wait", map[string]any{}); !refused || !strings.Contains(text, "not the one that was pinned") {
 		t.Fatalf("another definition: %q %v", text, refused)
 	}
 	say := func(args ...string) string {
