@@ -252,6 +252,27 @@ func (d *served) status(method, path, token string, change func(*http.Request)) 
 	return resp.StatusCode
 }
 
+// recorded returns the types of the first events of some types.
+func (d *served) recorded(types string, enough int) (got []string) {
+	d.t.Helper()
+	r, err := http.NewRequestWithContext(d.t.Context(), http.MethodGet, d.hello.API+"/events?type="+types, nil)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	resp, err := bearing(d.operator()).RoundTrip(r)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	for lines := bufio.NewScanner(resp.Body); len(got) < enough && lines.Scan(); {
+		var e api.Event
+		if data, ok := strings.CutPrefix(lines.Text(), "data: "); ok && json.Unmarshal([]byte(data), &e) == nil {
+			got = append(got, e.Type)
+		}
+	}
+	return got
+}
+
 func (d *served) operator() string {
 	d.t.Helper()
 	b, err := os.ReadFile(d.hello.TokenFile)
@@ -260,4 +281,3 @@ func (d *served) operator() string {
 	}
 	return strings.TrimSpace(string(b))
 }
-

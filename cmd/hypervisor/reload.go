@@ -98,6 +98,9 @@ func specs(cfg *config.Config) []gateway.ServerSpec {
 		spec := gateway.ServerSpec{Name: name, Shared: said.Shared, TrustAnnotations: said.TrustAnnotations}
 		if s.URL != "" {
 			spec.Endpoint = &gateway.Endpoint{URL: s.URL, Headers: s.Headers}
+			if o := said.OAuth; o != nil {
+				spec.Endpoint.OAuth = &gateway.ClientCredentials{TokenURL: o.TokenURL, ID: o.ClientID, Secret: o.ClientSecret, Scopes: o.Scopes, Params: o.Params}
+			}
 		} else {
 			spec.Command = &gateway.Command{Path: s.Command, Args: s.Args, Env: gateway.BasicEnvironment(os.Environ(), s.Env), Dir: s.Cwd}
 		}
@@ -126,6 +129,9 @@ func (d *daemon) enforce(ctx context.Context, cfg *config.Config) error {
 		if decision, err := d.hv.SetSigma(ctx, configOperator, a.DID, *a.Sigma); err != nil || !decision.Allowed {
 			return errors.Join(err, fmt.Errorf("σ of %s: %s", a.DID, decision.Reason))
 		}
+	}
+	if _, err := d.hv.NoteConfig(ctx, configOperator, cfg.Digest); err != nil {
+		return err
 	}
 	d.cfg.Store(cfg)
 	if cfg.AnonymousAgent == nil {

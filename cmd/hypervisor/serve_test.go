@@ -242,6 +242,9 @@ func TestAConfigurationIsTakenOverWholeOrNotAtAll(t *testing.T) {
 	if text, refused := call(t, d.mustConnect(d.seat("dev").Token), "papers__read_note", map[string]any{"name": "a"}); refused || text != "x" {
 		t.Errorf("a server that was added: %q %v", text, refused)
 	}
+	if got := strings.Join(d.recorded("config.loaded,policy.loaded", 5), " "); got != "policy.loaded config.loaded policy.loaded config.loaded config.loaded" {
+		t.Errorf("recorded: %s", got)
+	}
 }
 
 func TestTheEndLetsRunningCallsFinish(t *testing.T) {
