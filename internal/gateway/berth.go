@@ -26,7 +26,8 @@ type berth struct {
 
 	listed bool
 	tools  []Tool // as this connection listed them last
-	fresh  bool   // this life has not listed yet
+	has    Features
+	fresh  bool // this life has not listed yet
 }
 
 var errRetired = errors.New("it is not configured any more; list the tools again")
@@ -45,6 +46,16 @@ func (b *berth) knownLocked() ([]Tool, bool) {
 		return b.tools, true
 	}
 	return b.server.tools, b.server.listed
+}
+
+// features returns what the server has beside tools, as this connection was told, or else as any was.
+func (b *berth) features() (Features, bool) {
+	b.hub.mu.Lock()
+	defer b.hub.mu.Unlock()
+	if b.listed {
+		return b.has, true
+	}
+	return b.server.has, b.server.listed
 }
 
 // use returns the running upstream once it is ready.
@@ -111,7 +122,7 @@ func (h *Hub) stopLongestIdle() bool {
 // start begins a life of the connection. The caller holds mu.
 func (b *berth) start() {
 	h := b.hub
-	opt := &UpstreamOptions{Stderr: h.opt.Stderr, Log: h.opt.Log, Clock: h.opt.Clock, Version: h.opt.Version}
+	opt := &UpstreamOptions{Stderr: h.opt.Stderr, Log: h.opt.Log, Clock: h.opt.Clock, Version: h.opt.Version, Shared: b.seat == nil}
 	if e := b.server.spec.Endpoint; e != nil {
 		b.up = NewRemoteUpstream(b.Name(), *e, opt)
 	} else {
@@ -173,8 +184,9 @@ func (b *berth) update(up *Upstream) {
 	was, _ := b.knownLocked()
 	own := !b.listed || !sameTools(was, tools)
 	common := b.fresh && (!s.listed || !sameTools(s.tools, tools))
-	if b.listed, b.tools = true, tools; b.fresh {
-		b.fresh, s.listed, s.tools, s.failed = false, true, tools, time.Time{}
+	b.listed, b.tools, b.has = true, tools, up.Features()
+	if b.fresh {
+		b.fresh, s.listed, s.tools, s.has, s.failed = false, true, tools, b.has, time.Time{}
 	}
 	if !own && !common {
 		return

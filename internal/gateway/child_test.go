@@ -27,15 +27,16 @@ func TestMain(m *testing.M) {
 		return
 	}
 	children := map[string]func(){
-		"sdk":    sdkServer,
-		"raw":    func() { rawServer("") },
-		"legacy": func() { rawServer("silent on discover") },
-		"silent": func() { _, _ = bufio.NewReader(os.Stdin).ReadString(0) },
-		"exits":  func() { os.Exit(3) },
-		"noisy":  func() { fmt.Println("Welcome to my server!"); rawServer("") },
-		"deaf":   deafServer,
-		"orphan": holdFIFO,
-		"parent": parentOfUpstream,
+		"sdk":     sdkServer,
+		"raw":     func() { rawServer("") },
+		"legacy":  func() { rawServer("silent on discover") },
+		"silent":  func() { _, _ = bufio.NewReader(os.Stdin).ReadString(0) },
+		"exits":   func() { os.Exit(3) },
+		"curious": func() { _ = curious().Run(context.Background(), &mcp.StdioTransport{}) },
+		"noisy":   func() { fmt.Println("Welcome to my server!"); rawServer("") },
+		"deaf":    deafServer,
+		"orphan":  holdFIFO,
+		"parent":  parentOfUpstream,
 	}
 	children[name]()
 	os.Exit(0)

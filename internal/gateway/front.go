@@ -43,9 +43,10 @@ type Front struct {
 
 	refreshing sync.Mutex // one at a time, so that what is shown is what was registered last
 
-	mu    sync.Mutex
-	faces []*face
-	told  bool // the agent has been shown a list
+	mu     sync.Mutex
+	faces  []*face
+	told   bool // the agent has been shown a list
+	routes routing
 }
 
 // A face is one upstream as a front shows it.
@@ -65,6 +66,8 @@ type source interface {
 	Name() string
 	// known returns the tools as last listed, and whether they ever were.
 	known() ([]Tool, bool)
+	// features returns what the server has beside tools, and whether that is known.
+	features() (Features, bool)
 	// use returns the upstream, being started if it was not running, and keeps it until release is called. An error wraps
 	// action.ErrNotDispatched.
 	use(ctx context.Context) (up *Upstream, release func(), err error)
@@ -109,7 +112,7 @@ func (f *Front) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	if _, err := f.refresh(ctx, f.faces[0]); err != nil {
 		return err
 	}
-	server := NewServer(f, &ServerOptions{Instructions: f.up.Instructions(), Version: f.opt.Version, Log: f.opt.Log, Clock: f.opt.Clock})
+	server := NewServer(f, &ServerOptions{Reads: f, Version: f.opt.Version, Log: f.opt.Log, Clock: f.opt.Clock})
 	own.Go(func() { f.follow(ctx, server) })
 	return server.Run(ctx, in, out)
 }
@@ -173,7 +176,7 @@ func (f *Front) refresh(ctx context.Context, c *face) (bool, error) {
 			shown = append(shown, seen)
 		}
 	}
-	if err := f.session.SetTools(f.agent.DID, server+".", slices.Collect(maps.Values(registered))); err != nil {
+	if err := f.session.SetTools(f.agent.DID, server+".", slices.AppendSeq(f.readActions(c), maps.Values(registered))); err != nil {
 		return false, fmt.Errorf("registering tools of %s: %w", server, err)
 	}
 	f.mu.Lock()

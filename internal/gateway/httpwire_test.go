@@ -62,8 +62,8 @@ func TestAServerOverHTTPIsUsedInItsRevision(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			u := readyAt(t, Endpoint{URL: sdkOverHTTP(t, opt)})
-			if len(u.Tools()) != 6 || u.Instructions() != "use with care" {
-				t.Errorf("%d tools, %q", len(u.Tools()), u.Instructions())
+			if len(u.Tools()) != 6 || u.Features().Instructions != "use with care" {
+				t.Errorf("%d tools, %q", len(u.Tools()), u.Features().Instructions)
 			}
 			got, err := u.Call(t.Context(), "echo", json.RawMessage(`{"n":9007199254740993}`), nil)
 			if err != nil || !strings.Contains(string(got), `{\"n\":9007199254740993}`) {
@@ -252,6 +252,7 @@ func TestAServerThatIsGoneWasNotAsked(t *testing.T) {
 	srv := httptest.NewServer(o)
 	u := readyAt(t, Endpoint{URL: srv.URL})
 	srv.Close()
+	_, _ = u.Call(t.Context(), "odd", json.RawMessage(`{}`), nil) // on a connection that stood, it cannot be told whether it arrived
 	if _, err := u.Call(t.Context(), "odd", json.RawMessage(`{}`), nil); !errors.Is(err, action.ErrNotDispatched) || !strings.Contains(err.Error(), "refused") {
 		t.Error(err)
 	}

@@ -103,6 +103,7 @@ type server struct {
 	// Guarded by the hub's mu.
 	listed bool
 	tools  []Tool    // as listed at the newest start of a connection
+	has    Features  // as said then
 	failed time.Time // when a first listing did not succeed
 }
 
@@ -333,9 +334,9 @@ func (h *Hub) render(server string, t Tool) Tool {
 	}
 	seen = t
 	seen.Name = shownName(server, t.Name)
-	definition, err := renamed(t.Definition, seen.Name)
+	definition, err := replaced(t.Definition, "name", seen.Name)
 	if err != nil {
-		panic("gateway: a definition that was parsed has no name: " + err.Error())
+		panic("gateway: a definition that was parsed is no object: " + err.Error())
 	}
 	var found bool
 	if seen.Definition, found = neutralised(definition); found {

@@ -44,9 +44,15 @@ func serveOnce(h http.Handler, body string) *httptest.ResponseRecorder {
 func newHall(t *testing.T, specs ...ServerSpec) *hall {
 	t.Helper()
 	hv, s := newSession(t, "0.80")
+	return hallOf(t, hv, s, &HubOptions{Servers: specs, Claims: reversible})
+}
+
+func hallOf(t *testing.T, hv *hypervisor.Hypervisor, s *hypervisor.Session, opt *HubOptions) *hall {
+	t.Helper()
 	h := &hall{hv: hv, s: s, clock: newHandClock()}
+	opt.Clock = h.clock
 	var err error
-	if h.Hub, err = NewHub(hv, &HubOptions{Servers: specs, Clock: h.clock, Claims: reversible}); err != nil {
+	if h.Hub, err = NewHub(hv, opt); err != nil {
 		t.Fatal(err)
 	}
 	srv := httptest.NewServer(h.Handler(h.identify))

@@ -49,7 +49,7 @@ func (u *Upstream) start(ctx context.Context, legacy bool) (*link, []Tool, error
 	ready, cancel := withTimeout(ctx, u.opt.Clock, startTimeout, errStartTimeout)
 	defer cancel()
 	client := mcp.NewClient(implementation(u.opt.Version), &mcp.ClientOptions{
-		Capabilities:           &mcp.ClientCapabilities{},                             // no sampling, no elicitation, no roots
+		Capabilities:           u.capabilities(),
 		ToolListChangedHandler: func(context.Context, *mcp.ToolListChangedRequest) {}, // it makes the SDK subscribe; the wire takes the notice in
 		MultiRoundTrip:         &mcp.MultiRoundTripOptions{Disabled: true},
 	})
@@ -65,6 +65,7 @@ func (u *Upstream) start(ctx context.Context, legacy bool) (*link, []Tool, error
 		err = fmt.Errorf("listing tools: %w", err)
 	}
 	if err == nil {
+		l.askForLog(ready)
 		return l, tools, nil
 	}
 	if cause := context.Cause(ready); cause != nil {
@@ -72,6 +73,16 @@ func (u *Upstream) start(ctx context.Context, legacy bool) (*link, []Tool, error
 	}
 	l.close()
 	return nil, nil, l.explain(err)
+}
+
+// askForLog has a legacy server that belongs to one agent say what it logs.
+func (l *link) askForLog(ctx context.Context) {
+	if r := l.session.InitializeResult(); l.upstream.opt.Shared || !l.features().Logging || r.ProtocolVersion >= modernProtocol {
+		return
+	}
+	if err := l.session.SetLoggingLevel(ctx, &mcp.SetLoggingLevelParams{Level: logLevel}); err != nil {
+		l.upstream.opt.Log.Debug("log level not set", "server", l.upstream.name, "error", err) // it works without
+	}
 }
 
 // open starts the process, if the server is one, and the wire.
@@ -112,11 +123,17 @@ func withTimeout(ctx context.Context, clock Clock, d time.Duration, why error) (
 	return ctx, func() { cancel(nil); wait.Wait() }
 }
 
-func (l *link) instructions() string {
-	if r := l.session.InitializeResult(); r != nil {
-		return r.Instructions
+// features returns what the server said that it has.
+func (l *link) features() Features {
+	r := l.session.InitializeResult()
+	if r == nil {
+		return Features{}
 	}
-	return ""
+	f := Features{Instructions: r.Instructions}
+	if c := r.Capabilities; c != nil {
+		f.Resources, f.Prompts, f.Completions, f.Logging = c.Resources != nil, c.Prompts != nil, c.Completions != nil, c.Logging != nil
+	}
+	return f
 }
 
 // run serves until the server, its wire or ctx ends, and says which.
@@ -148,6 +165,7 @@ func (l *link) run(ctx context.Context) error {
 func (l *link) close() {
 	garbage := errors.Is(l.conn.reason(), errGarbage)
 	_ = l.conn.Close()
+	l.conn.stopAsking()
 	if l.process != nil && garbage {
 		l.process.kill() // what it does next is nobody's wish
 	}
@@ -157,6 +175,7 @@ func (l *link) close() {
 	if l.session != nil {
 		_ = l.session.Close() // the wire is closed already; this ends the SDK's goroutines
 	}
+	l.conn.questions.Wait()
 	l.conn.wait()
 	if l.process != nil {
 		l.process.pumps.Wait()
@@ -247,16 +266,69 @@ func (l *link) page(ctx context.Context, cursor string) (p toolPage, err error) 
 
 // call is Upstream.Call on a running server.
 func (l *link) call(ctx context.Context, t *tap, tool string, args json.RawMessage) (json.RawMessage, error) {
-	params := &mcp.CallToolParams{Name: tool, Arguments: args}
-	if t.progress != nil {
-		params.SetProgressToken(t.progressToken)
+	return l.callAsking(ctx, tool, t.caller, func(p *mcp.CallToolParams) (json.RawMessage, error) {
+		once := &tap{progressToken: t.progressToken, progress: t.progress, headers: t.headers, caller: t.caller, ctx: ctx}
+		p.Arguments = args
+		if t.progress != nil {
+			p.SetProgressToken(t.progressToken)
+		}
+		return l.ask(ctx, once, tool, func(ctx context.Context) error {
+			_, err := l.session.CallTool(ctx, p)
+			return err
+		})
+	})
+}
+
+// request is Upstream.Request on a running server. The params are ours, so they decode.
+func (l *link) request(ctx context.Context, t *tap, method string, params json.RawMessage) (json.RawMessage, error) {
+	var do func(ctx context.Context) error
+	switch method {
+	case "resources/list":
+		do = request(t, params, &mcp.ListResourcesParams{}, l.session.ListResources)
+	case "resources/templates/list":
+		do = request(t, params, &mcp.ListResourceTemplatesParams{}, l.session.ListResourceTemplates)
+	case "resources/read":
+		do = request(t, params, &mcp.ReadResourceParams{}, l.session.ReadResource)
+	case "prompts/list":
+		do = request(t, params, &mcp.ListPromptsParams{}, l.session.ListPrompts)
+	case "prompts/get":
+		do = request(t, params, &mcp.GetPromptParams{}, l.session.GetPrompt)
+	case "completion/complete":
+		do = request(t, params, &mcp.CompleteParams{}, l.session.Complete)
+	default:
+		panic("gateway: " + method + " is not forwarded")
 	}
-	_, err := l.session.CallTool(withTap(ctx, t), params)
+	result, err := l.ask(ctx, t, method, do)
+	if errors.Is(err, errInput) {
+		return nil, fmt.Errorf("server %s asks for input before it does %s; the hypervisor passes that on for tools only", l.upstream.name, method)
+	}
+	return result, err
+}
+
+// request returns what makes one of the SDK's requests with our params.
+func request[P mcp.Params, R any](t *tap, params json.RawMessage, p P, do func(context.Context, P) (R, error)) func(context.Context) error {
+	return func(ctx context.Context) error {
+		if err := json.Unmarshal(params, p); err != nil {
+			return fmt.Errorf("%w: %w", action.ErrNotDispatched, err)
+		}
+		if token, ok := any(p).(interface{ SetProgressToken(any) }); ok && t.progress != nil {
+			token.SetProgressToken(t.progressToken)
+		}
+		_, err := do(ctx, p)
+		return err
+	}
+}
+
+// ask makes a request and returns its result as it came by the wire.
+func (l *link) ask(ctx context.Context, t *tap, what string, do func(context.Context) error) (json.RawMessage, error) {
+	err := do(withTap(ctx, t))
 	if l.conn.untap(t) {
-		return l.outcome(t, tool)
+		return l.outcome(t, what)
 	}
 	name := l.upstream.name
 	switch {
+	case errors.Is(err, action.ErrNotDispatched):
+		return nil, err
 	case t.broken != nil && !t.mayHaveArrived():
 		return nil, fmt.Errorf("%w: server %s: %w", action.ErrNotDispatched, name, t.broken)
 	case t.broken != nil:
@@ -264,7 +336,7 @@ func (l *link) call(ctx context.Context, t *tap, tool string, args json.RawMessa
 	case ctx.Err() != nil && !t.mayHaveArrived():
 		return nil, fmt.Errorf("%w: %w", action.ErrNotDispatched, context.Cause(ctx))
 	case ctx.Err() != nil:
-		return nil, fmt.Errorf("calling %s of server %s: %w", tool, name, ctx.Err())
+		return nil, fmt.Errorf("calling %s of server %s: %w", what, name, ctx.Err())
 	}
 	select { // the link is on its way down; it knows why in a moment
 	case <-l.dead:
@@ -291,7 +363,7 @@ func (l *link) outcome(t *tap, tool string) (json.RawMessage, error) {
 	}
 	switch {
 	case r.ResultType == "input_required":
-		return nil, fmt.Errorf("server %s asks for input before it does %s; the hypervisor does not pass such questions on", l.upstream.name, tool)
+		return t.result, errInput
 	case r.IsError:
 		return t.result, fmt.Errorf("%w: %s", ErrReported, tool)
 	}

@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"crypto/sha256"
-	"encoding/json"
 	"fmt"
 	"regexp"
 	"slices"
@@ -39,20 +38,4 @@ func shownName(server, name string) string {
 // mayBeTool reports whether a server may have a tool of that name: its requests that are no tools have ids of the same kind.
 func mayBeTool(name string) bool {
 	return toolName.MatchString(name) && !slices.Contains(reservedIDs, name)
-}
-
-// renamed returns a definition under another name, otherwise as it stands.
-func renamed(definition json.RawMessage, name string) (json.RawMessage, error) {
-	parts, err := members(definition)
-	if err != nil {
-		return nil, err
-	}
-	at := slices.IndexFunc(parts, func(m member) bool { return m.name == "name" })
-	if at < 0 {
-		return nil, fmt.Errorf("%w: no name", ErrTool)
-	}
-	if parts[at].value, err = encode(name); err != nil {
-		return nil, err
-	}
-	return (&rawResult{parts: parts}).MarshalJSON()
 }

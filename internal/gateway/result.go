@@ -62,6 +62,10 @@ func (r *rawResult) MarshalJSON() ([]byte, error) {
 	return b.Bytes(), nil
 }
 
+func (r *rawResult) has(name string) bool {
+	return slices.ContainsFunc(r.parts, func(m member) bool { return m.name == name })
+}
+
 // withMeta returns the members with the SDK's _meta entries put into theirs, over entries of the same name: who serves the
 // agent is us, whoever served us.
 func (r *rawResult) withMeta() ([]member, error) {

@@ -95,7 +95,7 @@ func (h *Hub) newSeat(key seatKey, who Seat) *seat {
 	s.ctx, s.cancel = context.WithCancel(h.ctx)
 	s.front = &Front{hv: h.hv, session: who.Session, agent: who.Agent, render: h.render, opt: FrontOptions{Log: h.opt.Log}}
 	s.front.faces = s.faces()
-	s.server = NewServer(s, &ServerOptions{Version: h.opt.Version, Clock: h.opt.Clock, ended: s.ctx, newID: s.newClient})
+	s.server = NewServer(s, &ServerOptions{Reads: s, Version: h.opt.Version, Log: h.opt.Log, Clock: h.opt.Clock, ended: s.ctx, newID: s.newClient})
 	get := func(*http.Request) *mcp.Server { return s.server.sdk }
 	quiet := slog.New(slog.DiscardHandler)
 	// Host and Origin are checked before the handler.
@@ -237,6 +237,15 @@ func (s *seat) Act(ctx context.Context, tool string, args json.RawMessage) (Repl
 	s.prepare(ctx)
 	return s.front.Act(ctx, tool, args)
 }
+
+// Read does a request that is not a tool's.
+func (s *seat) Read(ctx context.Context, method string, params json.RawMessage) (json.RawMessage, error) {
+	s.prepare(ctx)
+	return s.front.Read(ctx, method, params)
+}
+
+// Features returns what the servers have, as far as it is known.
+func (s *seat) Features() Features { return s.front.Features() }
 
 // Status returns the agent's standing.
 func (s *seat) Status(ctx context.Context) (any, error) { return s.front.Status(ctx) }

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -29,6 +30,15 @@ type Session interface {
 	Status(ctx context.Context) (any, error)
 }
 
+// A Reader is what a Server needs of who serves what is not a tool. Implementations are safe for concurrent use.
+type Reader interface {
+	// Read does one of resources/list, resources/templates/list, resources/read, prompts/list, prompts/get and
+	// completion/complete and returns its result. A *jsonrpc.Error goes to the agent as it is.
+	Read(ctx context.Context, method string, params json.RawMessage) (json.RawMessage, error)
+	// Features returns what there is to read, as it is told to an agent that connects.
+	Features() Features
+}
+
 // A Reply is what became of a call.
 type Reply struct {
 	Decision policy.Decision
@@ -38,7 +48,8 @@ type Reply struct {
 
 // ServerOptions are what a Server can do without. The zero value is ready for use.
 type ServerOptions struct {
-	Instructions string       // of the upstream, passed on
+	Instructions string       // passed on, where Reads has none to say
+	Reads        Reader       // nil: tools are all there is
 	Version      string       // of this program; empty: "dev"
 	Log          *slog.Logger // nil: nowhere
 	Clock        Clock        // nil: WallClock
@@ -47,12 +58,22 @@ type ServerOptions struct {
 	newID func() string   // names a client's session; nil: the SDK does
 }
 
+// sdkLog is what the SDK logs to: it says each connection, and a hub has one for each request.
+func (o ServerOptions) sdkLog() *slog.Logger {
+	if o.ended != nil {
+		return nil
+	}
+	return o.Log
+}
+
 // A Server is the MCP server one agent talks to. It is a handle, safe for concurrent use; it serves one connection at a time.
 type Server struct {
 	session Session
 	sdk     *mcp.Server
 	clock   Clock
 	ended   context.Context
+	log     *slog.Logger
+	reads   Reader // nil: tools are all there is
 }
 
 // statusTool is the hypervisor's own tool.
@@ -72,10 +93,13 @@ func NewServer(session Session, opt *ServerOptions) *Server {
 	if o.Clock == nil {
 		o.Clock = WallClock{}
 	}
-	s := &Server{session: session, clock: o.Clock, ended: o.ended}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	s := &Server{session: session, clock: o.Clock, ended: o.ended, reads: o.Reads, log: o.Log}
 	s.sdk = mcp.NewServer(implementation(o.Version), &mcp.ServerOptions{
 		Instructions: o.Instructions,
-		Logger:       o.Log,
+		Logger:       o.sdkLog(),
 		GetSessionID: o.newID,
 		Capabilities: &mcp.ServerCapabilities{Tools: &mcp.ToolCapabilities{ListChanged: true}},
 	})
@@ -144,14 +168,106 @@ func (s *Server) receive(next mcp.MethodHandler) mcp.MethodHandler {
 			return s.list(ctx, p)
 		case "tools/call":
 			return s.call(ctx, req.(*mcp.CallToolRequest))
-		case "initialize", "ping", "server/discover", "subscriptions/listen":
+		case "ping", "subscriptions/listen":
 			return next(ctx, method, req)
+		case "initialize", "server/discover":
+			r, err := next(ctx, method, req)
+			s.introduce(r)
+			return r, err
+		case "logging/setLevel":
+			if s.reads != nil {
+				return next(ctx, method, req)
+			}
+		}
+		if readMethods[method] != nil && s.reads != nil {
+			return s.read(ctx, method, req)
 		}
 		if strings.HasPrefix(method, "notifications/") {
 			return next(ctx, method, req)
 		}
 		return nil, &jsonrpc.Error{Code: jsonrpc.CodeMethodNotFound, Message: fmt.Sprintf("%q is not served", clip(method))}
 	}
+}
+
+// introduce puts into the answer to a client that connects what there is now.
+func (s *Server) introduce(r mcp.Result) {
+	if s.reads == nil {
+		return
+	}
+	f := s.reads.Features()
+	c := &mcp.ServerCapabilities{Tools: &mcp.ToolCapabilities{ListChanged: true}}
+	if f.Resources {
+		c.Resources = &mcp.ResourceCapabilities{}
+	}
+	if f.Prompts {
+		c.Prompts = &mcp.PromptCapabilities{}
+	}
+	if f.Completions {
+		c.Completions = &mcp.CompletionCapabilities{}
+	}
+	if f.Logging {
+		c.Logging = &mcp.LoggingCapabilities{}
+	}
+	switch r := r.(type) {
+	case *mcp.InitializeResult:
+		r.Capabilities, r.Instructions = c, f.Instructions
+	case *mcp.DiscoverResult:
+		r.Capabilities, r.Instructions = c, f.Instructions
+	}
+}
+
+// read does a request that is not a tool's. Its params were decoded once, by the SDK; what goes on is made of them.
+func (s *Server) read(ctx context.Context, method string, req mcp.Request) (mcp.Result, error) {
+	p := req.GetParams()
+	params, err := encode(p)
+	if err != nil {
+		return nil, fmt.Errorf("encoding params: %w", err)
+	}
+	if bytes.Equal(params, []byte("null")) { // a request without params
+		p, params = &mcp.ListToolsParams{}, json.RawMessage(`{}`)
+	}
+	if ss, ok := req.GetSession().(*mcp.ServerSession); ok {
+		ctx = s.withProgressTo(ctx, ss, p)
+	}
+	result, err := s.reads.Read(ctx, method, params)
+	if err != nil {
+		var e *jsonrpc.Error
+		if errors.As(err, &e) {
+			return nil, e
+		}
+		return nil, fmt.Errorf("%s: %w", method, err)
+	}
+	return s.forwarded(result, method, p)
+}
+
+// forwarded is an upstream's result as the agent gets it: with nothing hidden in it.
+func (s *Server) forwarded(result json.RawMessage, what string, p mcp.Params) (mcp.Result, error) {
+	result, found := neutralised(result)
+	if found {
+		s.log.Warn("hidden characters in a result are replaced", "of", clip(what))
+	}
+	parts, err := members(result)
+	if err != nil {
+		return nil, fmt.Errorf("the result of %s is not an object", what)
+	}
+	r := &rawResult{parts: parts, modern: isModern(p)}
+	if _, list := listMethods[what]; (list || what == "resources/read") && r.modern && !r.has("ttlMs") {
+		r.parts = append(r.parts, member{"ttlMs", json.RawMessage(`0`)}, member{"cacheScope", json.RawMessage(`"private"`)})
+	}
+	return r, nil
+}
+
+// withProgressTo returns ctx with where the call's progress goes, if the agent asked for it.
+func (s *Server) withProgressTo(ctx context.Context, ss *mcp.ServerSession, p mcp.Params) context.Context {
+	token := p.GetMeta()["progressToken"]
+	if token == nil {
+		return ctx
+	}
+	return withProgress(ctx, func(step Progress) {
+		// If it cannot be told, the connection is ending or the call is, and neither is progress's to report.
+		_ = ss.NotifyProgress(ctx, &mcp.ProgressNotificationParams{
+			ProgressToken: token, Progress: step.Done, Total: step.Total, Message: neutralText(step.Message)})
+	})
 }
 
 // within returns ctx, ended with the server too.
@@ -231,13 +347,7 @@ func (s *Server) call(ctx context.Context, r *mcp.CallToolRequest) (mcp.Result, 
 	if p.Name == statusTool {
 		return s.status(ctx, isModern(p))
 	}
-	if token := p.GetProgressToken(); token != nil {
-		ctx = withProgress(ctx, func(step Progress) {
-			// If it cannot be told, the connection is ending or the call is, and neither is progress's to report.
-			_ = r.Session.NotifyProgress(ctx, &mcp.ProgressNotificationParams{
-				ProgressToken: token, Progress: step.Done, Total: step.Total, Message: step.Message})
-		})
-	}
+	ctx = withCaller(s.withProgressTo(ctx, r.Session, p), &caller{ss: r.Session, modern: isModern(p), responses: p.InputResponses, state: p.RequestState})
 	args := p.Arguments
 	if len(args) == 0 {
 		args = json.RawMessage(`{}`)
@@ -249,13 +359,9 @@ func (s *Server) call(ctx context.Context, r *mcp.CallToolRequest) (mcp.Result, 
 	case !reply.Decision.Allowed:
 		return refusal(reply.Decision, isModern(p))
 	case reply.Result != nil:
-		parts, err := members(reply.Result)
-		if err != nil {
-			return nil, fmt.Errorf("the result of %s is not an object", p.Name)
-		}
-		return &rawResult{parts: parts, modern: isModern(p)}, nil
+		return s.forwarded(reply.Result, p.Name, p)
 	case reply.Err != nil:
-		return said(fmt.Sprintf("%s: %v", p.Name, reply.Err), nil, true, isModern(p))
+		return said(neutralText(fmt.Sprintf("%s: %v", p.Name, reply.Err)), nil, true, isModern(p))
 	}
 	return said("done", nil, false, isModern(p))
 }

@@ -243,8 +243,9 @@ func unknownMember(name, of string, known ...string) *fault {
 }
 
 // clip bounds what of a peer's text goes into our own.
-func clip(text string) string {
-	const most = 120
+func clip(text string) string { return clipTo(text, 120) }
+
+func clipTo(text string, most int) string {
 	if len(text) > most {
 		return strings.ToValidUTF8(text[:most], "") + "…"
 	}

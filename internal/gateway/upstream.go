@@ -13,6 +13,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/modelcontextprotocol/go-sdk/mcp"
+
 	"github.com/agenthypervisor/hypervisor/action"
 )
 
@@ -31,6 +33,7 @@ type UpstreamOptions struct {
 	Clock   Clock          // nil: WallClock
 	Jitter  func() float64 // in [0, 1); nil: math/rand
 	Version string         // of this program, as the server is told; empty: "dev"
+	Shared  bool           // several agents use it: it can ask and tell none of them anything during a call
 }
 
 // An Upstream is one MCP server: a child process with everything it starts, or an endpoint over HTTP. It is a handle, safe for
@@ -44,13 +47,13 @@ type Upstream struct {
 	tried    chan struct{}
 	changed  chan struct{} // one slot
 
-	mu           sync.Mutex
-	link         *link // nil: not running
-	attempts     int
-	down         error     // why link is nil; nil before the first attempt has ended
-	retry        time.Time // when it is started again; zero: nothing is planned
-	tools        []Tool    // as last listed; they stay while it is down
-	instructions string
+	mu       sync.Mutex
+	link     *link // nil: not running
+	attempts int
+	down     error     // why link is nil; nil before the first attempt has ended
+	retry    time.Time // when it is started again; zero: nothing is planned
+	tools    []Tool    // as last listed; they stay while it is down
+	has      Features
 }
 
 // NewUpstream returns an upstream that Run will start. Its name is for people and records; opt may be nil.
@@ -127,7 +130,7 @@ func (u *Upstream) serve(ctx context.Context) error {
 	u.mu.Lock()
 	first := u.tools == nil
 	changed := !sameTools(u.tools, tools) && (!first || u.attempts > 1)
-	u.link, u.down, u.retry, u.tools, u.instructions = l, nil, time.Time{}, tools, l.instructions()
+	u.link, u.down, u.retry, u.tools, u.has = l, nil, time.Time{}, tools, l.features()
 	u.mu.Unlock()
 	u.opt.Log.Info("server is up", "server", u.name, "tools", len(tools))
 	u.noteTried()
@@ -177,6 +180,14 @@ func sameTools(a, b []Tool) bool {
 	return slices.EqualFunc(a, b, func(x, y Tool) bool { return x.Digest == y.Digest })
 }
 
+// capabilities are what we tell the server that we can do: nothing of a model's, and nobody's files.
+func (u *Upstream) capabilities() *mcp.ClientCapabilities {
+	if u.opt.Shared {
+		return &mcp.ClientCapabilities{}
+	}
+	return &mcp.ClientCapabilities{Elicitation: &mcp.ElicitationCapabilities{Form: &mcp.FormElicitationCapabilities{}}}
+}
+
 // known returns the tools, and whether they were ever listed.
 func (u *Upstream) known() ([]Tool, bool) {
 	tools := u.Tools()
@@ -208,11 +219,17 @@ func (u *Upstream) Tools() []Tool {
 	return u.tools
 }
 
-// Instructions returns what the server says of its use.
-func (u *Upstream) Instructions() string {
+// Features returns what the server has beside tools, as it last said.
+func (u *Upstream) Features() Features {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return u.instructions
+	return u.has
+}
+
+func (u *Upstream) features() (Features, bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.has, u.tools != nil
 }
 
 // ErrReported is returned, wrapped, beside a result by which the tool itself says that it failed (isError).
@@ -239,7 +256,25 @@ func (u *Upstream) Call(ctx context.Context, t Tool, args json.RawMessage, progr
 	if progress != nil {
 		wire.progressToken, wire.progress = u.tokens.Add(1), progress
 	}
+	if !u.opt.Shared {
+		wire.caller = callerOf(ctx)
+	}
 	return l.call(ctx, wire, t.Name, args)
+}
+
+// Request does one of readMethods and returns its result as the server wrote it. Progress and errors are as Call's.
+func (u *Upstream) Request(ctx context.Context, method string, params json.RawMessage, progress func(Progress)) (json.RawMessage, error) {
+	u.mu.Lock()
+	l, err := u.link, u.whyDown()
+	u.mu.Unlock()
+	if l == nil {
+		return nil, err
+	}
+	wire := &tap{}
+	if progress != nil {
+		wire.progressToken, wire.progress = u.tokens.Add(1), progress
+	}
+	return l.request(ctx, wire, method, params)
 }
 
 // whyDown says why there is no link and what to do. The caller holds mu.

@@ -193,8 +193,8 @@ func TestToolsAreListedAcrossPagesAsTheServerDefinesThem(t *testing.T) {
 	if want := []string{"ask", "die", "echo", "fail", "grow", "steps"}; !reflect.DeepEqual(names, want) {
 		t.Errorf("listed %v, want %v", names, want)
 	}
-	if u.Instructions() != "use with care" {
-		t.Errorf("instructions %q", u.Instructions())
+	if u.Features().Instructions != "use with care" {
+		t.Errorf("instructions %q", u.Features().Instructions)
 	}
 }
 

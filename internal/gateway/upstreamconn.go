@@ -23,12 +23,19 @@ type upstreamConn struct {
 	wire
 	changed chan struct{} // one slot: the upstream says its tools have changed
 
+	questions  sync.WaitGroup // put to agents
+	open       atomic.Int32   // of them
+	asking     context.Context
+	stopAsking context.CancelFunc
+
 	mu   sync.Mutex
 	taps map[jsonrpc.ID]*tap
 }
 
 func newUpstreamConn(w wire) *upstreamConn {
-	return &upstreamConn{wire: w, changed: make(chan struct{}, 1), taps: map[jsonrpc.ID]*tap{}}
+	c := &upstreamConn{wire: w, changed: make(chan struct{}, 1), taps: map[jsonrpc.ID]*tap{}}
+	c.asking, c.stopAsking = context.WithCancel(context.Background())
+	return c
 }
 
 // A wire carries whole messages to an upstream and back. Its methods are safe for concurrent use but for next, which has one
@@ -84,6 +91,8 @@ type tap struct {
 	progress      func(Progress)           // called in the order of the wire, before the call returns
 	line          atomic.Pointer[outgoing] // the request; nil: not yet handed to the wire
 	id            jsonrpc.ID               // guarded by the connection's mu
+	caller        *caller                  // who may be asked and told something during the call; nil: nobody
+	ctx           context.Context          // of the call; set with caller
 
 	// Valid once untap has returned true.
 	answered bool
@@ -152,7 +161,7 @@ func (c *upstreamConn) read(ctx context.Context) (jsonrpc.Message, error) {
 	case in.method == "":
 		return c.answer(in), nil
 	case in.call:
-		return nil, c.decline(ctx, in.envelope)
+		return nil, c.asked(ctx, in)
 	}
 	return nil, c.notice(in)
 }
@@ -189,7 +198,7 @@ func (c *upstreamConn) unanswered(o *outgoing, why error) jsonrpc.Message {
 	return &jsonrpc.Response{ID: o.id, Error: why}
 }
 
-// decline answers a request of the upstream's. It has been told that we can do none of this.
+// decline answers a request of the upstream's that goes no further.
 func (c *upstreamConn) decline(ctx context.Context, e envelope) error {
 	r := &jsonrpc.Response{ID: e.id, Result: json.RawMessage(`{}`)}
 	if e.method != "ping" {
@@ -199,13 +208,17 @@ func (c *upstreamConn) decline(ctx context.Context, e envelope) error {
 	return c.Write(ctx, r)
 }
 
-// notice takes in a notification. Only two kinds change anything.
+// notice takes in a notification. Most kinds change nothing.
 func (c *upstreamConn) notice(e incoming) error {
 	switch e.method {
 	case "notifications/tools/list_changed":
 		select {
 		case c.changed <- struct{}{}:
 		default: // it will be asked once for both
+		}
+	case "notifications/message":
+		if t := c.asker(e.of); t != nil {
+			t.caller.log(t.ctx, e.params)
 		}
 	case "notifications/progress":
 		var p struct {
