@@ -127,7 +127,7 @@ func (s *Session) createdWith(ctx context.Context, caller policy.Caller, key str
 	if !bytes.Equal(asked, there) {
 		return &Refused{policy.Refuse(policy.IdempotencyConflict, "idempotency key %q was used for session %s with other settings", key, s.id)}
 	}
-	if _, bound := s.hv.holder(cfg.Name); cfg.Name != "" && !bound { // the process ended before the name was recorded
+	if _, bound := s.hv.Named(cfg.Name); cfg.Name != "" && !bound { // the process ended before the name was recorded
 		return s.hv.bind(ctx, caller, s, cfg.Name)
 	}
 	return nil
@@ -141,7 +141,7 @@ func (hv *Hypervisor) create(ctx context.Context, caller policy.Caller, id strin
 		return nil, err
 	}
 	defer hv.leave()
-	if old, held := hv.holder(cfg.Name); held && hv.system.isOpen(old) { // rather than a session that must be ended at once
+	if old, held := hv.Named(cfg.Name); held && hv.system.isOpen(old) { // rather than a session that must be ended at once
 		return nil, &Refused{policy.Refuse(policy.Forbidden, "%q stands for session %s, which has not ended", cfg.Name, old)}
 	}
 	s := hv.handle(id)
