@@ -57,8 +57,7 @@ type Tool struct {
 	// Changed says that the tool's definition is not the one that was pinned: its calls are refused until that is accepted.
 	Changed bool
 
-	digest   audit.Hash
-	resource *action.Template
+	digest audit.Hash
 }
 
 // A Summary says how a session ended.
@@ -490,12 +489,8 @@ func (t *Tool) prepare() error {
 	if t.Do == nil {
 		return fmt.Errorf("%w: %s has no function", action.ErrDescriptor, t.Descriptor.ID)
 	}
-	if t.Descriptor.Resource != "" {
-		tpl, err := action.ParseTemplate(t.Descriptor.Resource)
-		if err != nil {
-			return fmt.Errorf("%w: %s: resource: %w", action.ErrDescriptor, t.Descriptor.ID, err)
-		}
-		t.resource = &tpl
+	if _, err := action.ParseTemplate(t.Descriptor.Resource); err != nil {
+		return fmt.Errorf("%w: %s: resource: %w", action.ErrDescriptor, t.Descriptor.ID, err)
 	}
 	t.digest = t.Descriptor.Digest()
 	return nil
