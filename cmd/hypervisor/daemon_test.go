@@ -127,7 +127,7 @@ func start(t *testing.T, dir, yaml string) *served {
 	d := &served{t: t, dir: filepath.Join(dir, "data"), stderr: &tail{more: make(chan struct{})}}
 	d.write(yaml)
 	d.cmd = exec.Command("hypervisor", "serve", "--json", "-c", filepath.Join(dir, "c.yaml"), "--data", d.dir)
-	d.cmd.Env = append(os.Environ(), "HYPERVISOR_TOKEN="+canary)
+	d.cmd.Env = append(os.Environ(), "HYPERVISOR_TOKEN="+canary, "GORACE=atexit_sleep_ms=0")
 	d.cmd.Stderr = d.stderr
 	out, err := d.cmd.StdoutPipe()
 	if err == nil {

@@ -142,13 +142,13 @@ func (d *daemon) enforce(ctx context.Context, cfg *config.Config) error {
 	return nil
 }
 
-// followSignals reads the configuration again at each signal, until ctx ends.
-func (d *daemon) followSignals(ctx context.Context, reload <-chan os.Signal) {
+// followSignals reads the configuration again at each SIGHUP, until ctx ends.
+func (d *daemon) followSignals(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-reload:
+		case <-d.reload:
 		}
 		log := d.hv.Logger()
 		cfg, err := d.load()

@@ -260,7 +260,27 @@ func TestTheEndLetsRunningCallsFinish(t *testing.T) {
 		res, err := s.CallTool(t.Context(), &mcp.CallToolParams{Name: "notes__wait"})
 		answered <- answer{res, err}
 	}()
-	if err := awaitFile(t.Context(), filepath.Join(dir, "notes", "called")); err != nil {
+	byHTTP, err := client.HTTP("http://"+d.hello.Listen, d.seat("other").Token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer byHTTP.Close()
+	acted := make(chan error, 1)
+	called := filepath.Join(dir, "notes", "called")
+	if err := awaitFile(t.Context(), called); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(called); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		out, err := byHTTP.Act(t.Context(), "other", api.Act{Action: "notes.wait"}, "")
+		if err == nil && out.Outcome != "done" {
+			err = fmt.Errorf("outcome %s %s", out.Outcome, out.Why)
+		}
+		acted <- err
+	}()
+	if err := awaitFile(t.Context(), called); err != nil {
 		t.Fatal(err)
 	}
 	if err := d.cmd.Process.Signal(syscall.SIGTERM); err != nil {
@@ -275,6 +295,9 @@ func TestTheEndLetsRunningCallsFinish(t *testing.T) {
 	}
 	if a := <-answered; a.err != nil || a.res.IsError {
 		t.Errorf("the call that ran: %+v, %v", a.res, a.err)
+	}
+	if err := <-acted; err != nil {
+		t.Errorf("the action that ran: %v", err)
 	}
 	if err := d.cmd.Wait(); err != nil {
 		t.Errorf("the end: %v", err)
