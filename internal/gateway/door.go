@@ -130,7 +130,7 @@ func (v *visit) serve(w http.ResponseWriter) {
 	r := v.r.Clone(v.ctx)
 	r.Header.Del("Authorization") // nobody behind here has any business with it
 	r.Header.Del("Cookie")
-	pw := &patientWriter{ResponseWriter: w, rc: http.NewResponseController(w), giveUp: v.cancel}
+	pw := &patientWriter{ResponseWriter: w, rc: http.NewResponseController(w), patience: v.seat.hub.patience, giveUp: v.cancel}
 	version := r.Header.Get(versionHeader)
 	if r.Method == http.MethodPost {
 		e, ok := v.readBody(pw, r)
@@ -198,13 +198,14 @@ func claimedVersion(params json.RawMessage) string {
 // A patientWriter gives a client some time to take what it is sent, and then up.
 type patientWriter struct {
 	http.ResponseWriter
-	rc     *http.ResponseController
-	giveUp context.CancelCauseFunc
+	rc       *http.ResponseController
+	patience time.Duration
+	giveUp   context.CancelCauseFunc
 }
 
-// Write writes within writerPatience or ends the request.
+// Write writes in time or ends the request.
 func (w *patientWriter) Write(p []byte) (int, error) {
-	_ = w.rc.SetWriteDeadline(time.Now().Add(writerPatience)) // a writer without deadlines has no slow client
+	_ = w.rc.SetWriteDeadline(time.Now().Add(w.patience)) // a writer without deadlines has no slow client
 	n, err := w.ResponseWriter.Write(p)
 	if err != nil {
 		w.giveUp(err)
@@ -214,7 +215,7 @@ func (w *patientWriter) Write(p []byte) (int, error) {
 
 // Flush sends what is buffered.
 func (w *patientWriter) Flush() {
-	_ = w.rc.SetWriteDeadline(time.Now().Add(writerPatience))
+	_ = w.rc.SetWriteDeadline(time.Now().Add(w.patience))
 	if err := w.rc.Flush(); err != nil && !errors.Is(err, http.ErrNotSupported) {
 		w.giveUp(err)
 	}

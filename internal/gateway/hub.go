@@ -77,10 +77,11 @@ var (
 
 // A Hub is many MCP servers behind one, for many agents in many sessions. It is a handle, safe for concurrent use.
 type Hub struct {
-	hv   *hypervisor.Hypervisor
-	opt  HubOptions
-	own  sync.WaitGroup // goroutines, added to while serving
-	wake chan struct{}  // one slot: a seat is stale
+	hv       *hypervisor.Hypervisor
+	opt      HubOptions
+	patience time.Duration  // for a client to take what it is sent: writerPatience
+	own      sync.WaitGroup // goroutines, added to while serving
+	wake     chan struct{}  // one slot: a seat is stale
 
 	mu       sync.Mutex
 	ctx      context.Context // of all upstreams and seats; nil: not serving
@@ -116,7 +117,7 @@ type renderKey struct {
 
 // NewHub returns a hub; opt may be nil. It returns an error for servers that cannot stand beside each other.
 func NewHub(hv *hypervisor.Hypervisor, opt *HubOptions) (*Hub, error) {
-	h := &Hub{hv: hv, wake: make(chan struct{}, 1), freed: make(chan struct{}), seats: map[seatKey]*seat{}, running: map[*berth]struct{}{},
+	h := &Hub{hv: hv, wake: make(chan struct{}, 1), freed: make(chan struct{}), patience: writerPatience, seats: map[seatKey]*seat{}, running: map[*berth]struct{}{},
 		stale: map[*seat]struct{}{}, rendered: map[renderKey]Tool{}}
 	if opt != nil {
 		h.opt = *opt
