@@ -159,7 +159,7 @@ func (hv *Hypervisor) newest(ctx context.Context, by policy.Caller, name string)
 
 // named returns the session that a name stands for, and how far it is.
 func (hv *Hypervisor) named(ctx context.Context, name string) (*Session, session.Lifecycle, error) {
-	id, ok := hv.holder(name)
+	id, ok := hv.Named(name)
 	if !ok {
 		return nil, 0, fmt.Errorf("session %q: %w", name, ErrNotFound)
 	}
@@ -171,8 +171,8 @@ func (hv *Hypervisor) named(ctx context.Context, name string) (*Session, session
 	return s, stage, err
 }
 
-// holder returns the id of the newest session of a name.
-func (hv *Hypervisor) holder(name string) (id string, ok bool) {
+// Named returns the id of the newest session of a name, and whether there is one.
+func (hv *Hypervisor) Named(name string) (id string, ok bool) {
 	hv.system.mu.Lock()
 	defer hv.system.mu.Unlock()
 	id, ok = hv.system.state.Aliases[name]

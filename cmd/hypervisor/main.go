@@ -81,9 +81,13 @@ func newRoot(g *globals) *cobra.Command {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return needsSubcommand(cmd) },
-		PersistentPreRun: func(cmd *cobra.Command, _ []string) {
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if err := cmd.ValidateRequiredFlags(); err != nil {
+				return usage("%w; see %s --help", err, cmd.CommandPath())
+			}
 			g.begun = true
 			g.timed = cmd.Flags().Changed("timeout")
+			return nil
 		},
 	}
 	f := root.PersistentFlags()

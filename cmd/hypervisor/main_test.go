@@ -16,6 +16,7 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"hypervisor": func() { os.Exit(run()) },
 		"testserver": func() { os.Exit(serveTest()) },
+		"slowserver": func() { os.Exit(serveSlow()) },
 	})
 }
 
@@ -34,7 +35,7 @@ func TestScripts(t *testing.T) {
 			return os.Mkdir(env.WorkDir+"/run", 0o700)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"serve": startServer, "tell": tellServer, "stop": stopServer, "crash": crashServer, "exits": exits, "flip": flip, "mode": mode,
+			"serve": startServer, "daemon": startDaemon, "tell": tellServer, "stop": stopServer, "crash": crashServer, "exits": exits, "flip": flip, "mode": mode,
 		},
 	})
 }

@@ -193,6 +193,26 @@ func crashServer(ts *testscript.TestScript, _ bool, args []string) {
 	_ = c.cmd.Wait()
 }
 
+// startDaemon is `daemon DIR ARG…`: it starts `hypervisor serve` on a data directory and waits until it serves; $URL and $LISTEN
+// are where.
+func startDaemon(ts *testscript.TestScript, _ bool, args []string) {
+	cmd := exec.Command(filepath.Join(firstOf(ts.Getenv("PATH")), "hypervisor"), append([]string{"serve", "--json", "--data"}, args...)...)
+	cmd.Dir = ts.MkAbs(".")
+	cmd.Env = append(os.Environ(), "XDG_RUNTIME_DIR="+ts.Getenv("XDG_RUNTIME_DIR"))
+	cmd.Stderr = ts.Stderr()
+	out, err := cmd.StdoutPipe()
+	ts.Check(err)
+	ts.Check(cmd.Start())
+	ts.Defer(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	lines := bufio.NewScanner(out)
+	var hello greeting
+	if !lines.Scan() || json.Unmarshal(lines.Bytes(), &hello) != nil {
+		ts.Fatalf("the daemon said %q", lines.Text())
+	}
+	ts.Setenv("URL", "http://"+hello.Listen)
+	ts.Setenv("LISTEN", hello.Listen)
+}
+
 // exits is `exits CODE COMMAND…`: it runs a program that must end with exactly that code.
 func exits(ts *testscript.TestScript, _ bool, args []string) {
 	want, err := strconv.Atoi(args[0])

@@ -111,15 +111,22 @@ func (d *Door) Seat(r *http.Request) (policy.Caller, *hypervisor.Session, error)
 	if err != nil {
 		return policy.Caller{}, nil, err
 	}
+	var nobody *Anonymous
 	if !shown {
-		if t, err = d.nobody(r); err != nil {
-			return policy.Caller{}, nil, err
+		if nobody = d.anonymous.Load(); nobody == nil || !isLocal(r) {
+			return policy.Caller{}, nil, fmt.Errorf("%w: send Authorization: Bearer and an agent's token", ErrUnauthenticated)
 		}
+		t = system.Token{ID: AnonymousAlias, Subject: nobody.Agent, Role: policy.AgentRole, Alias: AnonymousAlias}
 	}
 	if t.Role != policy.AgentRole {
 		return policy.Caller{}, nil, fmt.Errorf("%w: %s is %s, and only agents act here; make an agent's token with 'agent token'", ErrForbidden, t.Subject, t.Role)
 	}
 	s, err := d.hv.Enter(r.Context(), t)
+	if nobody != nil && errors.Is(err, hypervisor.ErrNotFound) {
+		if err = d.openFor(r.Context(), nobody); err == nil {
+			s, err = d.hv.Enter(r.Context(), t)
+		}
+	}
 	var refused *hypervisor.Refused
 	if errors.As(err, &refused) || errors.Is(err, hypervisor.ErrNotFound) {
 		err = fmt.Errorf("%w: %w", ErrForbidden, err)
@@ -127,21 +134,15 @@ func (d *Door) Seat(r *http.Request) (policy.Caller, *hypervisor.Session, error)
 	return policy.Agent(t.Subject).Through("mcp"), s, err
 }
 
-// nobody returns what stands for the token of a request without one.
-func (d *Door) nobody(r *http.Request) (system.Token, error) {
-	a := d.anonymous.Load()
-	if a == nil || !isLocal(r) {
-		return system.Token{}, fmt.Errorf("%w: send Authorization: Bearer and an agent's token", ErrUnauthenticated)
-	}
+// openFor opens the session of those who come without a token, once.
+func (d *Door) openFor(ctx context.Context, nobody *Anonymous) error {
 	d.opening.Lock()
 	defer d.opening.Unlock()
-	if _, there := d.hv.Aliases()[AnonymousAlias]; !there {
-		by := policy.System.Through("config")
-		if _, err := d.hv.CreateSession(r.Context(), by, &a.Session); err != nil {
-			return system.Token{}, fmt.Errorf("opening the session of %s: %w", a.Agent, err)
-		}
+	if _, there := d.hv.Named(AnonymousAlias); there {
+		return nil // another request was faster
 	}
-	return system.Token{ID: AnonymousAlias, Subject: a.Agent, Role: policy.AgentRole, Alias: AnonymousAlias}, nil
+	_, err := d.hv.CreateSession(ctx, policy.System.Through("config"), &nobody.Session)
+	return err
 }
 
 // isLocal reports whether a request was made on this machine: not from another, nor for another by a proxy that says so.

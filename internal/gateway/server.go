@@ -303,7 +303,7 @@ func (s *Server) list(ctx context.Context, p *mcp.ListToolsParams) (mcp.Result, 
 	var page []json.RawMessage
 	size := 0
 	for ; at < len(tools) && len(page) < pageTools && (size == 0 || size+len(tools[at].Definition) <= pageBytes); at++ {
-		page = append(page, tools[at].Definition)
+		page = append(page, withRefusal(tools[at].Definition))
 		size += len(tools[at].Definition)
 	}
 	out := rawResult{modern: isModern(p)}

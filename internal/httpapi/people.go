@@ -168,7 +168,7 @@ func (a *API) seat(ctx context.Context, caller policy.Caller, in request[api.Sea
 // seatIn tells an id from a name. A session that has ended is refused: a token for it would let nobody in.
 func (a *API) seatIn(ctx context.Context, text, alias string) (id, name string, err error) {
 	s, err := a.hv.Session(ctx, text)
-	if errors.Is(err, hypervisor.ErrNotFound) && a.hv.Aliases()[text] != "" {
+	if _, named := a.hv.Named(text); errors.Is(err, hypervisor.ErrNotFound) && named {
 		if alias != "" {
 			return "", "", invalid("session and alias are both said")
 		}

@@ -104,7 +104,7 @@ func view(ctx context.Context, s *hypervisor.Session) (api.Session, error) {
 func (a *API) named(ctx context.Context, text string) (*hypervisor.Session, error) {
 	s, err := a.hv.Session(ctx, text)
 	if errors.Is(err, hypervisor.ErrNotFound) {
-		if id, ok := a.hv.Aliases()[text]; ok {
+		if id, ok := a.hv.Named(text); ok {
 			return a.hv.Session(ctx, id)
 		}
 	}
@@ -128,7 +128,7 @@ func (a *API) isOwn(who auth.Identity, text string) error {
 	t := who.Token
 	own := t.Session
 	if t.Alias != "" {
-		own = a.hv.Aliases()[t.Alias]
+		own, _ = a.hv.Named(t.Alias)
 	}
 	if text == "" || text != own && text != t.Alias {
 		return forbidden("the token of %s is for another session", who.Caller.DID)
