@@ -11,7 +11,7 @@ func TestEveryFaultSaysWhereAndWhat(t *testing.T) {
 	for _, c := range []struct{ name, yaml, want string }{
 		// the file
 		{"unknown key, near", "pollicies: []", `1:1: unknown key "pollicies" (did you mean "policies"?)`},
-		{"unknown key, far", "{listen: 'localhost:1', zebra: 1}", `1:25: unknown key "zebra" (there are agents, anonymous_agent, data, listen, mcpServers, mcpServersFile, policies, roles, servers, session)`},
+		{"unknown key, far", "{listen: 'localhost:1', zebra: 1}", `1:25: unknown key "zebra" (there are agents, anonymous_agent, data, hosts, listen, mcpServers, mcpServersFile, policies, roles, servers, session)`},
 		{"duplicate key", "data: a\nlisten: localhost:1\ndata: b\n", `3:1: key "data" is said twice`},
 		{"not a mapping", "- a\n", `1:1: want keys with values, got a list`},
 		{"syntax", "listen: [\n", `1:9: not YAML: sequence end token ']' not found`},
@@ -76,7 +76,10 @@ func TestEveryFaultSaysWhereAndWhat(t *testing.T) {
 		{"unknown server", "mcpServers: {files: {command: x}}\nservers: {filez: {}}", `2:11: servers.filez: there is no "filez" in mcpServers (did you mean "files"?)`},
 		{"unknown server, far", "mcpServers: {files: {command: x}}\nservers: {other: {}}", `2:11: servers.other: there is no "other" in mcpServers (there are files)`},
 		{"no servers", "servers: {other: {}}", `1:11: servers.other: there is no "other" in mcpServers, nor is any other server`},
-		{"pack", at("pack: filesystem"), `3:9: servers.a.pack: packs are not available in this version`},
+		{"pack", at("pack: filesytem"), `3:9: servers.a.pack: there is no pack "filesytem" (did you mean "filesystem"?)`},
+		{"pack, far", at("pack: payments"), `3:9: servers.a.pack: there is no pack "payments" (there are everything, filesystem, memory, sequential-thinking)`},
+		{"pack, no text", at("pack: [filesystem]"), `3:9: servers.a.pack: want a text, got a list`},
+		{"against a pack", at("actions: {read_file: {admin: true}}, pack: filesystem"), `3:13: servers.a.actions.read_file: bad descriptor: a.read_file is both read_only and admin`},
 		{"trust", at("trust_annotations: 1"), `3:22: servers.a.trust_annotations: want true or false, got 1`},
 		{"shared", at("shared: maybe"), `3:11: servers.a.shared: want true or false, got "maybe"`},
 		{"reversibility", at("actions: {x: {reversibility: fully}}"), `3:32: servers.a.actions.x.reversibility: "fully" is not one of full, partial, none`},
