@@ -59,6 +59,7 @@ type Server struct {
 	TrustAnnotations bool                    // readOnlyHint and its like may be believed
 	OAuth            *OAuth                  // how the hypervisor gets a token for it; nil: it needs none
 	Shared           bool                    // one connection for all agents and sessions
+	Pack             string                  // the bundled description that holds for it, a name of package packs; empty: none
 	Actions          map[string]action.Claim // by tool; "*": every tool
 }
 
@@ -66,14 +67,18 @@ type Server struct {
 const AnyTool = "*"
 
 // Claims returns what the operator says of a tool of a server, the strongest first, as action.Resolve wants it: of the tool
-// itself, then of every tool of that server.
-func (c *Config) Claims(server, tool string) []action.Claim {
+// itself, then of every tool of that server, then what the server's pack says of the tool.
+func (c *Config) Claims(server, tool string) []action.Claim { return c.Servers[server].claims(tool) }
+
+func (s Server) claims(tool string) []action.Claim {
 	var claims []action.Claim
-	actions := c.Servers[server].Actions
-	if claim, ok := actions[tool]; ok && tool != AnyTool {
+	if claim, ok := s.Actions[tool]; ok && tool != AnyTool {
 		claims = append(claims, claim)
 	}
-	if claim, ok := actions[AnyTool]; ok {
+	if claim, ok := s.Actions[AnyTool]; ok {
+		claims = append(claims, claim)
+	}
+	if claim, ok := bundled()[s.Pack][tool]; ok {
 		claims = append(claims, claim)
 	}
 	return claims

@@ -27,7 +27,7 @@ var update = flag.Bool("update", false, "rewrite golden files")
 
 func ptr[T any](v T) *T { return &v }
 
-// docs/contract.md "Configuration": its example, but for the adapter pack, which is not built yet.
+// docs/contract.md "Configuration": its example.
 func TestContractsExampleLoads(t *testing.T) {
 	c, err := Load(filepath.Join("testdata", "contract.yaml"), nil)
 	if err != nil {
@@ -41,7 +41,7 @@ func TestContractsExampleLoads(t *testing.T) {
 			"files":   {Type: "stdio", Command: "npx", Args: []string{"-y", "@modelcontextprotocol/server-filesystem", "/srv/work"}},
 			"tickets": {Type: "http", URL: "https://tickets.example/mcp"},
 		},
-		Servers: map[string]Server{"files": {TrustAnnotations: true, Actions: map[string]action.Claim{"move_file": {
+		Servers: map[string]Server{"files": {TrustAnnotations: true, Pack: "filesystem", Actions: map[string]action.Claim{"move_file": {
 			Reversibility: ptr(action.Full), UndoWindow: ptr(24 * time.Hour), Resource: ptr("{{args.source}}"),
 			Undo: &action.Call{Tool: "move_file", Args: map[string]any{"source": "{{args.destination}}", "destination": "{{args.source}}"}},
 		}}}},

@@ -184,17 +184,25 @@ func (l *loader) servers(it item) {
 			}
 		})
 		var s Server
+		places := map[string]item{}
 		l.object(it.atValue(), map[string]field{
 			"trust_annotations": func(it item) { set(&s.TrustAnnotations, it, l.boolean) },
 			"shared":            func(it item) { set(&s.Shared, it, l.boolean) },
+<<<<<<< HEAD
 			"oauth":             func(it item) { s.OAuth = l.oauth(name, it) },
 			"pack":              func(it item) { l.fault(it, "packs are not available in this version") },
 			"actions":           func(it item) { s.Actions = l.actions(name, it) },
+=======
+			"pack":              func(it item) { set(&s.Pack, it, l.pack) },
+			"actions":           func(it item) { s.Actions = l.actions(name, it, places) },
+>>>>>>> e09b4027ef6b9f4c188c98d6e963cc3838acceb3
 		})
+		l.consistent(name, s.claims, places)
 		l.Servers[name] = s
 	})
 }
 
+<<<<<<< HEAD
 // An OAuth is how the hypervisor itself gets a token for a server: by client credentials (RFC 6749 §4.4).
 type OAuth struct {
 	TokenURL     string
@@ -250,25 +258,33 @@ func (l *loader) secretURL(it item) (string, bool) {
 // actions reads what is said of a server's tools, and that each tool's own words and those of "*" do not contradict.
 func (l *loader) actions(server string, it item) map[string]action.Claim {
 	claims, places := map[string]action.Claim{}, map[string]item{}
+=======
+// actions reads what is said of a server's tools, and notes where.
+func (l *loader) actions(server string, it item, places map[string]item) map[string]action.Claim {
+	claims := map[string]action.Claim{}
+>>>>>>> e09b4027ef6b9f4c188c98d6e963cc3838acceb3
 	l.mapping(it, func(tool string, it item) {
 		places[tool] = it
 		claims[tool] = l.claim(it.atValue())
 		l.said.actions[server+"."+tool] = fmt.Sprintf("%s:%d:%d", l.file, it.at.Line, it.at.Column)
 	})
+	return claims
+}
+
+// consistent notes where each tool's own words, those of "*" and those of the pack contradict each other.
+func (l *loader) consistent(server string, claims func(tool string) []action.Claim, places map[string]item) {
+	if !serverName.MatchString(server) {
+		return // which is a fault of its own
+	}
 	for tool, it := range places {
-		id, all := server+"."+tool, []action.Claim{claims[tool]}
+		id := server + "." + tool
 		if tool == AnyTool {
 			id = server + ".any"
-		} else if any, ok := claims[AnyTool]; ok {
-			all = append(all, any)
 		}
-		if d := action.Resolve(id, all...); serverName.MatchString(server) {
-			if err := d.Validate(); err != nil {
-				l.fault(it, "%v", err)
-			}
+		if err := action.Resolve(id, claims(tool)...).Validate(); err != nil {
+			l.fault(it, "%v", err)
 		}
 	}
-	return claims
 }
 
 // maxName bounds what an action or a policy is called.

@@ -77,10 +77,11 @@ var (
 
 // A Hub is many MCP servers behind one, for many agents in many sessions. It is a handle, safe for concurrent use.
 type Hub struct {
-	hv   *hypervisor.Hypervisor
-	opt  HubOptions
-	own  sync.WaitGroup // goroutines, added to while serving
-	wake chan struct{}  // one slot: a seat is stale
+	hv       *hypervisor.Hypervisor
+	opt      HubOptions
+	patience time.Duration  // for a client to take what it is sent: writerPatience
+	own      sync.WaitGroup // goroutines, added to while serving
+	wake     chan struct{}  // one slot: a seat is stale
 
 	serving chan struct{} // closed once Run has begun
 
@@ -91,6 +92,7 @@ type Hub struct {
 	seats    map[seatKey]*seat
 	visits   int
 	running  map[*berth]struct{}
+	freed    chan struct{}      // closed, and another put in its place, when a connection has no user any more
 	stale    map[*seat]struct{} // seats whose lists are to be made anew
 	rendered map[renderKey]Tool
 	left     chan struct{} // closed when the last visit has left; nil: nobody waits
@@ -107,6 +109,7 @@ type server struct {
 	tools  []Tool    // as listed at the newest start of a connection
 	has    Features  // as said then
 	failed time.Time // when a first listing did not succeed
+	why    error     // valid with failed
 }
 
 type renderKey struct {
@@ -116,7 +119,7 @@ type renderKey struct {
 
 // NewHub returns a hub; opt may be nil. It returns an error for servers that cannot stand beside each other.
 func NewHub(hv *hypervisor.Hypervisor, opt *HubOptions) (*Hub, error) {
-	h := &Hub{hv: hv, wake: make(chan struct{}, 1), serving: make(chan struct{}), seats: map[seatKey]*seat{}, running: map[*berth]struct{}{},
+	h := &Hub{hv: hv, wake: make(chan struct{}, 1), freed: make(chan struct{}), patience: writerPatience, serving: make(chan struct{}), seats: map[seatKey]*seat{}, running: map[*berth]struct{}{},
 		stale: map[*seat]struct{}{}, rendered: map[renderKey]Tool{}}
 	if opt != nil {
 		h.opt = *opt
