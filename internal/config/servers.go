@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"net"
 	"net/url"
 	"regexp"
 	"slices"
@@ -188,81 +187,18 @@ func (l *loader) servers(it item) {
 		l.object(it.atValue(), map[string]field{
 			"trust_annotations": func(it item) { set(&s.TrustAnnotations, it, l.boolean) },
 			"shared":            func(it item) { set(&s.Shared, it, l.boolean) },
-<<<<<<< HEAD
 			"oauth":             func(it item) { s.OAuth = l.oauth(name, it) },
-			"pack":              func(it item) { l.fault(it, "packs are not available in this version") },
-			"actions":           func(it item) { s.Actions = l.actions(name, it) },
-=======
 			"pack":              func(it item) { set(&s.Pack, it, l.pack) },
 			"actions":           func(it item) { s.Actions = l.actions(name, it, places) },
->>>>>>> e09b4027ef6b9f4c188c98d6e963cc3838acceb3
 		})
 		l.consistent(name, s.claims, places)
 		l.Servers[name] = s
 	})
 }
 
-<<<<<<< HEAD
-// An OAuth is how the hypervisor itself gets a token for a server: by client credentials (RFC 6749 §4.4).
-type OAuth struct {
-	TokenURL     string
-	ClientID     string
-	ClientSecret string
-	Scopes       []string
-	Params       map[string]string // more form fields, such as resource or audience
-}
-
-// LogValue returns the credentials without their secret.
-func (o OAuth) LogValue() slog.Value {
-	return slog.GroupValue(slog.String("token_url", o.TokenURL), slog.String("client_id", o.ClientID))
-}
-
-var formField = regexp.MustCompile(`^[a-zA-Z0-9._~-]+$`)
-
-func (l *loader) oauth(server string, it item) *OAuth {
-	var o OAuth
-	before := len(*l.faults)
-	seen := l.object(it.atValue(), map[string]field{
-		"token_url":     func(it item) { set(&o.TokenURL, it, l.secretURL) },
-		"client_id":     func(it item) { set(&o.ClientID, it, l.text) },
-		"client_secret": func(it item) { set(&o.ClientSecret, it, l.text) },
-		"scopes":        func(it item) { o.Scopes = l.texts(it, l.text) },
-		"params":        func(it item) { o.Params = l.pairs(it, formField) },
-	})
-	for _, key := range []string{"token_url", "client_id", "client_secret"} {
-		if len(*l.faults) == before && !seen[key] {
-			l.fault(it, "%s is missing", key)
-		}
-	}
-	l.late = append(l.late, func() {
-		if l.MCPServers[server].Command != "" {
-			l.fault(it, "a server that is a command shows no token")
-		}
-	})
-	return &o
-}
-
-// secretURL reads an address that a secret may be sent to.
-func (l *loader) secretURL(it item) (string, bool) {
-	s, ok := l.url(it)
-	if !ok {
-		return "", false
-	}
-	if u, err := url.Parse(s); err == nil && u.Scheme != "https" && !loopback(net.JoinHostPort(u.Hostname(), "1")) {
-		l.fault(it, "the secret would go in the clear; want https, or a loopback address")
-		return "", false
-	}
-	return s, true
-}
-
-// actions reads what is said of a server's tools, and that each tool's own words and those of "*" do not contradict.
-func (l *loader) actions(server string, it item) map[string]action.Claim {
-	claims, places := map[string]action.Claim{}, map[string]item{}
-=======
 // actions reads what is said of a server's tools, and notes where.
 func (l *loader) actions(server string, it item, places map[string]item) map[string]action.Claim {
 	claims := map[string]action.Claim{}
->>>>>>> e09b4027ef6b9f4c188c98d6e963cc3838acceb3
 	l.mapping(it, func(tool string, it item) {
 		places[tool] = it
 		claims[tool] = l.claim(it.atValue())
