@@ -188,21 +188,15 @@ func (l *loader) servers(it item) {
 		l.object(it.atValue(), map[string]field{
 			"trust_annotations": func(it item) { set(&s.TrustAnnotations, it, l.boolean) },
 			"shared":            func(it item) { set(&s.Shared, it, l.boolean) },
-<<<<<<< HEAD
 			"oauth":             func(it item) { s.OAuth = l.oauth(name, it) },
-			"pack":              func(it item) { l.fault(it, "packs are not available in this version") },
-			"actions":           func(it item) { s.Actions = l.actions(name, it) },
-=======
 			"pack":              func(it item) { set(&s.Pack, it, l.pack) },
 			"actions":           func(it item) { s.Actions = l.actions(name, it, places) },
->>>>>>> e09b4027ef6b9f4c188c98d6e963cc3838acceb3
 		})
 		l.consistent(name, s.claims, places)
 		l.Servers[name] = s
 	})
 }
 
-<<<<<<< HEAD
 // An OAuth is how the hypervisor itself gets a token for a server: by client credentials (RFC 6749 §4.4).
 type OAuth struct {
 	TokenURL     string
@@ -255,14 +249,9 @@ func (l *loader) secretURL(it item) (string, bool) {
 	return s, true
 }
 
-// actions reads what is said of a server's tools, and that each tool's own words and those of "*" do not contradict.
-func (l *loader) actions(server string, it item) map[string]action.Claim {
-	claims, places := map[string]action.Claim{}, map[string]item{}
-=======
 // actions reads what is said of a server's tools, and notes where.
 func (l *loader) actions(server string, it item, places map[string]item) map[string]action.Claim {
 	claims := map[string]action.Claim{}
->>>>>>> e09b4027ef6b9f4c188c98d6e963cc3838acceb3
 	l.mapping(it, func(tool string, it item) {
 		places[tool] = it
 		claims[tool] = l.claim(it.atValue())
