@@ -91,7 +91,8 @@ func (h *Hub) seatOf(ctx context.Context, who Seat) (*seat, error) {
 
 // newSeat returns an open seat. The caller holds mu.
 func (h *Hub) newSeat(key seatKey, who Seat) *seat {
-	s := &seat{hub: h, key: key, berths: map[*server]*berth{}, shown: map[*server]*face{}, visits: map[*visit]struct{}{}, clients: map[string]*clientUse{}}
+	s := &seat{hub: h, key: key, berths: map[*server]*berth{}, shown: map[*server]*face{}, visits: map[*visit]struct{}{}, clients: map[string]*clientUse{},
+		used: h.opt.Clock.Now()}
 	s.ctx, s.cancel = context.WithCancel(h.ctx)
 	s.front = &Front{hv: h.hv, session: who.Session, agent: who.Agent, render: h.render, opt: FrontOptions{Log: h.opt.Log}}
 	s.front.faces = s.faces()
