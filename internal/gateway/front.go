@@ -238,6 +238,18 @@ func (f *Front) loaded(c *face) bool {
 	return c.loaded
 }
 
+// shownTool returns a tool by the name that the agent is shown.
+func (f *Front) shownTool(name string) (Tool, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, c := range f.faces {
+		if at := slices.IndexFunc(c.shown, func(t Tool) bool { return t.Name == name }); at >= 0 {
+			return c.shown[at], true
+		}
+	}
+	return Tool{}, false
+}
+
 // all returns the faces as they are now.
 func (f *Front) all() []*face {
 	f.mu.Lock()

@@ -8,11 +8,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 
@@ -82,19 +84,16 @@ func TestAConnectionIsMadeAtItsFirstUseAndEndedWhenIdleAndMadeAgain(t *testing.T
 
 func TestConnectionsAreLimitedAndTheLongestIdleMakesRoom(t *testing.T) {
 	hv, s := newSession(t, "0.80")
-	h := hallOf(t, hv, s, &HubOptions{Servers: []ServerSpec{stdio("one", "sdk"), stdio("two", "raw")}, MaxConnections: 1, Claims: reversible})
+	h := hallOf(t, hv, s, &HubOptions{Servers: []ServerSpec{stdio("one", "sdk"), stdio("two", "raw")}, MaxConnections: 1,
+		Claims: func(string, string) []action.Claim { return readOnly }})
 	p := postman{t: t, h: h, token: h.token(agentDID)}.session()
 	for range 2 { // each in turn
 		if got := p.echo("one__echo", 1, "a"); got != "a" {
 			t.Error(got)
 		}
-		eventually(t, "two is not listed", func() bool {
-			m, _ := p.say(`{"jsonrpc":"2.0","id":2,"method":"tools/list"}`)
-			h.clock.mu.Lock()
-			h.clock.now = h.clock.now.Add(maxBackoff) // a first listing that did not succeed is not tried again before
-			h.clock.mu.Unlock()
-			return strings.Contains(string(m.Result), "two__odd")
-		})
+		if m, _ := p.say(`{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"two__seen"}}`); !strings.Contains(string(m.Result), "tools/call") {
+			t.Errorf("%+v", m)
+		}
 	}
 	if running, _ := h.up(); running != 1 {
 		t.Errorf("%d running", running)
@@ -107,6 +106,9 @@ func TestADeadServerDoesNotHideTheOthersAndSaysWhenItIsTriedAgain(t *testing.T) 
 	cs := h.connect(t, agentDID, "2025-11-25", nil)
 	if list := strings.Join(names(t, cs), " "); !strings.Contains(list, "one__echo") || strings.Contains(list, "bad__") {
 		t.Error(list)
+	}
+	if text, code := call(t, cs, "bad__tool", `{}`); code != string(policy.UnknownAction) || !strings.Contains(text, "exit status 3") || !strings.Contains(text, "try again in") {
+		t.Errorf("%s %s", text, code)
 	}
 	if text, _ := call(t, cs, "one__die", `{}`); !strings.Contains(text, "unknown") {
 		t.Error(text)
@@ -256,5 +258,36 @@ func TestNothingOfTheAgentsOwnRequestReachesAServer(t *testing.T) {
 		if seen.Get("Authorization") != "" || seen.Get("Cookie") != "" || seen.Get("X-Mine") != "" || seen.Get("X-Key") != "k" || strings.Contains(fmt.Sprint(seen), p.extra[sessionHeader]) {
 			t.Errorf("%v", seen)
 		}
+	}
+}
+
+func TestAClientThatNeverReadsHoldsUpNobodyAndIsGivenUp(t *testing.T) {
+	o := &oddServer{t: t, call: func(w http.ResponseWriter, _ *http.Request, id, _ string) {
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprintf(w, `{"jsonrpc":"2.0","id":%s,"result":{"content":[{"type":"text","text":"%s"}]}}`, id, strings.Repeat("x", 15<<20))
+	}}
+	srv := httptest.NewServer(o)
+	t.Cleanup(srv.Close)
+	hv, s := newSession(t, "0.80")
+	h := hallOf(t, hv, s, &HubOptions{Servers: []ServerSpec{{Name: "odd", Endpoint: &Endpoint{URL: srv.URL}}, stdio("one", "sdk")},
+		Claims: func(string, string) []action.Claim { return readOnly }})
+	h.patience = 50 * time.Millisecond // the socket's own clock; there is no other
+	p := postman{t: t, h: h, token: h.token(agentDID)}.session()
+	p.say(`{"jsonrpc":"2.0","id":2,"method":"tools/list"}`)
+	conn, err := net.Dial("tcp", strings.TrimPrefix(h.url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	body := `{"jsonrpc":"2.0","id":3,"method":"tools/call","params":{"name":"odd__odd"}}`
+	fmt.Fprintf(conn, "POST / HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nAccept: application/json, text/event-stream\r\nAuthorization: Bearer %s\r\n"+
+		"%s: %s\r\nContent-Length: %d\r\n\r\n%s", h.token(agentDID), sessionHeader, p.extra[sessionHeader], len(body), body)
+	eventually(t, "the call is not made", func() bool { return o.called() == 1 })
+	if got := p.echo("one__echo", 4, "a"); got != "a" {
+		t.Error(got)
+	}
+	eventually(t, "the client is not given up", func() bool { h.mu.Lock(); defer h.mu.Unlock(); return h.visits == 0 })
+	if got := p.echo("one__echo", 5, "b"); got != "b" {
+		t.Error(got)
 	}
 }
