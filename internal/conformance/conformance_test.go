@@ -240,9 +240,9 @@ func TestNoScenarioIsLostThroughTheGateway(t *testing.T) {
 		t.Run(revision.name, func(t *testing.T) {
 			at := s.direct(t, revision.stateless)
 			direct := s.run(t, revision.name, at)
-			for how, server := range map[string]string{"http": "url: " + at, "stdio": "command: " + s.server} {
-				through := s.run(t, revision.name, newShim(t, served(t, s.hypervisor, server), "everything"))
-				what := revision.name + " " + how
+			for _, way := range []struct{ name, server string }{{"http", "url: " + at}, {"stdio", "command: " + s.server}} {
+				through := s.run(t, revision.name, newShim(t, served(t, s.hypervisor, way.server), "everything"))
+				what := revision.name + " " + way.name
 				for _, complaint := range compared(direct, through, known[what]) {
 					t.Errorf("%s: %s", what, complaint)
 				}
