@@ -267,13 +267,13 @@ func (l *link) page(ctx context.Context, cursor string) (p toolPage, err error) 
 
 // call is Upstream.Call on a running server.
 func (l *link) call(ctx context.Context, t *tap, tool string, args json.RawMessage) (json.RawMessage, error) {
-	return l.callAsking(ctx, tool, t.caller, func(p *mcp.CallToolParams) (json.RawMessage, error) {
-		once := &tap{progressToken: t.progressToken, progress: t.progress, headers: t.headers, caller: t.caller, ctx: ctx}
-		p.Arguments = args
+	return l.asking(ctx, tool, t.caller, func(say round) (json.RawMessage, error) {
+		p := &mcp.CallToolParams{Name: tool, Arguments: args}
+		say.put(p)
 		if t.progress != nil {
 			p.SetProgressToken(t.progressToken)
 		}
-		return l.ask(ctx, once, tool, func(ctx context.Context) error {
+		return l.ask(ctx, t.again(ctx), tool, func(ctx context.Context) error {
 			_, err := l.session.CallTool(ctx, p)
 			return err
 		})
@@ -282,7 +282,7 @@ func (l *link) call(ctx context.Context, t *tap, tool string, args json.RawMessa
 
 // request is Upstream.Request on a running server. The params are ours, so they decode.
 func (l *link) request(ctx context.Context, t *tap, method string, params json.RawMessage) (json.RawMessage, error) {
-	var do func(ctx context.Context) error
+	var do func(context.Context, round) error
 	switch method {
 	case "resources/list":
 		do = request(t, params, &mcp.ListResourcesParams{}, l.session.ListResources)
@@ -299,19 +299,26 @@ func (l *link) request(ctx context.Context, t *tap, method string, params json.R
 	default:
 		panic("gateway: " + method + " is not forwarded")
 	}
-	result, err := l.ask(ctx, t, method, do)
+	once := func(say round) (json.RawMessage, error) {
+		return l.ask(ctx, t.again(ctx), method, func(ctx context.Context) error { return do(ctx, say) })
+	}
+	if method == "resources/read" || method == "prompts/get" {
+		return l.asking(ctx, method, t.caller, once)
+	}
+	result, err := once(round{})
 	if errors.Is(err, errInput) {
-		return nil, fmt.Errorf("server %s asks for input before it does %s; the hypervisor passes that on for tools only", l.upstream.name, method)
+		return nil, fmt.Errorf("server %s asks for input before it does %s; that is passed on for tools, prompts and resources only", l.upstream.name, method)
 	}
 	return result, err
 }
 
 // request returns what makes one of the SDK's requests with our params.
-func request[P mcp.Params, R any](t *tap, params json.RawMessage, p P, do func(context.Context, P) (R, error)) func(context.Context) error {
-	return func(ctx context.Context) error {
+func request[P mcp.Params, R any](t *tap, params json.RawMessage, p P, do func(context.Context, P) (R, error)) func(context.Context, round) error {
+	return func(ctx context.Context, say round) error {
 		if err := json.Unmarshal(params, p); err != nil {
 			return fmt.Errorf("%w: %w", action.ErrNotDispatched, err)
 		}
+		say.put(p)
 		if token, ok := any(p).(interface{ SetProgressToken(any) }); ok && t.progress != nil {
 			token.SetProgressToken(t.progressToken)
 		}
