@@ -153,16 +153,11 @@ func (s *Session) prepareCall(caller policy.Caller, c session.Act) (*Tool, *sess
 			return tool, found
 		}
 	}
-	if tool.resource != nil {
-		text, err := tool.resource.Render(args.Values)
-		if err == nil {
-			text, err = action.NormaliseResource(text)
-		}
-		if err != nil {
-			found.Fault = "resource: " + err.Error()
-		}
-		found.Resource = text
+	resource, err := tool.Descriptor.ResourceOf(args.Values)
+	if err != nil { // what is touched is not known, so the call is not decided as one that touches nothing
+		found.Fault = "resource: " + err.Error()
 	}
+	found.Resource = resource
 	return tool, found
 }
 

@@ -2,7 +2,6 @@ package hypervisor
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -218,20 +217,6 @@ func (s *Session) load(ctx context.Context) error {
 	return nil
 }
 
-// drop lets the state go; the next use reads it again. The lock is held.
-func (s *Session) drop() {
-	if s.live == nil {
-		return
-	}
-	if s.live.st.lane.Err() != nil && s.live.state.Config.Consistency == session.Eventual {
-		s.lost = true
-	}
-	s.live = nil
-	s.hv.mu.Lock()
-	delete(s.hv.loaded, s)
-	s.hv.mu.Unlock()
-}
-
 // errStale is returned by readFrom for a snapshot of records that are not in the log: they were lost in a crash.
 var errStale = errors.New("snapshot is not of this log")
 
@@ -379,147 +364,4 @@ func (s *Session) rearm() {
 		s.live.armed = due
 		s.hv.timers.Set(s.id, due)
 	}
-}
-
-// A snapshotJSON is what a snapshot's State holds.
-type snapshotJSON struct {
-	State *session.State `json:"state"`
-	Tree  audit.Tree     `json:"tree"`
-	Head  audit.Hash     `json:"head"`
-}
-
-// keepSnapshot saves a snapshot now and then. The lock is held.
-func (s *Session) keepSnapshot(ctx context.Context) {
-	if s.live.st.seq-s.live.snapshot >= snapshotEvery {
-		s.saveSnapshot(ctx)
-	}
-}
-
-func (s *Session) saveSnapshot(ctx context.Context) {
-	l := s.live
-	b, err := json.Marshal(snapshotJSON{l.state, l.st.tree, l.st.head})
-	if err == nil {
-		err = s.hv.store.SaveSnapshot(ctx, eventlog.Snapshot{Stream: l.st.name, Seq: l.st.seq, Hash: l.st.head, State: b})
-	}
-	if err != nil {
-		s.hv.opts.Logger.Warn("saving a snapshot; loading will take longer", "session", s.id, "error", err)
-	}
-	l.snapshot = l.st.seq // also after an error: the next attempt comes later
-}
-
-// readSnapshot returns the session's snapshot if it reads. A bad one is passed over: it is a cache.
-func (s *Session) readSnapshot(ctx context.Context, name string) (snapshotJSON, bool) {
-	snap, ok, err := s.hv.store.Snapshot(ctx, name)
-	if err != nil || !ok {
-		return snapshotJSON{}, false // what is wrong with the store shows when the log is read
-	}
-	j := snapshotJSON{State: session.NewState(s.id)}
-	if err := json.Unmarshal(snap.State, &j); err != nil || j.State.Seq != snap.Seq || j.Head != snap.Hash || !j.Tree.Valid() || j.Tree.Size != snap.Seq {
-		s.hv.opts.Logger.Warn("passing over a bad snapshot", "session", s.id, "error", err)
-		return snapshotJSON{}, false
-	}
-	return j, true
-}
-
-// makeRoom lets go of idle sessions' states if too many are loaded: of one for the one that comes, and of a second while a time
-// in which all were busy has left more than there should be. s is being loaded, its lock is held.
-func (hv *Hypervisor) makeRoom(ctx context.Context, s *Session) {
-	for range 2 {
-		idle := hv.longestIdle(s)
-		if idle == nil {
-			return
-		}
-		idle.letGo(ctx)
-		idle.mu.Unlock()
-	}
-}
-
-// longestIdle returns, with its lock held, a session that can be let go; nil if there is none or no need.
-func (hv *Hypervisor) longestIdle(s *Session) (oldest *Session) {
-	const (
-		sample = 16 // the longest idle of so many: near enough to the longest of all
-		looks  = 64 // at so many, busy ones too
-	)
-	hv.mu.Lock()
-	defer hv.mu.Unlock()
-	if len(hv.loaded) < hv.opts.MaxLoaded {
-		return nil
-	}
-	idle, looked := 0, 0
-	for other := range hv.loaded { // in random order
-		if looked++; looked > looks || idle == sample {
-			break
-		}
-		if other == s || !other.mu.TryLock() {
-			continue
-		}
-		if !other.idle() {
-			other.mu.Unlock()
-			continue
-		}
-		if idle++; oldest != nil && !other.used.Before(oldest.used) {
-			other.mu.Unlock()
-			continue
-		}
-		if oldest != nil {
-			oldest.mu.Unlock()
-		}
-		oldest = other
-	}
-	return oldest
-}
-
-// letGo drops an idle session's state, and the handle too where nothing will be written any more. The lock is held.
-func (s *Session) letGo(ctx context.Context) {
-	l := s.live
-	if l.st.seq > l.snapshot && l.st.lane.Err() == nil {
-		s.saveSnapshot(ctx)
-	}
-	if l.state.Lifecycle == session.Archived {
-		s.hv.forget(s)
-		return
-	}
-	s.drop()
-	s.rest()
-}
-
-// idle reports whether nothing would be lost if the state were let go. The lock is held.
-func (s *Session) idle() bool {
-	if s.live == nil || len(s.calls) > 0 || s.live.st.pending.Load() > 0 {
-		return false
-	}
-	for _, t := range s.live.tallies {
-		if !t.NextFlush().IsZero() {
-			return false
-		}
-	}
-	return true
-}
-
-// putAway writes what only memory holds, at the end of the process.
-func (s *Session) putAway(ctx context.Context) error {
-	s.mu.Lock()
-	loaded := s.live != nil && s.live.state.Lifecycle != session.Absent
-	var owed []func(context.Context)
-	for _, c := range s.calls {
-		if c.owed != nil {
-			owed = append(owed, c.owed)
-		}
-	}
-	s.mu.Unlock()
-	for _, settle := range owed {
-		settle(ctx)
-	}
-	if !loaded && len(owed) == 0 {
-		return nil
-	}
-	if _, err := s.submit(ctx, policy.System, session.Tick{All: true}, nil); err != nil {
-		return err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.live != nil && s.live.st.seq > s.live.snapshot {
-		s.saveSnapshot(ctx)
-	}
-	return nil
 }

@@ -9,15 +9,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
-	"runtime"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
-	"weak"
 
-	"github.com/agenthypervisor/hypervisor/action"
 	"github.com/agenthypervisor/hypervisor/agent"
 	"github.com/agenthypervisor/hypervisor/audit"
 	"github.com/agenthypervisor/hypervisor/policy"
@@ -46,19 +41,6 @@ type Session struct {
 	gone      bool // another handle may stand for the session; this one writes nothing any more
 	recovered bool // this process has brought the session up to date
 	lost      bool // records were lost that may have been acknowledged; the next record opens an epoch
-}
-
-// A Tool is an action that can be done in a session, and what does it.
-type Tool struct {
-	Descriptor action.Descriptor
-	Do         action.Func
-	// Check says what is wrong with a call's arguments. Nil: any JSON object will do.
-	Check func(args map[string]any) error
-	// Changed says that the tool's definition is not the one that was pinned: its calls are refused until that is accepted.
-	Changed bool
-
-	digest   audit.Hash
-	resource *action.Template
 }
 
 // A Summary says how a session ended.
@@ -190,110 +172,6 @@ func refusedOr(d policy.Decision, err error) error {
 		return &Refused{d}
 	}
 	return err
-}
-
-// handle returns the one handle of an id, without asking whether there is such a session.
-func (hv *Hypervisor) handle(id string) *Session {
-	hv.mu.Lock()
-	defer hv.mu.Unlock()
-	if s := hv.sessions[id]; s != nil {
-		return s
-	}
-	if s := hv.resting[id].Value(); s != nil {
-		hv.wake(s)
-		return s
-	}
-	s := &Session{hv: hv, id: id, sealed: make(chan struct{})}
-	runtime.AddCleanup(s, hv.collected, id)
-	hv.sessions[id] = s
-	return s
-}
-
-// rest leaves the handle to those who hold it: an evicted session costs next to nothing. The handle stays where it knows what
-// no record says. The lock is held.
-func (s *Session) rest() {
-	if len(s.tools) > 0 || len(s.calls) > 0 || s.lost || s.recovered && s.hv.clockBehind || s.reviving.Load() {
-		return
-	}
-	s.hv.mu.Lock()
-	defer s.hv.mu.Unlock()
-	if s.hv.sessions[s.id] == s {
-		delete(s.hv.sessions, s.id)
-		s.hv.resting[s.id] = weak.Make(s)
-	}
-}
-
-// wake takes a resting handle back, since it is used again. hv.mu is held.
-func (hv *Hypervisor) wake(s *Session) {
-	if hv.resting[s.id].Value() == s {
-		delete(hv.resting, s.id)
-		hv.sessions[s.id] = s
-	}
-}
-
-// collected forgets a resting handle that nobody held any more. The garbage collector calls it.
-func (hv *Hypervisor) collected(id string) {
-	hv.mu.Lock()
-	defer hv.mu.Unlock()
-	if hv.resting[id].Value() == nil {
-		delete(hv.resting, id)
-	}
-	if len(hv.resting) == 0 {
-		hv.resting = map[string]weak.Pointer[Session]{} // an empty map keeps the room of its best days
-	}
-}
-
-// Session returns the handle of a session, or ErrNotFound.
-func (hv *Hypervisor) Session(ctx context.Context, id string) (*Session, error) {
-	if !session.ValidID(id) {
-		return nil, fmt.Errorf("session %q: %w", id, ErrNotFound)
-	}
-	for {
-		s := hv.handle(id)
-		err := s.find(ctx)
-		switch {
-		case errors.Is(err, errForgotten):
-			continue
-		case err != nil:
-			return nil, err
-		}
-		return s, nil
-	}
-}
-
-// find loads the session; ErrNotFound says that there is none, errForgotten that another handle must be asked.
-func (s *Session) find(ctx context.Context) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.gone {
-		return errForgotten
-	}
-	err := s.load(ctx)
-	if err == nil && s.live.state.Lifecycle == session.Absent {
-		err = fmt.Errorf("session %q: %w", s.id, ErrNotFound)
-	}
-	if err != nil && !s.known {
-		s.hv.forget(s)
-	}
-	return err
-}
-
-// errForgotten is returned by a handle that was forgotten while its caller waited for it, before there was a session.
-var errForgotten = errors.New("the handle was let go")
-
-// forget lets a handle go that nobody else was given, or whose session is archived: nothing is written through it any more.
-// Its lock is held.
-func (hv *Hypervisor) forget(s *Session) {
-	s.drop()
-	if len(s.calls) > 0 {
-		return // the last of them to end asks again
-	}
-	s.gone = true
-	hv.mu.Lock()
-	defer hv.mu.Unlock()
-	if hv.sessions[s.id] == s {
-		delete(hv.sessions, s.id)
-	}
 }
 
 // command is submit for a caller from outside: it is not let in once Close has begun.
@@ -438,67 +316,6 @@ func (s *Session) End(ctx context.Context, caller policy.Caller, c session.Termi
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.sum, nil
-}
-
-// Register names an action and what does it. A bad descriptor, or one registered twice, panics, as http.Handle does.
-func (s *Session) Register(d action.Descriptor, do action.Func) {
-	t := &Tool{Descriptor: d, Do: do}
-	if err := t.prepare(); err != nil {
-		panic("hypervisor: " + err.Error())
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.tools[""][d.ID] != nil {
-		panic(fmt.Sprintf("hypervisor: action %s is registered twice", d.ID))
-	}
-	s.keepTools("", map[string]*Tool{d.ID: t})
-}
-
-// SetTools replaces an agent's tools whose ids begin with prefix: a server's, when its list is read anew. The zero agent's are
-// everybody's; an agent's own come first. It returns the first bad descriptor's error and then changes nothing.
-func (s *Session) SetTools(agent policy.DID, prefix string, tools []Tool) error {
-	next := map[string]*Tool{}
-	for i := range tools {
-		if err := tools[i].prepare(); err != nil {
-			return err
-		}
-		next[tools[i].Descriptor.ID] = &tools[i]
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	maps.DeleteFunc(s.tools[agent], func(id string, _ *Tool) bool { return strings.HasPrefix(id, prefix) })
-	s.keepTools(agent, next)
-	return nil
-}
-
-// keepTools adds to an agent's tools. The lock is held.
-func (s *Session) keepTools(agent policy.DID, tools map[string]*Tool) {
-	if s.tools == nil {
-		s.tools = map[policy.DID]map[string]*Tool{}
-	}
-	if s.tools[agent] == nil {
-		s.tools[agent] = map[string]*Tool{}
-	}
-	maps.Copy(s.tools[agent], tools)
-}
-
-// prepare checks the descriptor and computes what every call of the tool needs.
-func (t *Tool) prepare() error {
-	if err := t.Descriptor.Validate(); err != nil {
-		return err
-	}
-	if t.Do == nil {
-		return fmt.Errorf("%w: %s has no function", action.ErrDescriptor, t.Descriptor.ID)
-	}
-	if t.Descriptor.Resource != "" {
-		tpl, err := action.ParseTemplate(t.Descriptor.Resource)
-		if err != nil {
-			return fmt.Errorf("%w: %s: resource: %w", action.ErrDescriptor, t.Descriptor.ID, err)
-		}
-		t.resource = &tpl
-	}
-	t.digest = t.Descriptor.Digest()
-	return nil
 }
 
 // key stamps a command's idempotency key with the digest of its content under the session's key.

@@ -49,7 +49,7 @@ func TestContractsExampleLoads(t *testing.T) {
 		AnonymousAgent: &Agent{"did:mesh:local", ptr(ring.MustSigma("0.8"))},
 		Policies:       []cel.Rule{{Name: "no-prod-writes", When: `action.id == "files.write_file" && resource.under("/prod")`, Effect: policy.Deny}},
 	}
-	if diff := cmp.Diff(want, c, cmpopts.IgnoreFields(Config{}, "Rules"), cmpopts.IgnoreUnexported(Config{})); diff != "" {
+	if diff := cmp.Diff(want, c, cmpopts.IgnoreFields(Config{}, "Rules", "Digest"), cmpopts.IgnoreUnexported(Config{})); diff != "" {
 		t.Error(diff)
 	}
 	verdict := c.Rules.Evaluate(policy.Request{Action: action.Descriptor{ID: "files.write_file"}, Resource: "/prod/a"})
@@ -66,7 +66,7 @@ func TestNothingWrittenIsTheDefaults(t *testing.T) {
 			continue
 		}
 		want := &Config{Listen: DefaultListen, Data: DefaultData, MCPServers: map[string]MCPServer{}, Servers: map[string]Server{}}
-		if diff := cmp.Diff(want, c, cmpopts.IgnoreFields(Config{}, "Rules"), cmpopts.IgnoreUnexported(Config{})); diff != "" {
+		if diff := cmp.Diff(want, c, cmpopts.IgnoreFields(Config{}, "Rules", "Digest"), cmpopts.IgnoreUnexported(Config{})); diff != "" {
 			t.Errorf("%q: %s", text, diff)
 		}
 		if c.Rules.Len() != 0 || c.Rules.Version() != new(cel.Rules).Version() {
@@ -112,7 +112,7 @@ roles: {operator: ["did:mesh:op"], approver: [alice@example.com], auditor: [a], 
 		}}},
 		Roles: Roles{[]string{"did:mesh:op"}, []string{"alice@example.com"}, []string{"a"}, []string{"s"}},
 	}
-	if diff := cmp.Diff(want, c, cmpopts.IgnoreFields(Config{}, "Rules"), cmpopts.IgnoreUnexported(Config{})); diff != "" {
+	if diff := cmp.Diff(want, c, cmpopts.IgnoreFields(Config{}, "Rules", "Digest"), cmpopts.IgnoreUnexported(Config{})); diff != "" {
 		t.Error(diff)
 	}
 }

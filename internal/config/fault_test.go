@@ -106,6 +106,10 @@ func TestEveryFaultSaysWhereAndWhat(t *testing.T) {
 		{"role did", "roles: {auditor: ['did:x']}", `1:19: roles.auditor[0]: "did:x": not a DID (did:method:identifier)`},
 		{"role twice", "roles: {auditor: [a, a]}", `1:22: roles.auditor[1]: "a" is listed twice`},
 		{"role long", "roles: {auditor: [" + strings.Repeat("a", 256) + "]}", `1:19: roles.auditor[0]: longer than 255 bytes`},
+		{"a host with a star", "hosts: ['*.example']", `1:9: hosts[0]: a name is said in full, got "*.example"`},
+		{"oauth of a command", "mcpServers: {a: {command: x}}\nservers: {a: {oauth: {token_url: 'https://t.example', client_id: i, client_secret: s}}}", `2:22: servers.a.oauth: a server that is a command shows no token`},
+		{"oauth in part", "mcpServers: {a: {url: 'https://a.example'}}\nservers: {a: {oauth: {token_url: 'https://t.example', client_id: i}}}", `2:22: servers.a.oauth: client_secret is missing`},
+		{"oauth over plain http", "mcpServers: {a: {url: 'https://a.example'}}\nservers: {a: {oauth: {token_url: 'http://t.example', client_id: i, client_secret: s}}}", `2:34: servers.a.oauth.token_url: the secret would go in the clear; want https, or a loopback address`},
 		{"anonymous", "listen: 0.0.0.0:7700\nanonymous_agent: {did: 'did:mesh:local', sigma: 0.80}", `2:18: anonymous_agent: whoever reaches 0.0.0.0:7700 would be did:mesh:local; listen on a loopback address such as 127.0.0.1:7700, or remove it`},
 		{"anonymous everywhere", "anonymous_agent: {did: 'did:mesh:local'}\nlisten: ':7700'", `1:18: anonymous_agent: whoever reaches :7700 would be did:mesh:local; listen on a loopback address such as 127.0.0.1:7700, or remove it`},
 		// rules

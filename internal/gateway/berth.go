@@ -60,7 +60,7 @@ func (b *berth) features() (Features, bool) {
 
 // use returns the running upstream once it is ready.
 func (b *berth) use(ctx context.Context) (*Upstream, func(), error) {
-	up, err := b.board()
+	up, err := b.board(ctx)
 	if err != nil {
 		return nil, nil, fmt.Errorf("%w: server %s: %w", action.ErrNotDispatched, b.Name(), err)
 	}
@@ -74,33 +74,64 @@ func (b *berth) use(ctx context.Context) (*Upstream, func(), error) {
 	return up, b.leave, nil // where it is down, the call says so and when it is worth another try
 }
 
-// board counts a user in and sees to it that the upstream runs.
-func (b *berth) board() (*Upstream, error) {
+// board counts a user in and sees to it that the upstream runs. Where all connections are in use it waits for one a while.
+func (b *berth) board(ctx context.Context) (*Upstream, error) {
 	h := b.hub
-	h.mu.Lock()
-	defer h.mu.Unlock()
+	var waiting context.Context
+	for {
+		h.mu.Lock()
+		up, err := b.tryBoard()
+		freed := h.freed
+		h.mu.Unlock()
+		if !errors.Is(err, errNoRoom) {
+			return up, err
+		}
+		if waiting == nil {
+			var stop func()
+			waiting, stop = withTimeout(ctx, h.opt.Clock, roomPatience, errNoRoom)
+			defer stop()
+		}
+		select {
+		case <-freed:
+		case <-waiting.Done():
+			return nil, context.Cause(waiting)
+		}
+	}
+}
+
+// tryBoard is board without waiting. The caller holds mu.
+func (b *berth) tryBoard() (*Upstream, error) {
+	h := b.hub
 	switch {
 	case b.retired:
 		return nil, errRetired
 	case h.ctx == nil:
 		return nil, errNotServing
-	}
-	if b.stop == nil {
-		if len(h.running) >= h.opt.MaxConnections && !h.stopLongestIdle() {
-			return nil, fmt.Errorf("all %d connections to servers are in use; try again in a moment", h.opt.MaxConnections)
-		}
+	case b.stop == nil && len(h.running) >= h.opt.MaxConnections && !h.stopLongestIdle():
+		return nil, errNoRoom
+	case b.stop == nil:
 		b.start()
 	}
 	b.users++
 	return b.up, nil
 }
 
+// roomPatience is how long a call waits for one of the connections that are all in use.
+const roomPatience = 10 * time.Second
+
+var errNoRoom = errors.New("all connections to servers are in use; try again in a moment")
+
 func (b *berth) leave() {
 	b.hub.mu.Lock()
 	defer b.hub.mu.Unlock()
 	b.users--
 	b.used = b.hub.opt.Clock.Now()
-	if b.users == 0 && b.retired && b.stop != nil {
+	if b.users > 0 {
+		return
+	}
+	close(b.hub.freed)
+	b.hub.freed = make(chan struct{})
+	if b.retired && b.stop != nil {
 		b.halt()
 	}
 }
@@ -186,7 +217,7 @@ func (b *berth) update(up *Upstream) {
 	common := b.fresh && (!s.listed || !sameTools(s.tools, tools))
 	b.listed, b.tools, b.has = true, tools, up.Features()
 	if b.fresh {
-		b.fresh, s.listed, s.tools, s.has, s.failed = false, true, tools, b.has, time.Time{}
+		b.fresh, s.listed, s.tools, s.has, s.why = false, true, tools, b.has, nil
 	}
 	if !own && !common {
 		return

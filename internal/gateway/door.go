@@ -130,11 +130,13 @@ func (v *visit) serve(w http.ResponseWriter) {
 	r := v.r.Clone(v.ctx)
 	r.Header.Del("Authorization") // nobody behind here has any business with it
 	r.Header.Del("Cookie")
-	pw := &patientWriter{ResponseWriter: w, rc: http.NewResponseController(w), giveUp: v.cancel}
+	pw := &patientWriter{ResponseWriter: w, rc: http.NewResponseController(w), patience: v.seat.hub.patience, giveUp: v.cancel}
 	version := r.Header.Get(versionHeader)
+	var e envelope
+	var body []byte
 	if r.Method == http.MethodPost {
-		e, ok := v.readBody(pw, r)
-		if !ok {
+		var ok bool
+		if e, body, ok = v.readBody(pw, r); !ok {
 			return
 		}
 		if version == "" {
@@ -147,6 +149,10 @@ func (v *visit) serve(w http.ResponseWriter) {
 		}
 	}
 	if version >= modernProtocol {
+		if why := v.seat.checkHeaders(r.Header, e); why != nil {
+			answerFault(pw, &fault{code: codeHeaderMismatch, text: why.Error(), id: salvageID(body)})
+			return
+		}
 		v.seat.stateless.ServeHTTP(pw, r)
 		return
 	}
@@ -159,7 +165,7 @@ func (v *visit) serve(w http.ResponseWriter) {
 }
 
 // readBody reads and checks the body, puts it back, and reports whether there is more to do.
-func (v *visit) readBody(w *patientWriter, r *http.Request) (envelope, bool) {
+func (v *visit) readBody(w *patientWriter, r *http.Request) (envelope, []byte, bool) {
 	_ = w.rc.SetReadDeadline(time.Now().Add(bodyPatience)) // a connection that has none, as in a test, is not a slow one
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBodyBytes))
 	_ = w.rc.SetReadDeadline(time.Time{})
@@ -167,20 +173,44 @@ func (v *visit) readBody(w *patientWriter, r *http.Request) (envelope, bool) {
 	switch {
 	case errors.As(err, &tooLong):
 		http.Error(w, "a message is at most 4 MiB", http.StatusRequestEntityTooLarge)
-		return envelope{}, false
+		return envelope{}, nil, false
 	case err != nil:
 		http.Error(w, "the body did not come", http.StatusBadRequest)
-		return envelope{}, false
+		return envelope{}, nil, false
 	}
 	e, f := parse(body)
 	if f != nil {
-		w.Header().Set("Content-Type", "application/json")
-		w.WriteHeader(http.StatusBadRequest)
-		_, _ = w.Write(f.line()) // whoever sent it may be gone
-		return envelope{}, false
+		answerFault(w, f)
+		return envelope{}, nil, false
 	}
 	r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
-	return e, true
+	return e, body, true
+}
+
+// answerFault answers a request that goes no further.
+func answerFault(w http.ResponseWriter, f *fault) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(http.StatusBadRequest)
+	_, _ = w.Write(f.line()) // whoever sent it may be gone
+}
+
+// checkHeaders returns what of a modern call's headers says otherwise than its arguments, by the tool's schema.
+func (s *seat) checkHeaders(h http.Header, e envelope) error {
+	if e.method != "tools/call" {
+		return nil
+	}
+	var p struct {
+		Name string          `json:"name"`
+		Args json.RawMessage `json:"arguments"`
+	}
+	if jsonv2.Unmarshal(e.params, &p) != nil {
+		return nil // which the SDK refuses
+	}
+	t, ok := s.front.shownTool(p.Name)
+	if !ok {
+		return nil
+	}
+	return t.checkHeaders(h, p.Args)
 }
 
 // claimedVersion returns the revision that a request says it is of; empty: it says none.
@@ -198,13 +228,14 @@ func claimedVersion(params json.RawMessage) string {
 // A patientWriter gives a client some time to take what it is sent, and then up.
 type patientWriter struct {
 	http.ResponseWriter
-	rc     *http.ResponseController
-	giveUp context.CancelCauseFunc
+	rc       *http.ResponseController
+	patience time.Duration
+	giveUp   context.CancelCauseFunc
 }
 
-// Write writes within writerPatience or ends the request.
+// Write writes in time or ends the request.
 func (w *patientWriter) Write(p []byte) (int, error) {
-	_ = w.rc.SetWriteDeadline(time.Now().Add(writerPatience)) // a writer without deadlines has no slow client
+	_ = w.rc.SetWriteDeadline(time.Now().Add(w.patience)) // a writer without deadlines has no slow client
 	n, err := w.ResponseWriter.Write(p)
 	if err != nil {
 		w.giveUp(err)
@@ -214,7 +245,7 @@ func (w *patientWriter) Write(p []byte) (int, error) {
 
 // Flush sends what is buffered.
 func (w *patientWriter) Flush() {
-	_ = w.rc.SetWriteDeadline(time.Now().Add(writerPatience))
+	_ = w.rc.SetWriteDeadline(time.Now().Add(w.patience))
 	if err := w.rc.Flush(); err != nil && !errors.Is(err, http.ErrNotSupported) {
 		w.giveUp(err)
 	}

@@ -117,13 +117,15 @@ func (f *Front) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	return server.Run(ctx, in, out)
 }
 
-// follow takes over every change of the upstream's list.
+// follow takes over every change of the upstream's list, and every definition that an operator accepts.
 func (f *Front) follow(ctx context.Context, server *Server) {
 	for {
+		accepted := f.hv.Accepted()
 		select {
 		case <-ctx.Done():
 			return
 		case <-f.up.Changed():
+		case <-accepted:
 		}
 		if _, err := f.refresh(ctx, f.faces[0]); err != nil {
 			// What is registered stays, and a call of a tool that has changed since is not sent (Upstream.Call).
@@ -236,6 +238,18 @@ func (f *Front) loaded(c *face) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return c.loaded
+}
+
+// shownTool returns a tool by the name that the agent is shown.
+func (f *Front) shownTool(name string) (Tool, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, c := range f.faces {
+		if at := slices.IndexFunc(c.shown, func(t Tool) bool { return t.Name == name }); at >= 0 {
+			return c.shown[at], true
+		}
+	}
+	return Tool{}, false
 }
 
 // all returns the faces as they are now.

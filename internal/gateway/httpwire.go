@@ -283,7 +283,7 @@ func (w *httpWire) request(ctx context.Context, method string, o *outgoing, r *j
 	w.mu.Unlock()
 	if r != nil {
 		version = describe(req.Header, r, version)
-		if t, ok := ctx.Value(tapKey{}).(*tap); ok {
+		if t, ok := ctx.Value(tapKey{}).(*tap); ok && version >= modernProtocol {
 			for name, value := range t.headers {
 				req.Header.Set(name, value)
 			}

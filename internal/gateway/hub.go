@@ -77,10 +77,13 @@ var (
 
 // A Hub is many MCP servers behind one, for many agents in many sessions. It is a handle, safe for concurrent use.
 type Hub struct {
-	hv   *hypervisor.Hypervisor
-	opt  HubOptions
-	own  sync.WaitGroup // goroutines, added to while serving
-	wake chan struct{}  // one slot: a seat is stale
+	hv       *hypervisor.Hypervisor
+	opt      HubOptions
+	patience time.Duration  // for a client to take what it is sent: writerPatience
+	own      sync.WaitGroup // goroutines, added to while serving
+	wake     chan struct{}  // one slot: a seat is stale
+
+	serving chan struct{} // closed once Run has begun
 
 	mu       sync.Mutex
 	ctx      context.Context // of all upstreams and seats; nil: not serving
@@ -89,6 +92,7 @@ type Hub struct {
 	seats    map[seatKey]*seat
 	visits   int
 	running  map[*berth]struct{}
+	freed    chan struct{}      // closed, and another put in its place, when a connection has no user any more
 	stale    map[*seat]struct{} // seats whose lists are to be made anew
 	rendered map[renderKey]Tool
 	left     chan struct{} // closed when the last visit has left; nil: nobody waits
@@ -105,6 +109,7 @@ type server struct {
 	tools  []Tool    // as listed at the newest start of a connection
 	has    Features  // as said then
 	failed time.Time // when a first listing did not succeed
+	why    error     // valid with failed
 }
 
 type renderKey struct {
@@ -114,7 +119,7 @@ type renderKey struct {
 
 // NewHub returns a hub; opt may be nil. It returns an error for servers that cannot stand beside each other.
 func NewHub(hv *hypervisor.Hypervisor, opt *HubOptions) (*Hub, error) {
-	h := &Hub{hv: hv, wake: make(chan struct{}, 1), seats: map[seatKey]*seat{}, running: map[*berth]struct{}{},
+	h := &Hub{hv: hv, wake: make(chan struct{}, 1), freed: make(chan struct{}), patience: writerPatience, serving: make(chan struct{}), seats: map[seatKey]*seat{}, running: map[*berth]struct{}{},
 		stale: map[*seat]struct{}{}, rendered: map[renderKey]Tool{}}
 	if opt != nil {
 		h.opt = *opt
@@ -211,6 +216,9 @@ func (h *Hub) markStale(s *seat) {
 	}
 }
 
+// Serving returns a channel that is closed once Run has begun and the handler takes requests.
+func (h *Hub) Serving() <-chan struct{} { return h.serving }
+
 // Run serves until ctx ends: before it is called and after it has begun to end, the handler answers 503. At the end it lets the
 // calls under way finish (half a minute at most), ends all open streams, stops all servers, and returns ctx's cause once no
 // process and goroutine of the hub is left. It is called once, and the HTTP server is shut down after it.
@@ -220,6 +228,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	h.ctx = live
 	h.own.Go(func() { h.refreshStale(live) })
 	h.mu.Unlock()
+	close(h.serving)
 	for ctx.Err() == nil {
 		select {
 		case <-ctx.Done():

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -91,7 +92,8 @@ func (h *Hub) seatOf(ctx context.Context, who Seat) (*seat, error) {
 
 // newSeat returns an open seat. The caller holds mu.
 func (h *Hub) newSeat(key seatKey, who Seat) *seat {
-	s := &seat{hub: h, key: key, berths: map[*server]*berth{}, shown: map[*server]*face{}, visits: map[*visit]struct{}{}, clients: map[string]*clientUse{}}
+	s := &seat{hub: h, key: key, berths: map[*server]*berth{}, shown: map[*server]*face{}, visits: map[*visit]struct{}{}, clients: map[string]*clientUse{},
+		used: h.opt.Clock.Now()}
 	s.ctx, s.cancel = context.WithCancel(h.ctx)
 	s.front = &Front{hv: h.hv, session: who.Session, agent: who.Agent, render: h.render, opt: FrontOptions{Log: h.opt.Log}}
 	s.front.faces = s.faces()
@@ -203,13 +205,14 @@ func (b *berth) listFirst(ctx context.Context) error {
 	h := b.hub
 	h.mu.Lock()
 	_, listed := b.knownLocked()
-	failed := !s.failed.IsZero() && h.opt.Clock.Now().Sub(s.failed) < maxBackoff
+	again := maxBackoff - h.opt.Clock.Now().Sub(s.failed)
+	why := s.why
 	h.mu.Unlock()
 	switch {
 	case listed:
 		return nil
-	case failed:
-		return errDown
+	case why != nil && again > 0:
+		return fmt.Errorf("%w; it is tried again in %s", why, again.Round(time.Second))
 	}
 	up, release, err := b.use(ctx)
 	if err == nil {
@@ -219,12 +222,10 @@ func (b *berth) listFirst(ctx context.Context) error {
 		}
 	}
 	h.mu.Lock()
-	s.failed = h.opt.Clock.Now()
+	s.failed, s.why = h.opt.Clock.Now(), err
 	h.mu.Unlock()
 	return err
 }
-
-var errDown = fmt.Errorf("the server did not start a moment ago; it is tried again within %s", maxBackoff)
 
 // Tools returns the tools the agent is shown.
 func (s *seat) Tools(ctx context.Context) ([]Tool, error) {
@@ -235,7 +236,30 @@ func (s *seat) Tools(ctx context.Context) ([]Tool, error) {
 // Act puts a call to the session.
 func (s *seat) Act(ctx context.Context, tool string, args json.RawMessage) (Reply, error) {
 	s.prepare(ctx)
-	return s.front.Act(ctx, tool, args)
+	reply, err := s.front.Act(ctx, tool, args)
+	if err == nil && reply.Decision.Code == policy.UnknownAction {
+		if why := s.unlisted(tool); why != nil {
+			reply.Decision.Reason = neutralText(why.Error())
+		}
+	}
+	return reply, err
+}
+
+// unlisted returns why the tools of the server that a tool seems to be of are not known yet, or nil where they are.
+func (s *seat) unlisted(tool string) error {
+	for _, c := range s.front.all() {
+		if !strings.HasPrefix(tool, c.Name()+"__") || s.front.loaded(c) {
+			continue
+		}
+		why := errSlow
+		s.hub.mu.Lock()
+		if b := c.source.(*berth); b.server.why != nil {
+			why = b.server.why
+		}
+		s.hub.mu.Unlock()
+		return fmt.Errorf("the tools of server %s are not known yet: %w; nothing was done, try again in %s", c.Name(), why, maxBackoff)
+	}
+	return nil
 }
 
 // Read does a request that is not a tool's.

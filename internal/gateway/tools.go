@@ -22,8 +22,9 @@ type Tool struct {
 	Annotations action.Annotations // the server's own hints
 	Digest      [sha256.Size]byte  // the pin: of the definition with names sorted, whitespace and spelling of strings set aside
 
-	schema *jsonschema.Resolved
-	fault  error // why schema is nil
+	schema  *jsonschema.Resolved
+	fault   error // why schema is nil
+	headers []paramHeader
 }
 
 // ErrTool is returned, wrapped with what is wrong, for a definition that is not one.
@@ -63,6 +64,7 @@ func ParseTool(definition json.RawMessage) (Tool, error) {
 	t := Tool{Name: d.Name, Definition: definition, Digest: sha256.Sum256(sorted)}
 	t.Annotations = action.Annotations(d.Annotations)
 	t.schema, t.fault = resolveSchema(json.RawMessage(d.InputSchema))
+	t.headers = paramHeaders(json.RawMessage(d.InputSchema))
 	return t, nil
 }
 

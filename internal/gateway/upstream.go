@@ -256,6 +256,9 @@ func (u *Upstream) Call(ctx context.Context, t Tool, args json.RawMessage, progr
 	if progress != nil {
 		wire.progressToken, wire.progress = u.tokens.Add(1), progress
 	}
+	if u.endpoint != nil {
+		wire.headers = t.wantedHeaders(args)
+	}
 	if !u.opt.Shared {
 		wire.caller = callerOf(ctx)
 	}

@@ -1,0 +1,82 @@
+package hypervisor
+
+import (
+	"fmt"
+	"maps"
+	"strings"
+
+	"github.com/agenthypervisor/hypervisor/action"
+	"github.com/agenthypervisor/hypervisor/audit"
+	"github.com/agenthypervisor/hypervisor/policy"
+)
+
+// tools.go: what can be done in a session, and what does it.
+
+// A Tool is an action that can be done in a session, and what does it.
+type Tool struct {
+	Descriptor action.Descriptor
+	Do         action.Func
+	// Check says what is wrong with a call's arguments. Nil: any JSON object will do.
+	Check func(args map[string]any) error
+	// Changed says that the tool's definition is not the one that was pinned: its calls are refused until that is accepted.
+	Changed bool
+
+	digest audit.Hash
+}
+
+// Register names an action and what does it. A bad descriptor, or one registered twice, panics, as http.Handle does.
+func (s *Session) Register(d action.Descriptor, do action.Func) {
+	t := &Tool{Descriptor: d, Do: do}
+	if err := t.prepare(); err != nil {
+		panic("hypervisor: " + err.Error())
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.tools[""][d.ID] != nil {
+		panic(fmt.Sprintf("hypervisor: action %s is registered twice", d.ID))
+	}
+	s.keepTools("", map[string]*Tool{d.ID: t})
+}
+
+// SetTools replaces an agent's tools whose ids begin with prefix: a server's, when its list is read anew. The zero agent's are
+// everybody's; an agent's own come first. It returns the first bad descriptor's error and then changes nothing.
+func (s *Session) SetTools(agent policy.DID, prefix string, tools []Tool) error {
+	next := map[string]*Tool{}
+	for i := range tools {
+		if err := tools[i].prepare(); err != nil {
+			return err
+		}
+		next[tools[i].Descriptor.ID] = &tools[i]
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	maps.DeleteFunc(s.tools[agent], func(id string, _ *Tool) bool { return strings.HasPrefix(id, prefix) })
+	s.keepTools(agent, next)
+	return nil
+}
+
+// keepTools adds to an agent's tools. The lock is held.
+func (s *Session) keepTools(agent policy.DID, tools map[string]*Tool) {
+	if s.tools == nil {
+		s.tools = map[policy.DID]map[string]*Tool{}
+	}
+	if s.tools[agent] == nil {
+		s.tools[agent] = map[string]*Tool{}
+	}
+	maps.Copy(s.tools[agent], tools)
+}
+
+// prepare checks the descriptor and computes what every call of the tool needs.
+func (t *Tool) prepare() error {
+	if err := t.Descriptor.Validate(); err != nil {
+		return err
+	}
+	if t.Do == nil {
+		return fmt.Errorf("%w: %s has no function", action.ErrDescriptor, t.Descriptor.ID)
+	}
+	if _, err := action.ParseTemplate(t.Descriptor.Resource); err != nil {
+		return fmt.Errorf("%w: %s: resource: %w", action.ErrDescriptor, t.Descriptor.ID, err)
+	}
+	t.digest = t.Descriptor.Digest()
+	return nil
+}
