@@ -63,13 +63,14 @@ var beside = map[string][]string{
 	"internal/httpapi":  {"eventlog", "audit", "api"},
 	"internal/gateway":  {"eventlog", "audit"},
 
-	"cmd/hypervisor":   {everything},
-	"internal/demo":    {everything},
-	"internal/weather": {}, // tests only, which are not held to the way
-	"hypervisortest":   {everything},
-	"bench":            {everything},
-	"bench/...":        {everything},
-	"examples/...":     {everything},
+	"cmd/hypervisor":       {everything},
+	"internal/demo":        {everything},
+	"internal/weather":     {}, // tests only, which are not held to the way
+	"internal/conformance": {}, // tests only
+	"hypervisortest":       {everything},
+	"bench":                {everything},
+	"bench/...":            {everything},
+	"examples/...":         {everything},
 }
 
 // pure holds the rooms of values in, values out, and the outside libraries that each may import.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	jsonv2 "github.com/go-json-experiment/json"
@@ -94,20 +95,55 @@ func (c *caller) log(ctx context.Context, params json.RawMessage) {
 	}
 }
 
-// prepare says, in a modern request to an upstream, what may be asked and told during it.
-func (c *caller) prepare(p *mcp.CallToolParams, f Features) {
+// A round is what one request to an upstream says, beside what is asked for: what may be asked and told during it, and, when it
+// is made again, the answers to what it wanted.
+type round struct {
+	meta      mcp.Meta // nil: of a legacy upstream
+	responses mcp.InputResponseMap
+	state     string
+}
+
+// prepare returns the first round with a modern upstream.
+func (c *caller) prepare(f Features) round {
 	can := map[string]any{}
 	if c.takesForms() {
 		can["elicitation"] = map[string]any{"form": map[string]any{}}
 	}
-	p.Meta = mcp.Meta{metaCapabilities: can}
+	r := round{meta: mcp.Meta{metaCapabilities: can}}
 	if c == nil {
-		return
+		return r
 	}
 	if f.Logging {
-		p.Meta[metaLogLevel] = logLevel
+		r.meta[metaLogLevel] = logLevel
 	}
-	p.InputResponses, p.RequestState = c.responses, c.state
+	r.responses, r.state = c.responses, c.state
+	return r
+}
+
+// put puts what a round says into params that can say it.
+func (r round) put(p mcp.Params) {
+	switch p := p.(type) {
+	case *mcp.CallToolParams:
+		p.Meta, p.InputResponses, p.RequestState = maps.Clone(r.meta), r.responses, r.state
+	case *mcp.GetPromptParams:
+		p.Meta, p.InputResponses, p.RequestState = maps.Clone(r.meta), r.responses, r.state
+	case *mcp.ReadResourceParams:
+		p.Meta, p.InputResponses, p.RequestState = maps.Clone(r.meta), r.responses, r.state
+	}
+}
+
+// callerIn returns the client on a connection as the caller of a request with these params.
+func callerIn(ss *mcp.ServerSession, p mcp.Params) *caller {
+	c := &caller{ss: ss, modern: isModern(p)}
+	switch p := p.(type) {
+	case *mcp.CallToolParamsRaw:
+		c.responses, c.state = p.InputResponses, p.RequestState
+	case *mcp.GetPromptParams:
+		c.responses, c.state = p.InputResponses, p.RequestState
+	case *mcp.ReadResourceParams:
+		c.responses, c.state = p.InputResponses, p.RequestState
+	}
+	return c
 }
 
 // inputRequired is a result that wants input before the call is done (2026-07-28).
@@ -140,15 +176,15 @@ func (l *link) input(result json.RawMessage, tool string) (*inputRequired, error
 // errInput is returned beside a result that wants input.
 var errInput = errors.New("the call wants input before it is done")
 
-// callAsking calls a tool and gets it what it asks for: a modern agent is given the questions as the call's result, a legacy one
-// is asked while its call waits.
-func (l *link) callAsking(ctx context.Context, tool string, c *caller, do func(*mcp.CallToolParams) (json.RawMessage, error)) (json.RawMessage, error) {
-	p := &mcp.CallToolParams{Name: tool}
+// asking does a request and gets it what it asks for: a modern agent is given the questions as the request's result, a legacy one
+// is asked while its request waits.
+func (l *link) asking(ctx context.Context, tool string, c *caller, do func(round) (json.RawMessage, error)) (json.RawMessage, error) {
+	var say round
 	if r := l.session.InitializeResult(); r != nil && r.ProtocolVersion >= modernProtocol {
-		c.prepare(p, l.features())
+		say = c.prepare(l.features())
 	}
 	for range maxRounds {
-		result, err := do(p)
+		result, err := do(say)
 		if !errors.Is(err, errInput) {
 			return result, err
 		}
@@ -169,13 +205,13 @@ func (l *link) callAsking(ctx context.Context, tool string, c *caller, do func(*
 		}
 		text, err := encode(responses)
 		if err == nil {
-			p.InputResponses = nil
-			err = json.Unmarshal(text, &p.InputResponses)
+			say.responses = nil
+			err = json.Unmarshal(text, &say.responses)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("encoding input: %w", err)
 		}
-		p.RequestState = r.State
+		say.state = r.State
 	}
 	return nil, fmt.Errorf("server %s asks for input more than %d times in one call", l.upstream.name, maxRounds)
 }

@@ -10,6 +10,7 @@ import (
 
 	jsonv2 "github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
+	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 
 	"github.com/agenthypervisor/hypervisor/action"
@@ -266,13 +267,13 @@ func (l *link) page(ctx context.Context, cursor string) (p toolPage, err error) 
 
 // call is Upstream.Call on a running server.
 func (l *link) call(ctx context.Context, t *tap, tool string, args json.RawMessage) (json.RawMessage, error) {
-	return l.callAsking(ctx, tool, t.caller, func(p *mcp.CallToolParams) (json.RawMessage, error) {
-		once := &tap{progressToken: t.progressToken, progress: t.progress, headers: t.headers, caller: t.caller, ctx: ctx}
-		p.Arguments = args
+	return l.asking(ctx, tool, t.caller, func(say round) (json.RawMessage, error) {
+		p := &mcp.CallToolParams{Name: tool, Arguments: args}
+		say.put(p)
 		if t.progress != nil {
 			p.SetProgressToken(t.progressToken)
 		}
-		return l.ask(ctx, once, tool, func(ctx context.Context) error {
+		return l.ask(ctx, t.again(ctx), tool, func(ctx context.Context) error {
 			_, err := l.session.CallTool(ctx, p)
 			return err
 		})
@@ -281,7 +282,7 @@ func (l *link) call(ctx context.Context, t *tap, tool string, args json.RawMessa
 
 // request is Upstream.Request on a running server. The params are ours, so they decode.
 func (l *link) request(ctx context.Context, t *tap, method string, params json.RawMessage) (json.RawMessage, error) {
-	var do func(ctx context.Context) error
+	var do func(context.Context, round) error
 	switch method {
 	case "resources/list":
 		do = request(t, params, &mcp.ListResourcesParams{}, l.session.ListResources)
@@ -298,19 +299,26 @@ func (l *link) request(ctx context.Context, t *tap, method string, params json.R
 	default:
 		panic("gateway: " + method + " is not forwarded")
 	}
-	result, err := l.ask(ctx, t, method, do)
+	once := func(say round) (json.RawMessage, error) {
+		return l.ask(ctx, t.again(ctx), method, func(ctx context.Context) error { return do(ctx, say) })
+	}
+	if method == "resources/read" || method == "prompts/get" {
+		return l.asking(ctx, method, t.caller, once)
+	}
+	result, err := once(round{})
 	if errors.Is(err, errInput) {
-		return nil, fmt.Errorf("server %s asks for input before it does %s; the hypervisor passes that on for tools only", l.upstream.name, method)
+		return nil, fmt.Errorf("server %s asks for input before it does %s; that is passed on for tools, prompts and resources only", l.upstream.name, method)
 	}
 	return result, err
 }
 
 // request returns what makes one of the SDK's requests with our params.
-func request[P mcp.Params, R any](t *tap, params json.RawMessage, p P, do func(context.Context, P) (R, error)) func(context.Context) error {
-	return func(ctx context.Context) error {
+func request[P mcp.Params, R any](t *tap, params json.RawMessage, p P, do func(context.Context, P) (R, error)) func(context.Context, round) error {
+	return func(ctx context.Context, say round) error {
 		if err := json.Unmarshal(params, p); err != nil {
 			return fmt.Errorf("%w: %w", action.ErrNotDispatched, err)
 		}
+		say.put(p)
 		if token, ok := any(p).(interface{ SetProgressToken(any) }); ok && t.progress != nil {
 			token.SetProgressToken(t.progressToken)
 		}
@@ -349,10 +357,30 @@ func (l *link) ask(ctx context.Context, t *tap, what string, do func(context.Con
 	return nil, fmt.Errorf("%w: server %s broke off during the call: %w", action.ErrUnknownOutcome, name, err)
 }
 
+// An answeredError is the protocol error that a server answered with.
+type answeredError struct {
+	server string
+	is     *jsonrpc.Error
+}
+
+func (e answeredError) Error() string {
+	return fmt.Sprintf("server %s answered: %v (code %d)", e.server, e.is, e.is.Code)
+}
+
+// protocolError returns the protocol error that a server answered with, as the agent gets it; nil: err is none.
+func protocolError(err error) error {
+	var e answeredError
+	if !errors.As(err, &e) {
+		return nil
+	}
+	data, _ := neutralise(e.is.Data)
+	return &jsonrpc.Error{Code: e.is.Code, Message: neutralText(e.is.Message), Data: data}
+}
+
 // outcome reads an answer as far as it must be understood here.
 func (l *link) outcome(t *tap, tool string) (json.RawMessage, error) {
 	if t.err != nil {
-		return nil, fmt.Errorf("server %s answered: %w (code %d)", l.upstream.name, t.err, t.err.Code)
+		return nil, answeredError{l.upstream.name, t.err}
 	}
 	var r struct {
 		IsError    bool   `json:"isError"`

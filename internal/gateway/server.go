@@ -227,7 +227,7 @@ func (s *Server) read(ctx context.Context, method string, req mcp.Request) (mcp.
 		p, params = &mcp.ListToolsParams{}, json.RawMessage(`{}`)
 	}
 	if ss, ok := req.GetSession().(*mcp.ServerSession); ok {
-		ctx = s.withProgressTo(ctx, ss, p)
+		ctx = withCaller(s.withProgressTo(ctx, ss, p), callerIn(ss, p))
 	}
 	result, err := s.reads.Read(ctx, method, params)
 	if err != nil {
@@ -347,7 +347,7 @@ func (s *Server) call(ctx context.Context, r *mcp.CallToolRequest) (mcp.Result, 
 	if p.Name == statusTool {
 		return s.status(ctx, isModern(p))
 	}
-	ctx = withCaller(s.withProgressTo(ctx, r.Session, p), &caller{ss: r.Session, modern: isModern(p), responses: p.InputResponses, state: p.RequestState})
+	ctx = withCaller(s.withProgressTo(ctx, r.Session, p), callerIn(r.Session, p))
 	args := p.Arguments
 	if len(args) == 0 {
 		args = json.RawMessage(`{}`)
@@ -360,6 +360,8 @@ func (s *Server) call(ctx context.Context, r *mcp.CallToolRequest) (mcp.Result, 
 		return refusal(reply.Decision, isModern(p))
 	case reply.Result != nil:
 		return s.forwarded(reply.Result, p.Name, p)
+	case protocolError(reply.Err) != nil:
+		return nil, protocolError(reply.Err)
 	case reply.Err != nil:
 		return said(neutralText(fmt.Sprintf("%s: %v", p.Name, reply.Err)), nil, true, isModern(p))
 	}

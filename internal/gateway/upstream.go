@@ -277,6 +277,9 @@ func (u *Upstream) Request(ctx context.Context, method string, params json.RawMe
 	if progress != nil {
 		wire.progressToken, wire.progress = u.tokens.Add(1), progress
 	}
+	if !u.opt.Shared {
+		wire.caller = callerOf(ctx)
+	}
 	return l.request(ctx, wire, method, params)
 }
 
