@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	jsonv2 "github.com/go-json-experiment/json"
@@ -38,6 +40,30 @@ type caller struct {
 	// Of a modern call that is such a second one.
 	responses mcp.InputResponseMap
 	state     string
+}
+
+// callerIn returns whose request this is; nil: it has no session, as no request of the SDK's.
+func callerIn(req mcp.Request) *caller {
+	ss, ok := req.GetSession().(*mcp.ServerSession)
+	if !ok {
+		return nil
+	}
+	c := &caller{ss: ss}
+	switch p := req.GetParams().(type) {
+	case *mcp.CallToolParamsRaw:
+		c.responses, c.state = p.InputResponses, p.RequestState
+	case *mcp.GetPromptParams:
+		if p != nil {
+			c.responses, c.state = p.InputResponses, p.RequestState
+		}
+	case *mcp.ReadResourceParams:
+		if p != nil {
+			c.responses, c.state = p.InputResponses, p.RequestState
+		}
+	}
+	init := ss.InitializeParams()
+	c.modern = init != nil && init.ProtocolVersion >= modernProtocol
+	return c
 }
 
 type callerKey struct{}
@@ -94,20 +120,29 @@ func (c *caller) log(ctx context.Context, params json.RawMessage) {
 	}
 }
 
-// prepare says, in a modern request to an upstream, what may be asked and told during it.
-func (c *caller) prepare(p *mcp.CallToolParams, f Features) {
+// A retry is what a modern request to an upstream says beside what it asks: what may be asked and told during it, and the input
+// that an earlier one wanted.
+type retry struct {
+	meta      mcp.Meta
+	responses mcp.InputResponseMap
+	state     string
+}
+
+// first returns what the first request of a call says to an upstream.
+func (c *caller) first(f Features) retry {
 	can := map[string]any{}
 	if c.takesForms() {
 		can["elicitation"] = map[string]any{"form": map[string]any{}}
 	}
-	p.Meta = mcp.Meta{metaCapabilities: can}
+	r := retry{meta: mcp.Meta{metaCapabilities: can}}
 	if c == nil {
-		return
+		return r
 	}
 	if f.Logging {
-		p.Meta[metaLogLevel] = logLevel
+		r.meta[metaLogLevel] = logLevel
 	}
-	p.InputResponses, p.RequestState = c.responses, c.state
+	r.responses, r.state = c.responses, c.state
+	return r
 }
 
 // inputRequired is a result that wants input before the call is done (2026-07-28).
@@ -140,44 +175,54 @@ func (l *link) input(result json.RawMessage, tool string) (*inputRequired, error
 // errInput is returned beside a result that wants input.
 var errInput = errors.New("the call wants input before it is done")
 
-// callAsking calls a tool and gets it what it asks for: a modern agent is given the questions as the call's result, a legacy one
-// is asked while its call waits.
-func (l *link) callAsking(ctx context.Context, tool string, c *caller, do func(*mcp.CallToolParams) (json.RawMessage, error)) (json.RawMessage, error) {
-	p := &mcp.CallToolParams{Name: tool}
+// asking makes a request and gets it what it asks for: a modern agent is given the questions as the result, a legacy one is asked
+// while its request waits.
+func (l *link) asking(ctx context.Context, t *tap, what string, do func(*tap, retry) (json.RawMessage, error)) (json.RawMessage, error) {
+	var next retry
 	if r := l.session.InitializeResult(); r != nil && r.ProtocolVersion >= modernProtocol {
-		c.prepare(p, l.features())
+		next = t.caller.first(l.features())
 	}
 	for range maxRounds {
-		result, err := do(p)
+		once := &tap{progressToken: t.progressToken, progress: t.progress, headers: t.headers, caller: t.caller, ctx: ctx}
+		result, err := do(once, retry{maps.Clone(next.meta), next.responses, next.state})
 		if !errors.Is(err, errInput) {
 			return result, err
 		}
-		r, err := l.input(result, tool)
+		r, err := l.input(result, what)
 		switch {
 		case err != nil:
 			return nil, err
-		case !c.takesForms():
-			return nil, fmt.Errorf("server %s asks for input before it does %s: %w", l.upstream.name, tool, errNotAskable)
-		case c.modern:
+		case !t.caller.takesForms():
+			return nil, fmt.Errorf("server %s asks for input before it does %s: %w", l.upstream.name, what, errNotAskable)
+		case t.caller.modern:
 			return result, nil
 		}
-		responses := map[string]json.RawMessage{}
-		for id, q := range r.Requests {
-			if responses[id], err = c.ask(ctx, q.Params); err != nil {
-				return nil, fmt.Errorf("server %s asks for input before it does %s: %w", l.upstream.name, tool, err)
-			}
+		if next.responses, err = t.caller.answer(ctx, r); err != nil {
+			return nil, fmt.Errorf("server %s asks for input before it does %s: %w", l.upstream.name, what, err)
 		}
-		text, err := encode(responses)
-		if err == nil {
-			p.InputResponses = nil
-			err = json.Unmarshal(text, &p.InputResponses)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("encoding input: %w", err)
-		}
-		p.RequestState = r.State
+		next.state = r.State
 	}
 	return nil, fmt.Errorf("server %s asks for input more than %d times in one call", l.upstream.name, maxRounds)
+}
+
+// answer puts all questions of a round to the client.
+func (c *caller) answer(ctx context.Context, r *inputRequired) (mcp.InputResponseMap, error) {
+	responses := map[string]json.RawMessage{}
+	for _, id := range slices.Sorted(maps.Keys(r.Requests)) {
+		var err error
+		if responses[id], err = c.ask(ctx, r.Requests[id].Params); err != nil {
+			return nil, err
+		}
+	}
+	text, err := encode(responses)
+	if err != nil {
+		return nil, fmt.Errorf("encoding input: %w", err)
+	}
+	var out mcp.InputResponseMap
+	if err := json.Unmarshal(text, &out); err != nil {
+		return nil, fmt.Errorf("decoding input: %w", err)
+	}
+	return out, nil
 }
 
 // asked takes in a request of the upstream's. A question goes to the client whose call it came on; on a stream that all calls

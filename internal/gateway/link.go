@@ -10,6 +10,7 @@ import (
 
 	jsonv2 "github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
+	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 
 	"github.com/agenthypervisor/hypervisor/action"
@@ -266,13 +267,12 @@ func (l *link) page(ctx context.Context, cursor string) (p toolPage, err error) 
 
 // call is Upstream.Call on a running server.
 func (l *link) call(ctx context.Context, t *tap, tool string, args json.RawMessage) (json.RawMessage, error) {
-	return l.callAsking(ctx, tool, t.caller, func(p *mcp.CallToolParams) (json.RawMessage, error) {
-		once := &tap{progressToken: t.progressToken, progress: t.progress, headers: t.headers, caller: t.caller, ctx: ctx}
-		p.Arguments = args
+	return l.asking(ctx, t, tool, func(t *tap, r retry) (json.RawMessage, error) {
+		p := &mcp.CallToolParams{Name: tool, Arguments: args, Meta: r.meta, InputResponses: r.responses, RequestState: r.state}
 		if t.progress != nil {
 			p.SetProgressToken(t.progressToken)
 		}
-		return l.ask(ctx, once, tool, func(ctx context.Context) error {
+		return l.ask(ctx, t, tool, func(ctx context.Context) error {
 			_, err := l.session.CallTool(ctx, p)
 			return err
 		})
@@ -283,16 +283,22 @@ func (l *link) call(ctx context.Context, t *tap, tool string, args json.RawMessa
 func (l *link) request(ctx context.Context, t *tap, method string, params json.RawMessage) (json.RawMessage, error) {
 	var do func(ctx context.Context) error
 	switch method {
+	case "resources/read":
+		return l.asking(ctx, t, method, func(t *tap, r retry) (json.RawMessage, error) {
+			p := &mcp.ReadResourceParams{Meta: r.meta, InputResponses: r.responses, RequestState: r.state}
+			return l.ask(ctx, t, method, request(t, params, p, l.session.ReadResource))
+		})
+	case "prompts/get":
+		return l.asking(ctx, t, method, func(t *tap, r retry) (json.RawMessage, error) {
+			p := &mcp.GetPromptParams{Meta: r.meta, InputResponses: r.responses, RequestState: r.state}
+			return l.ask(ctx, t, method, request(t, params, p, l.session.GetPrompt))
+		})
 	case "resources/list":
 		do = request(t, params, &mcp.ListResourcesParams{}, l.session.ListResources)
 	case "resources/templates/list":
 		do = request(t, params, &mcp.ListResourceTemplatesParams{}, l.session.ListResourceTemplates)
-	case "resources/read":
-		do = request(t, params, &mcp.ReadResourceParams{}, l.session.ReadResource)
 	case "prompts/list":
 		do = request(t, params, &mcp.ListPromptsParams{}, l.session.ListPrompts)
-	case "prompts/get":
-		do = request(t, params, &mcp.GetPromptParams{}, l.session.GetPrompt)
 	case "completion/complete":
 		do = request(t, params, &mcp.CompleteParams{}, l.session.Complete)
 	default:
@@ -300,7 +306,7 @@ func (l *link) request(ctx context.Context, t *tap, method string, params json.R
 	}
 	result, err := l.ask(ctx, t, method, do)
 	if errors.Is(err, errInput) {
-		return nil, fmt.Errorf("server %s asks for input before it does %s; the hypervisor passes that on for tools only", l.upstream.name, method)
+		return nil, fmt.Errorf("%w: server %s wants input before it does %s, which has no place for it", action.ErrUnknownOutcome, l.upstream.name, method)
 	}
 	return result, err
 }
@@ -349,10 +355,33 @@ func (l *link) ask(ctx context.Context, t *tap, what string, do func(context.Con
 	return nil, fmt.Errorf("%w: server %s broke off during the call: %w", action.ErrUnknownOutcome, name, err)
 }
 
+// An answeredError is a protocol error that an upstream answered with. It stays one on its way to the agent.
+type answeredError struct {
+	server string
+	wire   *jsonrpc.Error
+}
+
+// Error says who answered what.
+func (e *answeredError) Error() string {
+	return fmt.Sprintf("server %s answered: %s (code %d)", e.server, e.wire.Message, e.wire.Code)
+}
+
+// protocolError returns the protocol error that an upstream answered with, with nothing hidden in it, or nil if err is something
+// else.
+func protocolError(err error) *jsonrpc.Error {
+	var e *answeredError
+	if !errors.As(err, &e) {
+		return nil
+	}
+	out := &jsonrpc.Error{Code: e.wire.Code, Message: neutralText(e.wire.Message)}
+	out.Data, _ = neutralise(e.wire.Data)
+	return out
+}
+
 // outcome reads an answer as far as it must be understood here.
 func (l *link) outcome(t *tap, tool string) (json.RawMessage, error) {
 	if t.err != nil {
-		return nil, fmt.Errorf("server %s answered: %w (code %d)", l.upstream.name, t.err, t.err.Code)
+		return nil, &answeredError{l.upstream.name, t.err}
 	}
 	var r struct {
 		IsError    bool   `json:"isError"`

@@ -3,7 +3,6 @@ package gateway
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -147,9 +146,8 @@ func (f *Front) ask(ctx context.Context, c *face, method string, args any) (json
 	case !out.Allowed:
 		return nil, refusedRead(out.Decision)
 	case out.Result == nil && out.Err != nil:
-		var answered *jsonrpc.Error
-		if errors.As(out.Err, &answered) {
-			return nil, &jsonrpc.Error{Code: answered.Code, Message: neutralText(answered.Message), Data: answered.Data}
+		if answered := protocolError(out.Err); answered != nil {
+			return nil, answered
 		}
 		return nil, out.Err
 	}

@@ -159,6 +159,7 @@ func (s *Server) receive(next mcp.MethodHandler) mcp.MethodHandler {
 	return func(ctx context.Context, method string, req mcp.Request) (mcp.Result, error) {
 		ctx, stop := s.within(ctx)
 		defer stop()
+		ctx = withCaller(ctx, callerIn(req))
 		switch method {
 		case "tools/list":
 			p, _ := req.GetParams().(*mcp.ListToolsParams)
@@ -347,7 +348,7 @@ func (s *Server) call(ctx context.Context, r *mcp.CallToolRequest) (mcp.Result, 
 	if p.Name == statusTool {
 		return s.status(ctx, isModern(p))
 	}
-	ctx = withCaller(s.withProgressTo(ctx, r.Session, p), &caller{ss: r.Session, modern: isModern(p), responses: p.InputResponses, state: p.RequestState})
+	ctx = s.withProgressTo(ctx, r.Session, p)
 	args := p.Arguments
 	if len(args) == 0 {
 		args = json.RawMessage(`{}`)
@@ -360,6 +361,8 @@ func (s *Server) call(ctx context.Context, r *mcp.CallToolRequest) (mcp.Result, 
 		return refusal(reply.Decision, isModern(p))
 	case reply.Result != nil:
 		return s.forwarded(reply.Result, p.Name, p)
+	case protocolError(reply.Err) != nil:
+		return nil, protocolError(reply.Err)
 	case reply.Err != nil:
 		return said(neutralText(fmt.Sprintf("%s: %v", p.Name, reply.Err)), nil, true, isModern(p))
 	}
