@@ -42,6 +42,7 @@ const everything = "..."
 // A name that ends in /... declares all rooms below it.
 var beside = map[string][]string{
 	"api":          {},
+	"packs":        {},
 	"audit":        {},
 	"eventlog":     {"audit"},
 	"memlog":       {"eventlog", "audit"},
@@ -58,17 +59,18 @@ var beside = map[string][]string{
 	"internal/feed":     {"eventlog", "audit"},
 	"internal/sealer":   {"eventlog", "audit"},
 	"internal/auth":     {"eventlog", "audit"},
-	"internal/config":   {"eventlog", "audit"},
+	"internal/config":   {"eventlog", "audit", "packs"},
 	"internal/httpapi":  {"eventlog", "audit", "api"},
 	"internal/gateway":  {"eventlog", "audit"},
 
-	"cmd/hypervisor":   {everything},
-	"internal/demo":    {everything},
-	"internal/weather": {}, // tests only, which are not held to the way
-	"hypervisortest":   {everything},
-	"bench":            {everything},
-	"bench/...":        {everything},
-	"examples/...":     {everything},
+	"cmd/hypervisor":       {everything},
+	"internal/demo":        {everything},
+	"internal/weather":     {}, // tests only, which are not held to the way
+	"internal/conformance": {}, // tests only
+	"hypervisortest":       {everything},
+	"bench":                {everything},
+	"bench/...":            {everything},
+	"examples/...":         {everything},
 }
 
 // pure holds the rooms of values in, values out, and the outside libraries that each may import.

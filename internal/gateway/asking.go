@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"slices"
 	"time"
 
 	jsonv2 "github.com/go-json-experiment/json"
@@ -40,30 +39,6 @@ type caller struct {
 	// Of a modern call that is such a second one.
 	responses mcp.InputResponseMap
 	state     string
-}
-
-// callerIn returns whose request this is; nil: it has no session, as no request of the SDK's.
-func callerIn(req mcp.Request) *caller {
-	ss, ok := req.GetSession().(*mcp.ServerSession)
-	if !ok {
-		return nil
-	}
-	c := &caller{ss: ss}
-	switch p := req.GetParams().(type) {
-	case *mcp.CallToolParamsRaw:
-		c.responses, c.state = p.InputResponses, p.RequestState
-	case *mcp.GetPromptParams:
-		if p != nil {
-			c.responses, c.state = p.InputResponses, p.RequestState
-		}
-	case *mcp.ReadResourceParams:
-		if p != nil {
-			c.responses, c.state = p.InputResponses, p.RequestState
-		}
-	}
-	init := ss.InitializeParams()
-	c.modern = init != nil && init.ProtocolVersion >= modernProtocol
-	return c
 }
 
 type callerKey struct{}
@@ -120,21 +95,21 @@ func (c *caller) log(ctx context.Context, params json.RawMessage) {
 	}
 }
 
-// A retry is what a modern request to an upstream says beside what it asks: what may be asked and told during it, and the input
-// that an earlier one wanted.
-type retry struct {
-	meta      mcp.Meta
+// A round is what one request to an upstream says, beside what is asked for: what may be asked and told during it, and, when it
+// is made again, the answers to what it wanted.
+type round struct {
+	meta      mcp.Meta // nil: of a legacy upstream
 	responses mcp.InputResponseMap
 	state     string
 }
 
-// first returns what the first request of a call says to an upstream.
-func (c *caller) first(f Features) retry {
+// prepare returns the first round with a modern upstream.
+func (c *caller) prepare(f Features) round {
 	can := map[string]any{}
 	if c.takesForms() {
 		can["elicitation"] = map[string]any{"form": map[string]any{}}
 	}
-	r := retry{meta: mcp.Meta{metaCapabilities: can}}
+	r := round{meta: mcp.Meta{metaCapabilities: can}}
 	if c == nil {
 		return r
 	}
@@ -143,6 +118,32 @@ func (c *caller) first(f Features) retry {
 	}
 	r.responses, r.state = c.responses, c.state
 	return r
+}
+
+// put puts what a round says into params that can say it.
+func (r round) put(p mcp.Params) {
+	switch p := p.(type) {
+	case *mcp.CallToolParams:
+		p.Meta, p.InputResponses, p.RequestState = maps.Clone(r.meta), r.responses, r.state
+	case *mcp.GetPromptParams:
+		p.Meta, p.InputResponses, p.RequestState = maps.Clone(r.meta), r.responses, r.state
+	case *mcp.ReadResourceParams:
+		p.Meta, p.InputResponses, p.RequestState = maps.Clone(r.meta), r.responses, r.state
+	}
+}
+
+// callerIn returns the client on a connection as the caller of a request with these params.
+func callerIn(ss *mcp.ServerSession, p mcp.Params) *caller {
+	c := &caller{ss: ss, modern: isModern(p)}
+	switch p := p.(type) {
+	case *mcp.CallToolParamsRaw:
+		c.responses, c.state = p.InputResponses, p.RequestState
+	case *mcp.GetPromptParams:
+		c.responses, c.state = p.InputResponses, p.RequestState
+	case *mcp.ReadResourceParams:
+		c.responses, c.state = p.InputResponses, p.RequestState
+	}
+	return c
 }
 
 // inputRequired is a result that wants input before the call is done (2026-07-28).
@@ -175,54 +176,44 @@ func (l *link) input(result json.RawMessage, tool string) (*inputRequired, error
 // errInput is returned beside a result that wants input.
 var errInput = errors.New("the call wants input before it is done")
 
-// asking makes a request and gets it what it asks for: a modern agent is given the questions as the result, a legacy one is asked
-// while its request waits.
-func (l *link) asking(ctx context.Context, t *tap, what string, do func(*tap, retry) (json.RawMessage, error)) (json.RawMessage, error) {
-	var next retry
+// asking does a request and gets it what it asks for: a modern agent is given the questions as the request's result, a legacy one
+// is asked while its request waits.
+func (l *link) asking(ctx context.Context, tool string, c *caller, do func(round) (json.RawMessage, error)) (json.RawMessage, error) {
+	var say round
 	if r := l.session.InitializeResult(); r != nil && r.ProtocolVersion >= modernProtocol {
-		next = t.caller.first(l.features())
+		say = c.prepare(l.features())
 	}
 	for range maxRounds {
-		once := &tap{progressToken: t.progressToken, progress: t.progress, headers: t.headers, caller: t.caller, ctx: ctx}
-		result, err := do(once, retry{maps.Clone(next.meta), next.responses, next.state})
+		result, err := do(say)
 		if !errors.Is(err, errInput) {
 			return result, err
 		}
-		r, err := l.input(result, what)
+		r, err := l.input(result, tool)
 		switch {
 		case err != nil:
 			return nil, err
-		case !t.caller.takesForms():
-			return nil, fmt.Errorf("server %s asks for input before it does %s: %w", l.upstream.name, what, errNotAskable)
-		case t.caller.modern:
+		case !c.takesForms():
+			return nil, fmt.Errorf("server %s asks for input before it does %s: %w", l.upstream.name, tool, errNotAskable)
+		case c.modern:
 			return result, nil
 		}
-		if next.responses, err = t.caller.answer(ctx, r); err != nil {
-			return nil, fmt.Errorf("server %s asks for input before it does %s: %w", l.upstream.name, what, err)
+		responses := map[string]json.RawMessage{}
+		for id, q := range r.Requests {
+			if responses[id], err = c.ask(ctx, q.Params); err != nil {
+				return nil, fmt.Errorf("server %s asks for input before it does %s: %w", l.upstream.name, tool, err)
+			}
 		}
-		next.state = r.State
+		text, err := encode(responses)
+		if err == nil {
+			say.responses = nil
+			err = json.Unmarshal(text, &say.responses)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("encoding input: %w", err)
+		}
+		say.state = r.State
 	}
 	return nil, fmt.Errorf("server %s asks for input more than %d times in one call", l.upstream.name, maxRounds)
-}
-
-// answer puts all questions of a round to the client.
-func (c *caller) answer(ctx context.Context, r *inputRequired) (mcp.InputResponseMap, error) {
-	responses := map[string]json.RawMessage{}
-	for _, id := range slices.Sorted(maps.Keys(r.Requests)) {
-		var err error
-		if responses[id], err = c.ask(ctx, r.Requests[id].Params); err != nil {
-			return nil, err
-		}
-	}
-	text, err := encode(responses)
-	if err != nil {
-		return nil, fmt.Errorf("encoding input: %w", err)
-	}
-	var out mcp.InputResponseMap
-	if err := json.Unmarshal(text, &out); err != nil {
-		return nil, fmt.Errorf("decoding input: %w", err)
-	}
-	return out, nil
 }
 
 // asked takes in a request of the upstream's. A question goes to the client whose call it came on; on a stream that all calls

@@ -51,15 +51,6 @@ func curiousSpec(t *testing.T, name string, opt *mcp.StreamableHTTPOptions) Serv
 	return ServerSpec{Name: name, Endpoint: &Endpoint{URL: srv.URL}, TrustAnnotations: true}
 }
 
-// outcomeOf returns what a call answers, or its error.
-func outcomeOf(t *testing.T, cs *mcp.ClientSession, tool string) string {
-	r, err := cs.CallTool(t.Context(), &mcp.CallToolParams{Name: tool})
-	if err != nil {
-		return err.Error()
-	}
-	return r.Content[0].(*mcp.TextContent).Text
-}
-
 func TestAQuestionReachesTheClientWhoseCallItIs(t *testing.T) {
 	shared := curiousSpec(t, "shared", nil)
 	shared.Shared = true
@@ -91,7 +82,7 @@ func TestAQuestionReachesTheClientWhoseCallItIs(t *testing.T) {
 			if text, _ := call(t, cs, "modern__rounds", `{}`); text != "once accept" {
 				t.Errorf("%s: %s", me, text)
 			}
-			if text := outcomeOf(t, cs, "shared__confirm"); !strings.Contains(text, "elicitation") || strings.Contains(text, "accept") {
+			if text := answered(t, cs, "shared__confirm", `{}`); !strings.Contains(text, "elicitation") || strings.Contains(text, "accept") {
 				t.Errorf("on a shared connection: %s", text)
 			}
 		})
@@ -103,12 +94,12 @@ func TestAQuestionReachesTheClientWhoseCallItIs(t *testing.T) {
 	if text, _ := call(t, modern, "modern__rounds", `{}`); text != "once decline" {
 		t.Errorf("modern: %s", text)
 	}
-	if text := outcomeOf(t, modern, "legacy__confirm"); !strings.Contains(text, "cannot be asked") {
+	if text := answered(t, modern, "legacy__confirm", `{}`); !strings.Contains(text, "cannot be asked") {
 		t.Errorf("a modern client by a legacy server: %s", text)
 	}
 	mute := h.connect(t, agentDID, "2025-11-25", nil)
 	for _, tool := range []string{"legacy__confirm", "modern__rounds"} {
-		if text := outcomeOf(t, mute, tool); !strings.Contains(text, "cannot be asked") {
+		if text := answered(t, mute, tool, `{}`); !strings.Contains(text, "cannot be asked") {
 			t.Errorf("a client that cannot be asked, %s: %s", tool, text)
 		}
 	}
@@ -118,6 +109,16 @@ func TestAQuestionReachesTheClientWhoseCallItIs(t *testing.T) {
 	if text, _ := call(t, one, "pipe__rounds", `{}`); text != "once cancel" {
 		t.Errorf("over a pipe: %s", text)
 	}
+}
+
+// answered is what a call comes back with: a result's text, or the protocol error that the server answered.
+func answered(t *testing.T, cs *mcp.ClientSession, tool, args string) string {
+	t.Helper()
+	r, err := cs.CallTool(t.Context(), &mcp.CallToolParams{Name: tool, Arguments: json.RawMessage(args)})
+	if err != nil {
+		return err.Error()
+	}
+	return r.Content[0].(*mcp.TextContent).Text
 }
 
 func TestALogMessageReachesTheClientWhoseCallItIs(t *testing.T) {

@@ -117,13 +117,15 @@ func (f *Front) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	return server.Run(ctx, in, out)
 }
 
-// follow takes over every change of the upstream's list.
+// follow takes over every change of the upstream's list, and every definition that an operator accepts.
 func (f *Front) follow(ctx context.Context, server *Server) {
 	for {
+		accepted := f.hv.Accepted()
 		select {
 		case <-ctx.Done():
 			return
 		case <-f.up.Changed():
+		case <-accepted:
 		}
 		if _, err := f.refresh(ctx, f.faces[0]); err != nil {
 			// What is registered stays, and a call of a tool that has changed since is not sent (Upstream.Call).

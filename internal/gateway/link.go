@@ -267,12 +267,13 @@ func (l *link) page(ctx context.Context, cursor string) (p toolPage, err error) 
 
 // call is Upstream.Call on a running server.
 func (l *link) call(ctx context.Context, t *tap, tool string, args json.RawMessage) (json.RawMessage, error) {
-	return l.asking(ctx, t, tool, func(t *tap, r retry) (json.RawMessage, error) {
-		p := &mcp.CallToolParams{Name: tool, Arguments: args, Meta: r.meta, InputResponses: r.responses, RequestState: r.state}
+	return l.asking(ctx, tool, t.caller, func(say round) (json.RawMessage, error) {
+		p := &mcp.CallToolParams{Name: tool, Arguments: args}
+		say.put(p)
 		if t.progress != nil {
 			p.SetProgressToken(t.progressToken)
 		}
-		return l.ask(ctx, t, tool, func(ctx context.Context) error {
+		return l.ask(ctx, t.again(ctx), tool, func(ctx context.Context) error {
 			_, err := l.session.CallTool(ctx, p)
 			return err
 		})
@@ -281,42 +282,43 @@ func (l *link) call(ctx context.Context, t *tap, tool string, args json.RawMessa
 
 // request is Upstream.Request on a running server. The params are ours, so they decode.
 func (l *link) request(ctx context.Context, t *tap, method string, params json.RawMessage) (json.RawMessage, error) {
-	var do func(ctx context.Context) error
+	var do func(context.Context, round) error
 	switch method {
-	case "resources/read":
-		return l.asking(ctx, t, method, func(t *tap, r retry) (json.RawMessage, error) {
-			p := &mcp.ReadResourceParams{Meta: r.meta, InputResponses: r.responses, RequestState: r.state}
-			return l.ask(ctx, t, method, request(t, params, p, l.session.ReadResource))
-		})
-	case "prompts/get":
-		return l.asking(ctx, t, method, func(t *tap, r retry) (json.RawMessage, error) {
-			p := &mcp.GetPromptParams{Meta: r.meta, InputResponses: r.responses, RequestState: r.state}
-			return l.ask(ctx, t, method, request(t, params, p, l.session.GetPrompt))
-		})
 	case "resources/list":
 		do = request(t, params, &mcp.ListResourcesParams{}, l.session.ListResources)
 	case "resources/templates/list":
 		do = request(t, params, &mcp.ListResourceTemplatesParams{}, l.session.ListResourceTemplates)
+	case "resources/read":
+		do = request(t, params, &mcp.ReadResourceParams{}, l.session.ReadResource)
 	case "prompts/list":
 		do = request(t, params, &mcp.ListPromptsParams{}, l.session.ListPrompts)
+	case "prompts/get":
+		do = request(t, params, &mcp.GetPromptParams{}, l.session.GetPrompt)
 	case "completion/complete":
 		do = request(t, params, &mcp.CompleteParams{}, l.session.Complete)
 	default:
 		panic("gateway: " + method + " is not forwarded")
 	}
-	result, err := l.ask(ctx, t, method, do)
+	once := func(say round) (json.RawMessage, error) {
+		return l.ask(ctx, t.again(ctx), method, func(ctx context.Context) error { return do(ctx, say) })
+	}
+	if method == "resources/read" || method == "prompts/get" {
+		return l.asking(ctx, method, t.caller, once)
+	}
+	result, err := once(round{})
 	if errors.Is(err, errInput) {
-		return nil, fmt.Errorf("%w: server %s wants input before it does %s, which has no place for it", action.ErrUnknownOutcome, l.upstream.name, method)
+		return nil, fmt.Errorf("server %s asks for input before it does %s; that is passed on for tools, prompts and resources only", l.upstream.name, method)
 	}
 	return result, err
 }
 
 // request returns what makes one of the SDK's requests with our params.
-func request[P mcp.Params, R any](t *tap, params json.RawMessage, p P, do func(context.Context, P) (R, error)) func(context.Context) error {
-	return func(ctx context.Context) error {
+func request[P mcp.Params, R any](t *tap, params json.RawMessage, p P, do func(context.Context, P) (R, error)) func(context.Context, round) error {
+	return func(ctx context.Context, say round) error {
 		if err := json.Unmarshal(params, p); err != nil {
 			return fmt.Errorf("%w: %w", action.ErrNotDispatched, err)
 		}
+		say.put(p)
 		if token, ok := any(p).(interface{ SetProgressToken(any) }); ok && t.progress != nil {
 			token.SetProgressToken(t.progressToken)
 		}
@@ -355,33 +357,30 @@ func (l *link) ask(ctx context.Context, t *tap, what string, do func(context.Con
 	return nil, fmt.Errorf("%w: server %s broke off during the call: %w", action.ErrUnknownOutcome, name, err)
 }
 
-// An answeredError is a protocol error that an upstream answered with. It stays one on its way to the agent.
+// An answeredError is the protocol error that a server answered with.
 type answeredError struct {
 	server string
-	wire   *jsonrpc.Error
+	is     *jsonrpc.Error
 }
 
-// Error says who answered what.
-func (e *answeredError) Error() string {
-	return fmt.Sprintf("server %s answered: %s (code %d)", e.server, e.wire.Message, e.wire.Code)
+func (e answeredError) Error() string {
+	return fmt.Sprintf("server %s answered: %v (code %d)", e.server, e.is, e.is.Code)
 }
 
-// protocolError returns the protocol error that an upstream answered with, with nothing hidden in it, or nil if err is something
-// else.
-func protocolError(err error) *jsonrpc.Error {
-	var e *answeredError
+// protocolError returns the protocol error that a server answered with, as the agent gets it; nil: err is none.
+func protocolError(err error) error {
+	var e answeredError
 	if !errors.As(err, &e) {
 		return nil
 	}
-	out := &jsonrpc.Error{Code: e.wire.Code, Message: neutralText(e.wire.Message)}
-	out.Data, _ = neutralise(e.wire.Data)
-	return out
+	data, _ := neutralise(e.is.Data)
+	return &jsonrpc.Error{Code: e.is.Code, Message: neutralText(e.is.Message), Data: data}
 }
 
 // outcome reads an answer as far as it must be understood here.
 func (l *link) outcome(t *tap, tool string) (json.RawMessage, error) {
 	if t.err != nil {
-		return nil, &answeredError{l.upstream.name, t.err}
+		return nil, answeredError{l.upstream.name, t.err}
 	}
 	var r struct {
 		IsError    bool   `json:"isError"`

@@ -146,8 +146,8 @@ func (f *Front) ask(ctx context.Context, c *face, method string, args any) (json
 	case !out.Allowed:
 		return nil, refusedRead(out.Decision)
 	case out.Result == nil && out.Err != nil:
-		if answered := protocolError(out.Err); answered != nil {
-			return nil, answered
+		if e := protocolError(out.Err); e != nil {
+			return nil, e
 		}
 		return nil, out.Err
 	}

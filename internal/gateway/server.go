@@ -159,12 +159,14 @@ func (s *Server) receive(next mcp.MethodHandler) mcp.MethodHandler {
 	return func(ctx context.Context, method string, req mcp.Request) (mcp.Result, error) {
 		ctx, stop := s.within(ctx)
 		defer stop()
-		ctx = withCaller(ctx, callerIn(req))
 		switch method {
 		case "tools/list":
 			p, _ := req.GetParams().(*mcp.ListToolsParams)
 			if p == nil {
 				p = &mcp.ListToolsParams{}
+			}
+			if ss, ok := req.GetSession().(*mcp.ServerSession); ok { // a server that is started now is spoken to in the client's way
+				ctx = withCaller(ctx, callerIn(ss, p))
 			}
 			return s.list(ctx, p)
 		case "tools/call":
@@ -228,7 +230,7 @@ func (s *Server) read(ctx context.Context, method string, req mcp.Request) (mcp.
 		p, params = &mcp.ListToolsParams{}, json.RawMessage(`{}`)
 	}
 	if ss, ok := req.GetSession().(*mcp.ServerSession); ok {
-		ctx = s.withProgressTo(ctx, ss, p)
+		ctx = withCaller(s.withProgressTo(ctx, ss, p), callerIn(ss, p))
 	}
 	result, err := s.reads.Read(ctx, method, params)
 	if err != nil {
@@ -348,7 +350,7 @@ func (s *Server) call(ctx context.Context, r *mcp.CallToolRequest) (mcp.Result, 
 	if p.Name == statusTool {
 		return s.status(ctx, isModern(p))
 	}
-	ctx = s.withProgressTo(ctx, r.Session, p)
+	ctx = withCaller(s.withProgressTo(ctx, r.Session, p), callerIn(r.Session, p))
 	args := p.Arguments
 	if len(args) == 0 {
 		args = json.RawMessage(`{}`)

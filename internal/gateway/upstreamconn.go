@@ -101,6 +101,11 @@ type tap struct {
 	broken   error // why this one request gets no answer though the wire goes on; nil: it does or the wire ends
 }
 
+// again returns a tap for one more request of the same call.
+func (t *tap) again(ctx context.Context) *tap {
+	return &tap{progressToken: t.progressToken, progress: t.progress, headers: t.headers, caller: t.caller, ctx: ctx}
+}
+
 type tapKey struct{}
 
 func withTap(ctx context.Context, t *tap) context.Context { return context.WithValue(ctx, tapKey{}, t) }
