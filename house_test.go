@@ -42,6 +42,7 @@ const everything = "..."
 // A name that ends in /... declares all rooms below it.
 var beside = map[string][]string{
 	"api":          {},
+	"packs":        {},
 	"audit":        {},
 	"eventlog":     {"audit"},
 	"memlog":       {"eventlog", "audit"},
@@ -58,7 +59,7 @@ var beside = map[string][]string{
 	"internal/feed":     {"eventlog", "audit"},
 	"internal/sealer":   {"eventlog", "audit"},
 	"internal/auth":     {"eventlog", "audit"},
-	"internal/config":   {"eventlog", "audit"},
+	"internal/config":   {"eventlog", "audit", "packs"},
 	"internal/httpapi":  {"eventlog", "audit", "api"},
 	"internal/gateway":  {"eventlog", "audit"},
 

@@ -13,6 +13,7 @@ import (
 	"time"
 	"weak"
 
+	"github.com/agenthypervisor/hypervisor/audit"
 	"github.com/agenthypervisor/hypervisor/eventlog"
 	"github.com/agenthypervisor/hypervisor/internal/executor"
 	"github.com/agenthypervisor/hypervisor/internal/feed"
@@ -291,6 +292,11 @@ func (hv *Hypervisor) SetRules(ctx context.Context, caller policy.Caller, rules 
 		hv.rules.Store(&ruleSet{rules, version})
 	}
 	return d, err
+}
+
+// NoteConfig records that a configuration is in force, by the SHA-256 of its text, unless it is already. An operator's.
+func (hv *Hypervisor) NoteConfig(ctx context.Context, caller policy.Caller, digest audit.Hash) (policy.Decision, error) {
+	return hv.system.submit(ctx, caller, system.LoadConfig{Digest: digest})
 }
 
 // Close ends the hypervisor: it admits nothing more, lets running calls finish until ctx ends, then cancels them, records its

@@ -19,6 +19,7 @@ type State struct {
 	Sessions    uint64                `json:"sessions"`    // ever opened
 	Pins        map[string]Definition `json:"pins"`        // by server.tool
 	Rules       string                `json:"rules"`       // version of the policies in force
+	Config      audit.Hash            `json:"config"`      // of the configuration in force; zero: none was said
 	Tokens      map[string]Token      `json:"tokens"`      // by the hash of the secret; those that expired go when the next is issued
 	Aliases     map[string]string     `json:"aliases"`     // the newest session of each name
 }
@@ -49,6 +50,8 @@ type (
 	}
 	// LoadRules puts policies in force.
 	LoadRules struct{ Version string }
+	// LoadConfig puts a configuration in force.
+	LoadConfig struct{ Digest audit.Hash }
 )
 
 func (Start) command()     {}
@@ -56,6 +59,8 @@ func (Stop) command()      {}
 func (Open) command()      {}
 func (Commit) command()    {}
 func (LoadRules) command() {}
+
+func (LoadConfig) command() {}
 
 // An Event is something that happened, in the past tense.
 //
@@ -73,6 +78,7 @@ const (
 	openedType    = "audit.opened"
 	committedType = "audit.committed"
 	rulesType     = "policy.loaded"
+	configType    = "config.loaded"
 )
 
 // The events.
@@ -98,6 +104,10 @@ type (
 	// RulesLoaded is recorded when other policies than before are in force.
 	RulesLoaded struct {
 		Version string `json:"version"`
+	}
+	// ConfigLoaded is recorded when another configuration than before is in force.
+	ConfigLoaded struct {
+		Digest audit.Hash `json:"digest"` // SHA-256 of its text
 	}
 )
 
@@ -156,6 +166,11 @@ func decide(s *State, env *Env, c Command) Outcome {
 			return allow()
 		}
 		return allow(RulesLoaded(c))
+	case LoadConfig:
+		if c.Digest == s.Config {
+			return allow()
+		}
+		return allow(ConfigLoaded(c))
 	case IssueToken:
 		return decideIssue(s, env, c)
 	case RevokeToken:
@@ -190,6 +205,8 @@ func (e Opened) apply(s *State)  { s.Open[e.Session] = struct{}{}; s.Sessions++ 
 func (e Committed) apply(s *State)   { delete(s.Open, e.Session) }
 func (e RulesLoaded) apply(s *State) { s.Rules = e.Version }
 
+func (e ConfigLoaded) apply(s *State) { s.Config = e.Digest }
+
 // Append appends the event's JSON.
 func (e Started) Append(dst []byte) []byte {
 	return audit.Event(dst, startedType).Str("incarnation", e.Incarnation).Uint("epoch", e.Epoch).Str("program", e.Program).End()
@@ -211,6 +228,11 @@ func (e Committed) Append(dst []byte) []byte {
 // Append appends the event's JSON.
 func (e RulesLoaded) Append(dst []byte) []byte {
 	return audit.Event(dst, rulesType).Str("version", e.Version).End()
+}
+
+// Append appends the event's JSON.
+func (e ConfigLoaded) Append(dst []byte) []byte {
+	return audit.Event(dst, configType).Hash("digest", e.Digest).End()
 }
 
 // AppendEvents appends events as the JSON array of a record.
@@ -243,4 +265,5 @@ var readers = audit.Readers[Event]{
 	revokedType:   reader[TokenRevoked](),
 	aliasType:     reader[AliasBound](),
 	rulesType:     reader[RulesLoaded](),
+	configType:    reader[ConfigLoaded](),
 }

@@ -103,6 +103,8 @@ func TestTheNode(t *testing.T) {
 		{LoadRules{"v1"}, "", "the same are in force"},
 		{LoadRules{"v2"}, "policy.loaded", ""},
 		{LoadRules{"v1"}, "policy.loaded", "back is a change too"},
+		{LoadConfig{hash("c1")}, "config.loaded", ""},
+		{LoadConfig{hash("c1")}, "", "the same is in force"},
 		{Stop{}, "system.stopped", ""},
 		{Start{"p2", "v1"}, "system.started", "after a clean stop"},
 	} {
@@ -118,7 +120,7 @@ func TestTheNode(t *testing.T) {
 		t.Error(diff)
 	}
 	want := &State{Seq: n.live.Seq, Time: n.live.Time, Incarnation: "p2", Epoch: 1, Open: map[string]struct{}{"s2": {}}, Sessions: 2,
-		Pins: n.live.Pins, Rules: "v1", Tokens: map[string]Token{}, Aliases: map[string]string{}}
+		Pins: n.live.Pins, Rules: "v1", Config: hash("c1"), Tokens: map[string]Token{}, Aliases: map[string]string{}}
 	if diff := cmp.Diff(want, n.live); diff != "" {
 		t.Error(diff)
 	}
@@ -144,7 +146,7 @@ func TestAnUncleanStopBeginsAnEpoch(t *testing.T) {
 func TestOnlyAnOperatorMovesTheNode(t *testing.T) {
 	n := newNode(t)
 	for _, by := range []policy.Caller{policy.Agent("did:mesh:ann"), policy.Approver("did:mesh:kim"), policy.Auditor("did:mesh:amy"), {}} {
-		for _, c := range []Command{Start{}, Stop{}, Open{"s"}, Commit{Session: "s"}, Pin{map[string]Seen{"t": {}}}, LoadRules{"v"}} {
+		for _, c := range []Command{Start{}, Stop{}, Open{"s"}, Commit{Session: "s"}, Pin{map[string]Seen{"t": {}}}, LoadRules{"v"}, LoadConfig{hash("c")}} {
 			if got := n.do(by, c); got != string(policy.Forbidden) {
 				t.Errorf("%s %T: %s", by.Role, c, got)
 			}
@@ -165,7 +167,7 @@ func TestPinsAreBounded(t *testing.T) {
 
 func samples() []Event {
 	odd := "\"\\\n\u2028é\U0001F600"
-	return []Event{Started{odd, 1 << 62, "v1"}, Stopped{}, Opened{odd}, Committed{"s1", 7, hash("x")}, Pinned{odd, hash("x"), hash("y")}, Accepted{odd, hash("x"), hash("w"), hash("y")}, TokenIssued{Token{ID: odd, Hash: hash("t"), Subject: "did:mesh:a", Role: policy.AgentRole, Alias: odd, Expires: time.Unix(9, 123456000).UTC()}}, TokenRevoked{odd}, AliasBound{odd, odd, odd}, RulesLoaded{odd}}
+	return []Event{Started{odd, 1 << 62, "v1"}, Stopped{}, Opened{odd}, Committed{"s1", 7, hash("x")}, Pinned{odd, hash("x"), hash("y")}, Accepted{odd, hash("x"), hash("w"), hash("y")}, TokenIssued{Token{ID: odd, Hash: hash("t"), Subject: "did:mesh:a", Role: policy.AgentRole, Alias: odd, Expires: time.Unix(9, 123456000).UTC()}}, TokenRevoked{odd}, AliasBound{odd, odd, odd}, RulesLoaded{odd}, ConfigLoaded{hash("c")}}
 }
 
 func TestEveryEventIsReadAsItWasWritten(t *testing.T) {

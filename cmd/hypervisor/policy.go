@@ -18,7 +18,7 @@ func policyCheck(g *globals) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "check FILE", Short: "Check a configuration and explain what it makes of each action", Args: cobra.ExactArgs(1),
 		Long: `Check a configuration: every fault is printed as FILE:LINE:COL: what.
-Where there is none, each action the file names is explained: the ring it needs, its risk weight ω, how far it can be taken
+Where there is none, each action the file or a pack of its names is explained: the ring it needs, its risk weight ω, how far it can be taken
 back, whether there is an undo, and why; and each policy. It needs no hypervisor.`,
 		Example: "  hypervisor policy check hypervisor.yaml\n  hypervisor policy check wrap.yaml --name files",
 		RunE: func(_ *cobra.Command, args []string) error {

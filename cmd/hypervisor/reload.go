@@ -98,6 +98,9 @@ func specs(cfg *config.Config) []gateway.ServerSpec {
 		spec := gateway.ServerSpec{Name: name, Shared: said.Shared, TrustAnnotations: said.TrustAnnotations}
 		if s.URL != "" {
 			spec.Endpoint = &gateway.Endpoint{URL: s.URL, Headers: s.Headers}
+			if o := said.OAuth; o != nil {
+				spec.Endpoint.OAuth = &gateway.ClientCredentials{TokenURL: o.TokenURL, ID: o.ClientID, Secret: o.ClientSecret, Scopes: o.Scopes, Params: o.Params}
+			}
 		} else {
 			spec.Command = &gateway.Command{Path: s.Command, Args: s.Args, Env: gateway.BasicEnvironment(os.Environ(), s.Env), Dir: s.Cwd}
 		}
@@ -127,6 +130,9 @@ func (d *daemon) enforce(ctx context.Context, cfg *config.Config) error {
 			return errors.Join(err, fmt.Errorf("σ of %s: %s", a.DID, decision.Reason))
 		}
 	}
+	if _, err := d.hv.NoteConfig(ctx, configOperator, cfg.Digest); err != nil {
+		return err
+	}
 	d.cfg.Store(cfg)
 	if cfg.AnonymousAgent == nil {
 		d.door.SetAnonymous(nil)
@@ -136,13 +142,13 @@ func (d *daemon) enforce(ctx context.Context, cfg *config.Config) error {
 	return nil
 }
 
-// followSignals reads the configuration again at each signal, until ctx ends.
-func (d *daemon) followSignals(ctx context.Context, reload <-chan os.Signal) {
+// followSignals reads the configuration again at each SIGHUP, until ctx ends.
+func (d *daemon) followSignals(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-reload:
+		case <-d.reload:
 		}
 		log := d.hv.Logger()
 		cfg, err := d.load()

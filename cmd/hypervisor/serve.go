@@ -36,6 +36,7 @@ type daemon struct {
 
 	cfg      atomic.Pointer[config.Config] // as it is in force
 	draining atomic.Bool
+	reload   chan os.Signal // told of each SIGHUP, from the first moment: one that nobody takes ends a process
 
 	dir  string
 	hv   *hypervisor.Hypervisor
@@ -84,6 +85,9 @@ func (d *daemon) run(ctx context.Context) error {
 	if d.dir = d.g.data; d.dir == "" {
 		d.dir = cfg.Data
 	}
+	d.reload = make(chan os.Signal, 1)
+	signal.Notify(d.reload, syscall.SIGHUP)
+	defer signal.Stop(d.reload)
 	_, err = os.Stat(filepath.Join(d.dir, auth.OperatorFile))
 	first := errors.Is(err, os.ErrNotExist)
 	d.hv, err = hypervisor.Open(ctx, &hypervisor.Options{Dir: d.dir, Operators: operators(cfg), Program: "serve " + version().Version,
@@ -134,39 +138,44 @@ type doors struct {
 	rules  *auth.Listener
 }
 
-// open serves until ctx ends or a door breaks. At the end the hub lets its calls finish while the doors still answer; then they
-// close.
+// open serves until ctx ends or a door breaks. At the end running calls finish while the doors still answer; then they close.
 func (d *daemon) open(ctx context.Context, at doors, hello greeting) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	open, shut := context.WithCancel(context.WithoutCancel(ctx))
 	defer shut()
+	byToken, bySocket := d.api(d.door.Identify), d.api(httpapi.SocketOperator)
 	var failed [2]error
 	d.own.Go(func() {
-		if failed[0] = httpapi.Serve(open, at.tcp, httpapi.Guard(at.rules.Check, d.network())); failed[0] != nil {
+		if failed[0] = httpapi.Serve(open, at.tcp, httpapi.Guard(at.rules.Check, d.network(byToken))); failed[0] != nil {
 			stop(failed[0])
 		}
 	})
 	d.own.Go(func() {
-		if failed[1] = at.socket.Run(open, d.api(httpapi.SocketOperator)); failed[1] != nil {
+		if failed[1] = at.socket.Run(open, bySocket); failed[1] != nil {
 			stop(failed[1])
 		}
 	})
 	d.own.Go(func() { _ = d.door.KeepOperatorToken(ctx, d.dir) })
 	d.own.Go(func() { d.followAccepted(ctx) })
-	reload := make(chan os.Signal, 1)
-	signal.Notify(reload, syscall.SIGHUP)
-	defer signal.Stop(reload)
-	d.own.Go(func() { d.followSignals(ctx, reload) })
+	d.own.Go(func() { d.followSignals(ctx) })
+	calling, hangUp := context.WithCancel(open)
+	defer hangUp()
 	ended := make(chan struct{})
-	go func() { // ends with ctx
+	go func() { // ends with calling
 		defer close(ended)
-		_ = d.hub.Run(ctx)
+		_ = d.hub.Run(calling)
 	}()
+	<-d.hub.Serving()
 	hello.print(d.g, at.rules.Loopback())
 	<-ctx.Done()
 	d.draining.Store(true)
 	d.hv.Logger().Info("ending: running calls finish")
+	end, cancel := context.WithTimeout(open, drainTime)
+	defer cancel()
+	byToken.Drain(end) // before the hub: their calls go out through its servers
+	bySocket.Drain(end)
+	hangUp()
 	<-ended
 	shut()
 	d.own.Wait()
@@ -174,14 +183,14 @@ func (d *daemon) open(ctx context.Context, at doors, hello greeting) error {
 }
 
 // network is what the TCP listener serves.
-func (d *daemon) network() http.Handler {
+func (d *daemon) network(api http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/mcp", d.hub.Handler(d.seat))
-	mux.Handle("/", d.api(d.door.Identify))
+	mux.Handle("/", api)
 	return mux
 }
 
-func (d *daemon) api(identify httpapi.Identify) http.Handler {
+func (d *daemon) api(identify httpapi.Identify) *httpapi.API {
 	return httpapi.New(d.hv, identify, &httpapi.Options{
 		Defaults: d.defaults,
 		Tools: func(ctx context.Context, s *hypervisor.Session, caller policy.Caller) error {

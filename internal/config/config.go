@@ -1,6 +1,7 @@
 package config
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"io"
 	"maps"
@@ -12,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/agenthypervisor/hypervisor/action"
+	"github.com/agenthypervisor/hypervisor/audit"
 	"github.com/agenthypervisor/hypervisor/internal/cel"
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/ring"
@@ -36,6 +38,7 @@ type Config struct {
 	AnonymousAgent *Agent // whoever comes without a token; nil: nobody may
 	Policies       []cel.Rule
 	Rules          *cel.Rules // Policies compiled, never nil
+	Digest         audit.Hash // SHA-256 of the text, and of that of the file it names
 
 	said said // where, for Report
 }
@@ -54,7 +57,9 @@ type Roles struct {
 // A Server is what the operator says of an upstream.
 type Server struct {
 	TrustAnnotations bool                    // readOnlyHint and its like may be believed
+	OAuth            *OAuth                  // how the hypervisor gets a token for it; nil: it needs none
 	Shared           bool                    // one connection for all agents and sessions
+	Pack             string                  // the bundled description that holds for it, a name of package packs; empty: none
 	Actions          map[string]action.Claim // by tool; "*": every tool
 }
 
@@ -62,14 +67,18 @@ type Server struct {
 const AnyTool = "*"
 
 // Claims returns what the operator says of a tool of a server, the strongest first, as action.Resolve wants it: of the tool
-// itself, then of every tool of that server.
-func (c *Config) Claims(server, tool string) []action.Claim {
+// itself, then of every tool of that server, then what the server's pack says of the tool.
+func (c *Config) Claims(server, tool string) []action.Claim { return c.Servers[server].claims(tool) }
+
+func (s Server) claims(tool string) []action.Claim {
 	var claims []action.Claim
-	actions := c.Servers[server].Actions
-	if claim, ok := actions[tool]; ok && tool != AnyTool {
+	if claim, ok := s.Actions[tool]; ok && tool != AnyTool {
 		claims = append(claims, claim)
 	}
-	if claim, ok := actions[AnyTool]; ok {
+	if claim, ok := s.Actions[AnyTool]; ok {
+		claims = append(claims, claim)
+	}
+	if claim, ok := bundled()[s.Pack][tool]; ok {
 		claims = append(claims, claim)
 	}
 	return claims
@@ -130,6 +139,15 @@ func parse(name string, b []byte, opts *Options, readFile func(string) ([]byte, 
 	if opts != nil {
 		l.opts = *opts
 	}
+	text := sha256.New()
+	text.Write(b)
+	if readFile != nil {
+		l.readFile = func(path string) ([]byte, error) {
+			b, err := readFile(path)
+			text.Write(b)
+			return b, err
+		}
+	}
 	if root, ok := l.parse(b); ok {
 		l.top(root)
 		for _, check := range l.late {
@@ -140,6 +158,7 @@ func parse(name string, b []byte, opts *Options, readFile func(string) ([]byte, 
 		faults.sort(name)
 		return nil, faults
 	}
+	text.Sum(l.Digest[:0])
 	return l.Config, nil
 }
 

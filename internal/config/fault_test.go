@@ -11,7 +11,7 @@ func TestEveryFaultSaysWhereAndWhat(t *testing.T) {
 	for _, c := range []struct{ name, yaml, want string }{
 		// the file
 		{"unknown key, near", "pollicies: []", `1:1: unknown key "pollicies" (did you mean "policies"?)`},
-		{"unknown key, far", "{listen: 'localhost:1', zebra: 1}", `1:25: unknown key "zebra" (there are agents, anonymous_agent, data, listen, mcpServers, mcpServersFile, policies, roles, servers, session)`},
+		{"unknown key, far", "{listen: 'localhost:1', zebra: 1}", `1:25: unknown key "zebra" (there are agents, anonymous_agent, data, hosts, listen, mcpServers, mcpServersFile, policies, roles, servers, session)`},
 		{"duplicate key", "data: a\nlisten: localhost:1\ndata: b\n", `3:1: key "data" is said twice`},
 		{"not a mapping", "- a\n", `1:1: want keys with values, got a list`},
 		{"syntax", "listen: [\n", `1:9: not YAML: sequence end token ']' not found`},
@@ -76,7 +76,10 @@ func TestEveryFaultSaysWhereAndWhat(t *testing.T) {
 		{"unknown server", "mcpServers: {files: {command: x}}\nservers: {filez: {}}", `2:11: servers.filez: there is no "filez" in mcpServers (did you mean "files"?)`},
 		{"unknown server, far", "mcpServers: {files: {command: x}}\nservers: {other: {}}", `2:11: servers.other: there is no "other" in mcpServers (there are files)`},
 		{"no servers", "servers: {other: {}}", `1:11: servers.other: there is no "other" in mcpServers, nor is any other server`},
-		{"pack", at("pack: filesystem"), `3:9: servers.a.pack: packs are not available in this version`},
+		{"pack", at("pack: filesytem"), `3:9: servers.a.pack: there is no pack "filesytem" (did you mean "filesystem"?)`},
+		{"pack, far", at("pack: payments"), `3:9: servers.a.pack: there is no pack "payments" (there are everything, filesystem, memory, sequential-thinking)`},
+		{"pack, no text", at("pack: [filesystem]"), `3:9: servers.a.pack: want a text, got a list`},
+		{"against a pack", at("actions: {read_file: {admin: true}}, pack: filesystem"), `3:13: servers.a.actions.read_file: bad descriptor: a.read_file is both read_only and admin`},
 		{"trust", at("trust_annotations: 1"), `3:22: servers.a.trust_annotations: want true or false, got 1`},
 		{"shared", at("shared: maybe"), `3:11: servers.a.shared: want true or false, got "maybe"`},
 		{"reversibility", at("actions: {x: {reversibility: fully}}"), `3:32: servers.a.actions.x.reversibility: "fully" is not one of full, partial, none`},
@@ -103,6 +106,10 @@ func TestEveryFaultSaysWhereAndWhat(t *testing.T) {
 		{"role did", "roles: {auditor: ['did:x']}", `1:19: roles.auditor[0]: "did:x": not a DID (did:method:identifier)`},
 		{"role twice", "roles: {auditor: [a, a]}", `1:22: roles.auditor[1]: "a" is listed twice`},
 		{"role long", "roles: {auditor: [" + strings.Repeat("a", 256) + "]}", `1:19: roles.auditor[0]: longer than 255 bytes`},
+		{"a host with a star", "hosts: ['*.example']", `1:9: hosts[0]: a name is said in full, got "*.example"`},
+		{"oauth of a command", "mcpServers: {a: {command: x}}\nservers: {a: {oauth: {token_url: 'https://t.example', client_id: i, client_secret: s}}}", `2:22: servers.a.oauth: a server that is a command shows no token`},
+		{"oauth in part", "mcpServers: {a: {url: 'https://a.example'}}\nservers: {a: {oauth: {token_url: 'https://t.example', client_id: i}}}", `2:22: servers.a.oauth: client_secret is missing`},
+		{"oauth over plain http", "mcpServers: {a: {url: 'https://a.example'}}\nservers: {a: {oauth: {token_url: 'http://t.example', client_id: i, client_secret: s}}}", `2:34: servers.a.oauth.token_url: the secret would go in the clear; want https, or a loopback address`},
 		{"anonymous", "listen: 0.0.0.0:7700\nanonymous_agent: {did: 'did:mesh:local', sigma: 0.80}", `2:18: anonymous_agent: whoever reaches 0.0.0.0:7700 would be did:mesh:local; listen on a loopback address such as 127.0.0.1:7700, or remove it`},
 		{"anonymous everywhere", "anonymous_agent: {did: 'did:mesh:local'}\nlisten: ':7700'", `1:18: anonymous_agent: whoever reaches :7700 would be did:mesh:local; listen on a loopback address such as 127.0.0.1:7700, or remove it`},
 		// rules

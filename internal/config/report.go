@@ -29,7 +29,7 @@ type ActionRow struct {
 	Undo          bool                 `json:"undo"` // there is a call that takes it back
 	Resource      string               `json:"resource,omitempty"`
 	Note          string               `json:"note,omitempty"` // what may surprise
-	Source        string               `json:"source"`         // FILE:LINE:COL
+	Source        string               `json:"source"`         // FILE:LINE:COL, or the pack where the file does not name the tool
 }
 
 // A PolicyRow is a policy and where it stands.
@@ -41,11 +41,12 @@ type PolicyRow struct {
 	Source string `json:"source"`
 }
 
-// Report returns a row for each action and policy the configuration names. What servers say of their own tools is not in it.
+// Report returns a row for each action that the configuration or a pack of its names, and for each policy. What servers say of
+// their own tools is not in it.
 func (c *Config) Report() Report {
 	r := Report{Actions: []ActionRow{}, Policies: []PolicyRow{}, Version: c.Rules.Version()}
 	for _, server := range slices.Sorted(maps.Keys(c.Servers)) {
-		for _, tool := range slices.Sorted(maps.Keys(c.Servers[server].Actions)) {
+		for _, tool := range c.Servers[server].tools() {
 			r.Actions = append(r.Actions, c.actionRow(server, tool))
 		}
 	}
@@ -59,13 +60,27 @@ func (c *Config) Report() Report {
 	return r
 }
 
+// tools returns the tools of which something is said, sorted.
+func (s Server) tools() []string {
+	tools := maps.Clone(bundled()[s.Pack])
+	if tools == nil {
+		return slices.Sorted(maps.Keys(s.Actions))
+	}
+	maps.Copy(tools, s.Actions)
+	return slices.Sorted(maps.Keys(tools))
+}
+
 func (c *Config) actionRow(server, tool string) ActionRow {
 	id := server + "." + tool
 	d := action.Resolve(id, c.Claims(server, tool)...)
 	decided := d.Effective(true)
+	source, ok := c.said.actions[id]
+	if !ok {
+		source = packSource(c.Servers[server].Pack)
+	}
 	return ActionRow{
 		Action: id, RequiredRing: d.RequiredRing(decided), RiskWeight: decided.Weight(), Reversibility: decided,
-		ReadOnly: d.ReadOnly, Admin: d.Admin, Undo: d.Undo != nil, Resource: d.Resource, Note: note(d), Source: c.said.actions[id],
+		ReadOnly: d.ReadOnly, Admin: d.Admin, Undo: d.Undo != nil, Resource: d.Resource, Note: note(d), Source: source,
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net"
 	"net/url"
 	"regexp"
 	"slices"
@@ -183,38 +184,96 @@ func (l *loader) servers(it item) {
 			}
 		})
 		var s Server
+		places := map[string]item{}
 		l.object(it.atValue(), map[string]field{
 			"trust_annotations": func(it item) { set(&s.TrustAnnotations, it, l.boolean) },
 			"shared":            func(it item) { set(&s.Shared, it, l.boolean) },
-			"pack":              func(it item) { l.fault(it, "packs are not available in this version") },
-			"actions":           func(it item) { s.Actions = l.actions(name, it) },
+			"oauth":             func(it item) { s.OAuth = l.oauth(name, it) },
+			"pack":              func(it item) { set(&s.Pack, it, l.pack) },
+			"actions":           func(it item) { s.Actions = l.actions(name, it, places) },
 		})
+		l.consistent(name, s.claims, places)
 		l.Servers[name] = s
 	})
 }
 
-// actions reads what is said of a server's tools, and that each tool's own words and those of "*" do not contradict.
-func (l *loader) actions(server string, it item) map[string]action.Claim {
-	claims, places := map[string]action.Claim{}, map[string]item{}
+// An OAuth is how the hypervisor itself gets a token for a server: by client credentials (RFC 6749 §4.4).
+type OAuth struct {
+	TokenURL     string
+	ClientID     string
+	ClientSecret string
+	Scopes       []string
+	Params       map[string]string // more form fields, such as resource or audience
+}
+
+// LogValue returns the credentials without their secret.
+func (o OAuth) LogValue() slog.Value {
+	return slog.GroupValue(slog.String("token_url", o.TokenURL), slog.String("client_id", o.ClientID))
+}
+
+var formField = regexp.MustCompile(`^[a-zA-Z0-9._~-]+$`)
+
+func (l *loader) oauth(server string, it item) *OAuth {
+	var o OAuth
+	before := len(*l.faults)
+	seen := l.object(it.atValue(), map[string]field{
+		"token_url":     func(it item) { set(&o.TokenURL, it, l.secretURL) },
+		"client_id":     func(it item) { set(&o.ClientID, it, l.text) },
+		"client_secret": func(it item) { set(&o.ClientSecret, it, l.text) },
+		"scopes":        func(it item) { o.Scopes = l.texts(it, l.text) },
+		"params":        func(it item) { o.Params = l.pairs(it, formField) },
+	})
+	for _, key := range []string{"token_url", "client_id", "client_secret"} {
+		if len(*l.faults) == before && !seen[key] {
+			l.fault(it, "%s is missing", key)
+		}
+	}
+	l.late = append(l.late, func() {
+		if l.MCPServers[server].Command != "" {
+			l.fault(it, "a server that is a command shows no token")
+		}
+	})
+	return &o
+}
+
+// secretURL reads an address that a secret may be sent to.
+func (l *loader) secretURL(it item) (string, bool) {
+	s, ok := l.url(it)
+	if !ok {
+		return "", false
+	}
+	if u, err := url.Parse(s); err == nil && u.Scheme != "https" && !loopback(net.JoinHostPort(u.Hostname(), "1")) {
+		l.fault(it, "the secret would go in the clear; want https, or a loopback address")
+		return "", false
+	}
+	return s, true
+}
+
+// actions reads what is said of a server's tools, and notes where.
+func (l *loader) actions(server string, it item, places map[string]item) map[string]action.Claim {
+	claims := map[string]action.Claim{}
 	l.mapping(it, func(tool string, it item) {
 		places[tool] = it
 		claims[tool] = l.claim(it.atValue())
 		l.said.actions[server+"."+tool] = fmt.Sprintf("%s:%d:%d", l.file, it.at.Line, it.at.Column)
 	})
+	return claims
+}
+
+// consistent notes where each tool's own words, those of "*" and those of the pack contradict each other.
+func (l *loader) consistent(server string, claims func(tool string) []action.Claim, places map[string]item) {
+	if !serverName.MatchString(server) {
+		return // which is a fault of its own
+	}
 	for tool, it := range places {
-		id, all := server+"."+tool, []action.Claim{claims[tool]}
+		id := server + "." + tool
 		if tool == AnyTool {
 			id = server + ".any"
-		} else if any, ok := claims[AnyTool]; ok {
-			all = append(all, any)
 		}
-		if d := action.Resolve(id, all...); serverName.MatchString(server) {
-			if err := d.Validate(); err != nil {
-				l.fault(it, "%v", err)
-			}
+		if err := action.Resolve(id, claims(tool)...).Validate(); err != nil {
+			l.fault(it, "%v", err)
 		}
 	}
-	return claims
 }
 
 // maxName bounds what an action or a policy is called.

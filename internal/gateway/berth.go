@@ -81,7 +81,7 @@ func (b *berth) board(ctx context.Context) (*Upstream, error) {
 	var waiting context.Context
 	for {
 		h.mu.Lock()
-		up, err := b.tryBoard()
+		up, err := b.tryBoard(callerOf(ctx))
 		freed := h.freed
 		h.mu.Unlock()
 		if !errors.Is(err, errNoRoom) {
@@ -101,7 +101,7 @@ func (b *berth) board(ctx context.Context) (*Upstream, error) {
 }
 
 // tryBoard is board without waiting. The caller holds mu.
-func (b *berth) tryBoard() (*Upstream, error) {
+func (b *berth) tryBoard(c *caller) (*Upstream, error) {
 	h := b.hub
 	switch {
 	case b.retired:
@@ -111,7 +111,8 @@ func (b *berth) tryBoard() (*Upstream, error) {
 	case b.stop == nil && len(h.running) >= h.opt.MaxConnections && !h.stopLongestIdle():
 		return nil, errNoRoom
 	case b.stop == nil:
-		b.start()
+		// Over HTTP a server that can ask in the old way does not speak the new one at the same address.
+		b.start(b.seat != nil && b.server.spec.Command != nil && c != nil && !c.modern)
 	}
 	b.users++
 	return b.up, nil
@@ -151,10 +152,10 @@ func (h *Hub) stopLongestIdle() bool {
 	return longest != nil
 }
 
-// start begins a life of the connection. The caller holds mu.
-func (b *berth) start() {
+// start begins a life of the connection, in the manner of the client that needs it first. The caller holds mu.
+func (b *berth) start(legacy bool) {
 	h := b.hub
-	opt := &UpstreamOptions{Stderr: h.opt.Stderr, Log: h.opt.Log, Clock: h.opt.Clock, Version: h.opt.Version, Shared: b.seat == nil}
+	opt := &UpstreamOptions{Stderr: h.opt.Stderr, Log: h.opt.Log, Clock: h.opt.Clock, Version: h.opt.Version, Legacy: legacy, Shared: b.seat == nil}
 	if e := b.server.spec.Endpoint; e != nil {
 		b.up = NewRemoteUpstream(b.Name(), *e, opt)
 	} else {

@@ -1,12 +1,20 @@
 // Package gateway is the MCP door: the server an agent talks to, the upstream servers it fronts, and the strict wire between.
 //
-// A line that came in is checked once (strict.go), before any library decodes it; arguments are decoded once, by the session
-// (action.DecodeArgs), and what is decided on is what is forwarded, made anew from the decoded value. An Upstream is one MCP server as a child
-// process, started again when it dies. A Server is one agent's view of it: it lists tools as the upstream defines them,
-// passes every call to a Session, which decides, and answers a refusal as a tool result.
+// A message that came in, a line or a body, is checked once (strict.go), before any library decodes it; arguments are decoded
+// once, by the session (action.DecodeArgs), and what is decided on is what is forwarded, made anew from the decoded value.
 //
-// The package decides nothing, records nothing and knows no ring: that is the Session's. It does not forward resources,
-// prompts, completion, sampling, elicitation or an agent's own _meta; see docs/rough-edges.md.
+// An Upstream is one MCP server: a child process, or an endpoint over Streamable HTTP. A Front stands upstreams before one agent
+// in one session: it lists and pins their tools, puts every call and every read (resources, prompts, completion) to the Session,
+// which decides, and a Server answers the agent with what came of it. A Hub is many upstreams behind one address for many agents:
+// per agent and session a seat, with its own clients, whose sessions no other seat can name, and its own connections (berths),
+// which are made at their first use and ended when idle. What an upstream asks or tells during a call (asking.go) reaches the
+// client whose call it is, or nobody.
 //
-// It may import hypervisor, session, action and policy, the MCP SDK, jsonschema-go and go-json-experiment.
+// What is hidden in a definition or result, or drives a terminal, is replaced before a model sees it (neutral.go); pins are of
+// the definition as the server wrote it.
+//
+// The package decides nothing, records nothing and knows no ring: that is the Session's. It does not forward sampling, roots,
+// elicitation by URL, subscriptions to resources, or an agent's own _meta; see docs/rough-edges.md.
+//
+// It may import hypervisor, session, action and policy, the MCP SDK, jsonschema-go, go-json-experiment and x/oauth2.
 package gateway

@@ -117,14 +117,16 @@ func (f *Front) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	return server.Run(ctx, in, out)
 }
 
-// follow takes over every change of the upstream's list.
+// follow takes over every change of the upstream's list, and every definition that an operator accepts.
 func (f *Front) follow(ctx context.Context, server *Server) {
 	var told editions
 	for {
+		accepted := f.hv.Accepted()
 		select {
 		case <-ctx.Done():
 			return
 		case <-f.up.Changed():
+		case <-accepted:
 		}
 		was := told
 		told = f.up.editions()

@@ -83,6 +83,8 @@ type Hub struct {
 	own      sync.WaitGroup // goroutines, added to while serving
 	wake     chan struct{}  // one slot: a seat is stale
 
+	serving chan struct{} // closed once Run has begun
+
 	mu       sync.Mutex
 	ctx      context.Context // of all upstreams and seats; nil: not serving
 	claims   func(server, tool string) []action.Claim
@@ -117,7 +119,7 @@ type renderKey struct {
 
 // NewHub returns a hub; opt may be nil. It returns an error for servers that cannot stand beside each other.
 func NewHub(hv *hypervisor.Hypervisor, opt *HubOptions) (*Hub, error) {
-	h := &Hub{hv: hv, wake: make(chan struct{}, 1), freed: make(chan struct{}), patience: writerPatience, seats: map[seatKey]*seat{}, running: map[*berth]struct{}{},
+	h := &Hub{hv: hv, wake: make(chan struct{}, 1), freed: make(chan struct{}), patience: writerPatience, serving: make(chan struct{}), seats: map[seatKey]*seat{}, running: map[*berth]struct{}{},
 		stale: map[*seat]struct{}{}, rendered: map[renderKey]Tool{}}
 	if opt != nil {
 		h.opt = *opt
@@ -214,6 +216,9 @@ func (h *Hub) markStale(s *seat) {
 	}
 }
 
+// Serving returns a channel that is closed once Run has begun and the handler takes requests.
+func (h *Hub) Serving() <-chan struct{} { return h.serving }
+
 // Run serves until ctx ends: before it is called and after it has begun to end, the handler answers 503. At the end it lets the
 // calls under way finish (half a minute at most), ends all open streams, stops all servers, and returns ctx's cause once no
 // process and goroutine of the hub is left. It is called once, and the HTTP server is shut down after it.
@@ -223,6 +228,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	h.ctx = live
 	h.own.Go(func() { h.refreshStale(live) })
 	h.mu.Unlock()
+	close(h.serving)
 	for ctx.Err() == nil {
 		select {
 		case <-ctx.Done():

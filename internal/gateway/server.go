@@ -165,6 +165,9 @@ func (s *Server) receive(next mcp.MethodHandler) mcp.MethodHandler {
 			if p == nil {
 				p = &mcp.ListToolsParams{}
 			}
+			if ss, ok := req.GetSession().(*mcp.ServerSession); ok { // a server that is started now is spoken to in the client's way
+				ctx = withCaller(ctx, callerIn(ss, p))
+			}
 			return s.list(ctx, p)
 		case "tools/call":
 			return s.call(ctx, req.(*mcp.CallToolRequest))

@@ -33,6 +33,7 @@ type UpstreamOptions struct {
 	Clock   Clock          // nil: WallClock
 	Jitter  func() float64 // in [0, 1); nil: math/rand
 	Version string         // of this program, as the server is told; empty: "dev"
+	Legacy  bool           // speak 2025-11-25 with it if it can, as the agent does: a server may ask in another way then
 	Shared  bool           // several agents use it: it can ask and tell none of them anything during a call
 }
 
@@ -120,7 +121,10 @@ func (u *Upstream) Run(ctx context.Context) error {
 func (u *Upstream) serve(ctx context.Context) error {
 	// A server that never answers server/discover, which it may not know, is asked the old way the next time.
 	u.mu.Lock()
-	legacy := u.attempts%2 == 1 && errors.Is(u.down, errStartTimeout)
+	legacy := u.opt.Legacy
+	if u.attempts%2 == 1 && (legacy || errors.Is(u.down, errStartTimeout)) {
+		legacy = !legacy
+	}
 	u.attempts++
 	u.mu.Unlock()
 

@@ -3,6 +3,7 @@ package httpapi
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/agenthypervisor/hypervisor"
@@ -199,6 +200,10 @@ func (a *API) activate(ctx context.Context, caller policy.Caller, in request[non
 }
 
 func (a *API) act(ctx context.Context, caller policy.Caller, in request[api.Act]) (api.Outcome, error) {
+	if !a.acts.enter() {
+		return api.Outcome{}, fmt.Errorf("%w: it takes no more actions", hypervisor.ErrClosed)
+	}
+	defer a.acts.leave()
 	dry, err := in.query.flag("dry_run")
 	if err != nil {
 		return api.Outcome{}, err
@@ -257,4 +262,50 @@ func (a *API) stage(ctx context.Context, caller policy.Caller, in request[api.Ac
 		}
 	}
 	return s, nil
+}
+
+// Drain takes no more actions and returns once those under way are answered, or ctx ends. It is called before the server is shut
+// down, which cancels them.
+func (a *API) Drain(ctx context.Context) {
+	select {
+	case <-a.acts.end():
+	case <-ctx.Done():
+	}
+}
+
+// underWay counts what is under way until it is told that no more comes. The zero value counts from nought.
+type underWay struct {
+	mu    sync.Mutex
+	n     int
+	ended chan struct{} // nil: more may come; closed when the last has left
+}
+
+func (u *underWay) enter() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.ended != nil {
+		return false
+	}
+	u.n++
+	return true
+}
+
+func (u *underWay) leave() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.n--; u.n == 0 && u.ended != nil {
+		close(u.ended)
+	}
+}
+
+func (u *underWay) end() <-chan struct{} {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.ended == nil {
+		u.ended = make(chan struct{})
+		if u.n == 0 {
+			close(u.ended)
+		}
+	}
+	return u.ended
 }

@@ -5,6 +5,6 @@
 // called with that caller, and what comes back is written: the package decides nothing. One function turns errors into
 // statuses. docs/contract.md is the page it is written from.
 //
-// It may import hypervisor and what that is made of, and api. It serves no MCP (internal/gateway) and knows no tokens
-// (internal/auth).
+// It may import hypervisor and what that is made of, internal/auth, internal/config and api. It serves no MCP (internal/gateway),
+// and whose a token is it asks internal/auth.
 package httpapi

@@ -50,6 +50,7 @@ type API struct {
 	logger   *slog.Logger
 	mux      *http.ServeMux
 	streams  chan struct{} // one place for each stream of events
+	acts     underWay
 }
 
 // New returns the handler of /v1, /healthz and /readyz.
@@ -137,6 +138,9 @@ func (a *API) unrouted(w http.ResponseWriter, r *http.Request) {
 	}
 	a.reply(w, r, nil, &problem{http.StatusNotFound, api.Error{Code: string(policy.NotFound), Message: fmt.Sprintf("there is no %s", r.URL.Path)}})
 }
+
+// bodyPatience is how long a body may take to come.
+const bodyPatience = 30 * time.Second
 
 // A request is a decoded request: what its path, its query and its body say.
 type request[B any] struct {
@@ -226,7 +230,10 @@ func decode[B any](a *API, w http.ResponseWriter, r *http.Request, params []stri
 		}
 	}
 	in.path, in.query = r.PathValue, query(values)
+	conn := http.NewResponseController(w)
+	_ = conn.SetReadDeadline(time.Now().Add(bodyPatience)) // a recorder in a test has none
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, api.MaxBodyBytes))
+	_ = conn.SetReadDeadline(time.Time{})
 	if err != nil {
 		var large *http.MaxBytesError
 		if errors.As(err, &large) {

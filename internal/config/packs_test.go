@@ -1,0 +1,93 @@
+package config
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/agenthypervisor/hypervisor/action"
+	"github.com/agenthypervisor/hypervisor/packs"
+)
+
+func TestPacksAreSound(t *testing.T) {
+	for _, name := range packs.Names() {
+		text, ok := packs.Read(name)
+		claims, faults := parsePack(packSource(name), text)
+		if !ok || len(faults) > 0 || len(claims) == 0 {
+			t.Errorf("%s: %v", name, faults)
+		}
+		for tool, claim := range claims {
+			if claim.ReadOnly == nil && claim.Reversibility == nil {
+				t.Errorf("%s.%s: says neither read_only nor reversibility", name, tool)
+			}
+			if claim.Reversibility != nil && *claim.Reversibility == action.Full && claim.ReadOnly == nil {
+				t.Errorf("%s.%s: full leaves a wildcard's read_only standing: say read_only: false", name, tool)
+			}
+			if claim.Undo != nil && claims[claim.Undo.Tool].Reversibility == nil {
+				t.Errorf("%s.%s: is undone by %s, which the pack does not say to change anything", name, tool, claim.Undo.Tool)
+			}
+		}
+		if _, ok := claims[AnyTool]; ok {
+			t.Errorf("%s: speaks of every tool: a tool that a later version of the server brings is nobody's to describe", name)
+		}
+	}
+	if _, ok := packs.Read("../doc.go"); ok {
+		t.Error("a pack is read by another name than its own")
+	}
+}
+
+// SPEC §4: operator's config → adapter pack → annotations of a server marked trusted; a weaker source can only tighten.
+func TestPackStandsBetweenConfigurationAndAnnotations(t *testing.T) {
+	c, err := Parse("f", []byte(`
+mcpServers: {a: {command: x}, b: {command: x}, c: {command: x}}
+servers:
+  a: {pack: filesystem}
+  b: {actions: {write_file: {reversibility: none}, move_file: {name: Move}, "*": {read_only: true}}, pack: filesystem}
+`), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	loose := action.Annotations{ReadOnly: true}.Claim()
+	for _, tc := range []struct {
+		id       string
+		effect   action.Reversibility
+		readOnly bool
+		resource string
+	}{
+		{"a.write_file", action.Partial, false, "{{args.path}}"}, // the annotation loosens nothing
+		{"a.move_file", action.Full, false, "{{args.source}}"},
+		{"a.unheard_of", action.Full, true, ""}, // only the annotation speaks
+		{"b.write_file", action.Irreversible, false, "{{args.path}}"},
+		{"b.edit_file", action.Partial, false, "{{args.path}}"}, // the pack tightens "*"
+		{"b.move_file", action.Full, false, "{{args.source}}"},
+		{"b.read_file", action.Full, true, "{{args.path}}"},
+		{"c.write_file", action.Full, true, ""},
+	} {
+		server, tool, _ := strings.Cut(tc.id, ".")
+		d := action.Resolve(tc.id, append(c.Claims(server, tool), loose)...)
+		if d.ReadOnly {
+			d.Reversibility = action.Full
+		}
+		if d.Reversibility != tc.effect || d.ReadOnly != tc.readOnly || d.Resource != tc.resource {
+			t.Errorf("%s: %+v", tc.id, d)
+		}
+	}
+	if d := action.Resolve("b.move_file", c.Claims("b", "move_file")...); d.Name != "Move" || d.Undo == nil || d.Undo.Tool != "move_file" {
+		t.Errorf("what the configuration leaves open the pack says: %+v", d)
+	}
+}
+
+func TestReportNamesThePackAsASource(t *testing.T) {
+	c, err := Parse("f", []byte("mcpServers: {a: {command: x}}\nservers: {a: {pack: sequential-thinking, actions: {other: {read_only: true}}}}"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]string{}
+	for _, row := range c.Report().Actions {
+		got[row.Action] = row.Source
+	}
+	if diff := cmp.Diff(map[string]string{"a.other": "f:2:52", "a.sequentialthinking": "pack sequential-thinking"}, got); diff != "" {
+		t.Error(diff)
+	}
+}
