@@ -27,7 +27,8 @@ type berth struct {
 	listed bool
 	tools  []Tool // as this connection listed them last
 	has    Features
-	fresh  bool // this life has not listed yet
+	fresh  bool     // this life has not listed yet
+	lists  editions // of this life, as far as the agents are told
 }
 
 var errRetired = errors.New("it is not configured any more; list the tools again")
@@ -162,7 +163,7 @@ func (b *berth) start(legacy bool) {
 	}
 	ctx, cancel := context.WithCancel(h.ctx)
 	before, stopped := b.stopped, make(chan struct{})
-	b.stop, b.stopped, b.fresh = cancel, stopped, true
+	b.stop, b.stopped, b.fresh, b.lists = cancel, stopped, true, editions{}
 	h.running[b] = struct{}{}
 	up := b.up
 	h.own.Go(func() {
@@ -205,6 +206,7 @@ func (b *berth) retire() {
 
 // update takes over the tools as the upstream lists them, and marks the seats whose own lists are otherwise now.
 func (b *berth) update(up *Upstream) {
+	b.tellLists(up)
 	tools, listed := up.known()
 	h, s := b.hub, b.server
 	h.mu.Lock()

@@ -119,6 +119,7 @@ func (f *Front) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 
 // follow takes over every change of the upstream's list, and every definition that an operator accepts.
 func (f *Front) follow(ctx context.Context, server *Server) {
+	var told editions
 	for {
 		accepted := f.hv.Accepted()
 		select {
@@ -127,6 +128,9 @@ func (f *Front) follow(ctx context.Context, server *Server) {
 		case <-f.up.Changed():
 		case <-accepted:
 		}
+		was := told
+		told = f.up.editions()
+		f.tellLists(server, told.since(was))
 		if _, err := f.refresh(ctx, f.faces[0]); err != nil {
 			// What is registered stays, and a call of a tool that has changed since is not sent (Upstream.Call).
 			f.opt.Log.Error("changed tools not taken over", "server", f.up.Name(), "error", err)

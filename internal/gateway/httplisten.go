@@ -13,9 +13,6 @@ import (
 
 var errNoStream = errors.New("the server has no such stream")
 
-// listChanged is what we tell ourselves when a stream was away: a change may have been missed.
-var listChanged = incoming{envelope: envelope{method: "notifications/tools/list_changed"}}
-
 // listen reads the stream of a server until 2025-11-25, which need not have one, and opens it again when it ends. One that can
 // be had no more ends the wire.
 func (w *httpWire) listen() {
@@ -25,7 +22,7 @@ func (w *httpWire) listen() {
 		switch {
 		case err == nil:
 			if opened {
-				w.push(listChanged)
+				missed(w.push)
 			}
 			opened = true
 			s := newEventStream(resp.Body, nil)
@@ -75,7 +72,7 @@ func (w *httpWire) subscribe(ctx context.Context, o *outgoing, r *jsonrpc.Reques
 		resp, err := w.do(ctx, http.MethodPost, o, r)
 		if err == nil && resp.StatusCode == http.StatusOK {
 			if opened {
-				w.push(listChanged)
+				missed(w.push)
 			}
 			opened = true
 			s := newEventStream(resp.Body, nil)

@@ -50,9 +50,12 @@ func (u *Upstream) start(ctx context.Context, legacy bool) (*link, []Tool, error
 	ready, cancel := withTimeout(ctx, u.opt.Clock, startTimeout, errStartTimeout)
 	defer cancel()
 	client := mcp.NewClient(implementation(u.opt.Version), &mcp.ClientOptions{
-		Capabilities:           u.capabilities(),
-		ToolListChangedHandler: func(context.Context, *mcp.ToolListChangedRequest) {}, // it makes the SDK subscribe; the wire takes the notice in
-		MultiRoundTrip:         &mcp.MultiRoundTripOptions{Disabled: true},
+		Capabilities: u.capabilities(),
+		// These make the SDK subscribe; the wire takes the notices in.
+		ToolListChangedHandler:     func(context.Context, *mcp.ToolListChangedRequest) {},
+		PromptListChangedHandler:   func(context.Context, *mcp.PromptListChangedRequest) {},
+		ResourceListChangedHandler: func(context.Context, *mcp.ResourceListChangedRequest) {},
+		MultiRoundTrip:             &mcp.MultiRoundTripOptions{Disabled: true},
 	})
 	opt := &mcp.ClientSessionOptions{}
 	if legacy {
@@ -91,6 +94,7 @@ func (l *link) open() error {
 	u := l.upstream
 	if u.endpoint != nil {
 		l.conn = newUpstreamConn(newHTTPWire(*u.endpoint, u.opt.Clock, u.opt.Log.With("server", u.name)))
+		l.conn.lists = u.listsChanged
 		return nil
 	}
 	p, err := startProcess(u.command, u.opt.Stderr, "["+u.name+"] ")
@@ -98,6 +102,7 @@ func (l *link) open() error {
 		return err
 	}
 	l.process, l.conn = p, newUpstreamConn(lineWire{newStream(p.stdout, p.stdin, false)})
+	l.conn.lists = u.listsChanged
 	return nil
 }
 
@@ -203,12 +208,16 @@ func (l *link) relist(ctx context.Context) {
 			return
 		case <-l.conn.changed:
 		}
+		said := l.conn.said.Swap(false)
 		tools, err := l.list(ctx)
 		if err != nil {
 			l.upstream.opt.Log.Warn("tools not listed anew", "server", l.upstream.name, "error", err)
 			continue
 		}
 		l.upstream.setTools(tools)
+		if said {
+			l.upstream.listsChanged(toolsChanged)
+		}
 	}
 }
 

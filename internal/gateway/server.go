@@ -101,7 +101,7 @@ func NewServer(session Session, opt *ServerOptions) *Server {
 		Instructions: o.Instructions,
 		Logger:       o.sdkLog(),
 		GetSessionID: o.newID,
-		Capabilities: &mcp.ServerCapabilities{Tools: &mcp.ToolCapabilities{ListChanged: true}},
+		Capabilities: o.sdkCapabilities(),
 	})
 	s.sdk.AddReceivingMiddleware(s.receive)
 	return s
@@ -171,7 +171,12 @@ func (s *Server) receive(next mcp.MethodHandler) mcp.MethodHandler {
 			return s.list(ctx, p)
 		case "tools/call":
 			return s.call(ctx, req.(*mcp.CallToolRequest))
-		case "ping", "subscriptions/listen":
+		case "subscriptions/listen":
+			if err := s.listen(ctx, req); err != nil {
+				return nil, fmt.Errorf("listing tools: %w", err)
+			}
+			return next(ctx, method, req)
+		case "ping":
 			return next(ctx, method, req)
 		case "initialize", "server/discover":
 			r, err := next(ctx, method, req)
@@ -200,10 +205,10 @@ func (s *Server) introduce(r mcp.Result) {
 	f := s.reads.Features()
 	c := &mcp.ServerCapabilities{Tools: &mcp.ToolCapabilities{ListChanged: true}}
 	if f.Resources {
-		c.Resources = &mcp.ResourceCapabilities{}
+		c.Resources = &mcp.ResourceCapabilities{ListChanged: true}
 	}
 	if f.Prompts {
-		c.Prompts = &mcp.PromptCapabilities{}
+		c.Prompts = &mcp.PromptCapabilities{ListChanged: true}
 	}
 	if f.Completions {
 		c.Completions = &mcp.CompletionCapabilities{}

@@ -55,6 +55,7 @@ type Upstream struct {
 	retry    time.Time // when it is started again; zero: nothing is planned
 	tools    []Tool    // as last listed; they stay while it is down
 	has      Features
+	lists    editions
 }
 
 // NewUpstream returns an upstream that Run will start. Its name is for people and records; opt may be nil.

@@ -21,7 +21,9 @@ var errGarbage = errors.New("the server wrote what is not MCP")
 // It is its own mcp.Transport, for one Connect.
 type upstreamConn struct {
 	wire
-	changed chan struct{} // one slot: the upstream says its tools have changed
+	changed chan struct{}       // one slot: the upstream says its tools have changed
+	said    atomic.Bool         // it was the upstream, since they were listed last
+	lists   func(method string) // told of notifications that another list has changed; nil: nobody is
 
 	questions  sync.WaitGroup // put to agents
 	open       atomic.Int32   // of them
@@ -58,8 +60,9 @@ type wire interface {
 // An incoming message, strictly checked.
 type incoming struct {
 	envelope
-	of  *outgoing // the request on whose own answer it came; nil: on a stream that all requests share
-	err error     // why of gets no answer; there is no message then
+	ours bool      // it is no message of the server's
+	of   *outgoing // the request on whose own answer it came; nil: on a stream that all requests share
+	err  error     // why of gets no answer; there is no message then
 }
 
 // A lineWire is a wire of lines, one message each. A line that is no message breaks it.
@@ -216,10 +219,15 @@ func (c *upstreamConn) decline(ctx context.Context, e envelope) error {
 // notice takes in a notification. Most kinds change nothing.
 func (c *upstreamConn) notice(e incoming) error {
 	switch e.method {
-	case "notifications/tools/list_changed":
+	case toolsChanged:
+		c.said.CompareAndSwap(false, !e.ours)
 		select {
 		case c.changed <- struct{}{}:
 		default: // it will be asked once for both
+		}
+	case promptsChanged, resourcesChanged:
+		if c.lists != nil {
+			c.lists(e.method)
 		}
 	case "notifications/message":
 		if t := c.asker(e.of); t != nil {
