@@ -136,9 +136,9 @@ func (u *Upstream) serve(ctx context.Context) error {
 	first := u.tools == nil
 	changed := !sameTools(u.tools, tools) && (!first || u.attempts > 1)
 	u.link, u.down, u.retry, u.tools, u.has = l, nil, time.Time{}, tools, l.features()
+	u.noteTried()
 	u.mu.Unlock()
 	u.opt.Log.Info("server is up", "server", u.name, "tools", len(tools))
-	u.noteTried()
 	if changed {
 		u.toolsChanged()
 	}
@@ -148,10 +148,11 @@ func (u *Upstream) serve(ctx context.Context) error {
 func (u *Upstream) setDown(why error, retry time.Time) {
 	u.mu.Lock()
 	u.link, u.down, u.retry = nil, why, retry
-	u.mu.Unlock()
 	u.noteTried()
+	u.mu.Unlock()
 }
 
+// noteTried says that an attempt to start has ended. The caller holds mu.
 func (u *Upstream) noteTried() {
 	select {
 	case <-u.tried:
