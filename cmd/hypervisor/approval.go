@@ -91,10 +91,16 @@ func (g *globals) printApproval(a api.Approval) {
 func approvalDecide(g *globals, verb, short string, do func(*client.Client, context.Context, string, string, string) (api.Decision, error)) *cobra.Command {
 	var digest string
 	cmd := &cobra.Command{
-		Use: verb + " ID --digest D", Short: short, Args: cobra.ExactArgs(1),
-		Long:    short + ".\nWithout --digest it shows what would be decided and the command that decides it.",
+		Use: verb + " ID [--digest] D", Short: short, Args: cobra.RangeArgs(1, 2),
+		Long:    short + ".\nWithout a digest it shows what would be decided and the command that decides it.",
 		Example: "  hypervisor approval " + verb + " apr-7\n  hypervisor approval " + verb + " apr-7 --digest 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 2 {
+				if digest != "" && digest != args[1] {
+					return usage("two digests are said: %s and %s", digest, args[1])
+				}
+				digest = args[1]
+			}
 			ctx, cancel := g.context(cmd, false)
 			defer cancel()
 			c, a, err := oneApproval(ctx, g, args[0])
