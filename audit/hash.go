@@ -85,7 +85,7 @@ func node(left, right Hash) Hash {
 }
 
 // A Tree is an RFC 6962 Merkle tree of which only the right edge is kept: enough to add leaves and to tell the root.
-// The zero Tree is empty. Copies made by assignment share memory; use Clone to keep one.
+// The zero Tree is empty. Copies made by assignment share memory.
 type Tree struct {
 	Size uint64 `json:"size"`
 	Edge []Hash `json:"edge,omitempty"` // roots of the full subtrees, largest first; one for each bit set in Size
@@ -112,11 +112,6 @@ func (t *Tree) Root() Hash {
 		root = node(t.Edge[i], root)
 	}
 	return root
-}
-
-// Clone returns a copy that shares nothing.
-func (t *Tree) Clone() Tree {
-	return Tree{Size: t.Size, Edge: append([]Hash(nil), t.Edge...)}
 }
 
 // Valid reports whether the tree's edge has the shape its size demands. A tree read from outside is checked with it first.

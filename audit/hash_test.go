@@ -169,22 +169,6 @@ func TestATreeOfAWrongShapeIsNotValid(t *testing.T) {
 	}
 }
 
-func TestACloneSharesNothing(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		var tree audit.Tree
-		for i := range rapid.IntRange(0, 40).Draw(t, "leaves") {
-			tree.Add(audit.Leaf([]byte{byte(i)}))
-		}
-		clone, before := tree.Clone(), tree.Root()
-		for i := range rapid.IntRange(1, 40).Draw(t, "more") {
-			tree.Add(audit.Leaf([]byte{0xff, byte(i)}))
-		}
-		if clone.Root() != before {
-			t.Fatalf("the clone's root changed")
-		}
-	})
-}
-
 func TestAHashHasOneText(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		h := audit.Hash(rapid.SliceOfN(rapid.Byte(), 32, 32).Draw(t, "h"))

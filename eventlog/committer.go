@@ -117,13 +117,6 @@ func (c *Committer) Enqueue(lane *Lane, rec Append, done func(error)) {
 	}
 }
 
-// Idle reports whether nothing waits for the store.
-func (c *Committer) Idle() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return len(c.queue) == 0
-}
-
 // Step appends the next group and tells each record's owner. It returns false if nothing waited.
 // It is called from one goroutine at a time. The end of ctx tears no group: it is of many callers.
 func (c *Committer) Step(ctx context.Context) bool {
