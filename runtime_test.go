@@ -488,13 +488,14 @@ func TestFollowerResumesByPosition(t *testing.T) {
 	}
 }
 
-// The rim starts no goroutine outside Run: a stepped hypervisor has none at all, and does everything.
+// The rim starts no goroutine outside Run: a stepped hypervisor has none at all, and does everything. One of a test before
+// this may still be ending, so there can be fewer than there were.
 func TestSteppedHypervisorStartsNoGoroutine(t *testing.T) {
 	before := goroutines()
 	hv := hypervisortest.Open(t, nil)
 	s := hypervisortest.Session(t, hv, nil, map[policy.DID]string{ann: "0.80"})
 	register(s, func(_ context.Context, args json.RawMessage) (json.RawMessage, error) {
-		if n := goroutines(); n != before {
+		if n := goroutines(); n > before {
 			t.Errorf("%d goroutines at dispatch, %d before", n, before)
 		}
 		return args, nil
@@ -503,7 +504,7 @@ func TestSteppedHypervisorStartsNoGoroutine(t *testing.T) {
 	if _, err := s.Terminate(context.Background(), admin); err != nil {
 		t.Fatal(err)
 	}
-	if n := goroutines(); n != before {
+	if n := goroutines(); n > before {
 		t.Errorf("%d goroutines, %d before", n, before)
 	}
 	if err := hv.Close(context.Background()); err != nil {
