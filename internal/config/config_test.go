@@ -27,12 +27,28 @@ var update = flag.Bool("update", false, "rewrite golden files")
 
 func ptr[T any](v T) *T { return &v }
 
-// docs/contract.md "Configuration": its example.
-func TestContractsExampleLoads(t *testing.T) {
-	c, err := Load(filepath.Join("testdata", "contract.yaml"), nil)
+// contractsExample is what docs/contract.md shows under "Configuration".
+func contractsExample(t *testing.T) *Config {
+	t.Helper()
+	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "contract.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
+	_, rest, found := strings.Cut(string(page), "## Configuration")
+	_, rest, begins := strings.Cut(rest, "```yaml\n")
+	example, _, ends := strings.Cut(rest, "```")
+	if !found || !begins || !ends {
+		t.Fatal("the page has no example")
+	}
+	c, err := Parse("contract.md", []byte(example), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func TestContractsExampleLoads(t *testing.T) {
+	c := contractsExample(t)
 	want := &Config{
 		Listen: "127.0.0.1:7700", Data: "./hypervisor-data",
 		Session: Session{Consistency: "strong", MaxParticipants: 10, MaxDuration: time.Hour, MinSigmaEff: ptr(ring.MustSigma("0.6")),
@@ -55,6 +71,23 @@ func TestContractsExampleLoads(t *testing.T) {
 	verdict := c.Rules.Evaluate(policy.Request{Action: action.Descriptor{ID: "files.write_file"}, Resource: "/prod/a"})
 	if verdict != (policy.Verdict{Effect: policy.Deny, Rule: "no-prod-writes"}) {
 		t.Errorf("the policy says %+v", verdict)
+	}
+}
+
+func TestNothingSurprisesInTheReportOfContractsExample(t *testing.T) {
+	r := contractsExample(t).Report()
+	if len(r.Policies) != 1 || len(r.Actions) < 14 {
+		t.Fatalf("%d policies, %d actions", len(r.Policies), len(r.Actions))
+	}
+	for _, p := range r.Policies {
+		if p.Note != "" {
+			t.Errorf("%s: %s", p.Name, p.Note)
+		}
+	}
+	for _, a := range r.Actions {
+		if a.Action == "files.write_file" && (a.Resource != "{{args.path}}" || a.Reversibility != action.Partial) {
+			t.Errorf("what the policy is about: %+v", a)
+		}
 	}
 }
 
