@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/agenthypervisor/hypervisor/agent"
 	"github.com/agenthypervisor/hypervisor/audit"
 	"github.com/agenthypervisor/hypervisor/eventlog"
 	"github.com/agenthypervisor/hypervisor/policy"
@@ -19,6 +20,7 @@ type live struct {
 	state    *session.State
 	st       *stream
 	tallies  map[policy.DID]session.Tally
+	agents   gallery
 	secret   [32]byte
 	armed    time.Time // what the timer is set to
 	snapshot uint64    // the newest snapshot's record
@@ -152,7 +154,7 @@ func (s *Session) env(caller policy.Caller) (session.Env, string, error) {
 	l, rules := s.live, s.hv.rules.Load()
 	s.used = s.hv.now(l.state.Time)
 	return session.Env{
-		Now: s.used, Caller: caller, Sigmas: s.hv.agents.current(),
+		Now: s.used, Caller: caller, Standings: l.agents.current(s.hv.agents),
 		Rules: rules.rules, RulesID: rules.version, Random: [32]byte(b[:32]), Secret: l.secret,
 		Incarnation: s.hv.incarnation, NodeEpoch: s.hv.system.epoch(), Operators: len(s.hv.opts.Operators), Tallies: l.tallies,
 	}, traceParent([16]byte(b[32:48]), [8]byte(b[48:])), nil
@@ -236,7 +238,8 @@ func (s *Session) read(ctx context.Context) (*live, error) {
 // readFrom folds the records behind a snapshot, which may be of nothing.
 func (s *Session) readFrom(ctx context.Context, name string, snap snapshotJSON) (*live, error) {
 	l := &live{state: snap.State, tallies: map[policy.DID]session.Tally{}, snapshot: snap.State.Seq,
-		st: &stream{hv: s.hv, name: name, lane: &eventlog.Lane{}, lost: s.reviveLater, seq: snap.State.Seq, head: snap.Head, tree: snap.Tree}}
+		agents: gallery{known: map[policy.DID]agent.Standing{}},
+		st:     &stream{hv: s.hv, name: name, lane: &eventlog.Lane{}, lost: s.reviveLater, seq: snap.State.Seq, head: snap.Head, tree: snap.Tree}}
 	for r, err := range s.hv.read(ctx, name, 1) {
 		if err != nil {
 			return nil, err
@@ -301,8 +304,13 @@ func (l *live) readSecret(first *stored) error {
 // resume brings a session that another process left up to date. The lock is held.
 func (s *Session) resume(ctx context.Context) error {
 	state := s.live.state
-	if err := s.hv.agents.know(ctx, participants(state)...); err != nil {
+	dids := participants(state)
+	handles, err := s.hv.agents.know(ctx, dids...)
+	if err != nil {
 		return err
+	}
+	for i, did := range dids {
+		s.live.agents.watch(did, handles[i])
 	}
 	if state.Lifecycle == session.Archived {
 		return nil

@@ -221,11 +221,19 @@ func (s *Session) Join(ctx context.Context, caller policy.Caller, c session.Join
 	if _, err := policy.ParseDID(string(c.Agent)); err != nil {
 		return Participant{}, fmt.Errorf("joining an agent: %w", err)
 	}
-	stamp := func(e *session.Env) { e.Key = key(e, c.Key, c) }
 	if err := s.hv.enter(); err != nil {
 		return Participant{}, err
 	}
 	defer s.hv.leave()
+	known, err := s.hv.agents.know(ctx, c.Agent)
+	if err != nil {
+		return Participant{}, err
+	}
+	stamp := func(e *session.Env) {
+		e.Key = key(e, c.Key, c)
+		s.live.agents.keep(s.live.state.Participants)
+		s.live.agents.watch(c.Agent, known[0])
+	}
 	if c.Sigma != 0 {
 		// A join that is refused whatever the σ, or that repeats another, must not set it.
 		out, err := s.consider(ctx, caller, c, stamp)
@@ -239,9 +247,6 @@ func (s *Session) Join(ctx context.Context, caller policy.Caller, c session.Join
 		if err := refusedOr(d, err); err != nil {
 			return Participant{}, err
 		}
-	}
-	if err := s.hv.agents.know(ctx, c.Agent); err != nil {
-		return Participant{}, err
 	}
 	out, err := s.submit(ctx, caller, c, stamp)
 	if err := refusedOr(out.Decision, err); err != nil {
@@ -263,7 +268,11 @@ func (s *Session) Participant(ctx context.Context, did policy.DID) (Participant,
 	if s.live.state.Participants[did] == nil {
 		return Participant{}, fmt.Errorf("%s in session %s: %w", did, s.id, ErrNotFound)
 	}
-	r, sigma := s.live.state.Standing(s.hv.agents.current()[did])
+	env, _, err := s.env(policy.System)
+	if err != nil {
+		return Participant{}, err
+	}
+	r, sigma := s.live.state.RingOf(&env, did)
 	return Participant{did, r, sigma}, nil
 }
 

@@ -3,7 +3,7 @@ package hypervisor
 import (
 	"context"
 	"fmt"
-	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -12,6 +12,7 @@ import (
 	"github.com/agenthypervisor/hypervisor/eventlog"
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/ring"
+	"github.com/agenthypervisor/hypervisor/session"
 )
 
 // standings are the agents' streams, and what every session may know of them: σ_raw at each stream's durable head.
@@ -20,38 +21,35 @@ type standings struct {
 
 	mu      sync.Mutex
 	handles map[policy.DID]*agentHandle
-	sigmas  atomic.Pointer[map[policy.DID]ring.Sigma] // of all agents in handles; immutable, replaced when one changes
+
+	changes atomic.Uint64 // standings published, ever: who has looked since the newest need not look again
 }
 
 type agentHandle struct {
+	standing atomic.Pointer[agent.Standing] // at the stream's durable head; nil: not read yet
+
 	mu    sync.Mutex
 	state *agent.State
 	st    *stream // nil: to be loaded
 }
 
-// current returns the standings of all agents that were asked for. The map is never written to.
-func (a *standings) current() map[policy.DID]ring.Sigma {
-	if m := a.sigmas.Load(); m != nil {
-		return *m
-	}
-	return nil
-}
-
-// know loads agents' streams, so that current has them.
-func (a *standings) know(ctx context.Context, dids ...policy.DID) error {
-	for _, did := range dids {
-		if _, known := a.current()[did]; known {
+// know loads agents' streams and returns their handles, whose standings are there from then on.
+func (a *standings) know(ctx context.Context, dids ...policy.DID) ([]*agentHandle, error) {
+	handles := make([]*agentHandle, len(dids))
+	for i, did := range dids {
+		h := a.handle(did)
+		handles[i] = h
+		if h.standing.Load() != nil {
 			continue
 		}
-		h := a.handle(did)
 		h.mu.Lock()
 		err := a.load(ctx, h, did)
 		h.mu.Unlock()
 		if err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return nil
+	return handles, nil
 }
 
 func (a *standings) handle(did policy.DID) *agentHandle {
@@ -85,19 +83,69 @@ func (a *standings) load(ctx context.Context, h *agentHandle, did policy.DID) er
 		st.tree.Add(r.Leaf)
 	}
 	h.state, h.st = state, st
-	a.publish(did, state.Sigma())
+	a.publish(h)
 	return nil
 }
 
-func (a *standings) publish(did policy.DID, sigma ring.Sigma) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	next := maps.Clone(a.current())
-	if next == nil {
-		next = map[policy.DID]ring.Sigma{}
+// publish tells every session the agent's standing: each looks at its next command. The handle's lock is held.
+func (a *standings) publish(h *agentHandle) {
+	standing := h.state.Standing()
+	h.standing.Store(&standing)
+	a.changes.Add(1)
+}
+
+// A gallery is what one session knows of standings: of its participants, and of who is joining. The session's lock guards it.
+type gallery struct {
+	known   map[policy.DID]agent.Standing // what decisions read
+	watched []watchedAgent
+	changes uint64 // of standings, when they were looked at last
+}
+
+type watchedAgent struct {
+	did  policy.DID
+	h    *agentHandle
+	seen *agent.Standing // what known has
+}
+
+// watch adds an agent.
+func (g *gallery) watch(did policy.DID, h *agentHandle) {
+	if _, there := g.known[did]; there {
+		return
 	}
-	next[did] = sigma
-	a.sigmas.Store(&next)
+	seen := h.standing.Load()
+	g.known[did] = *seen
+	g.watched = append(g.watched, watchedAgent{did, h, seen})
+}
+
+// current returns the standings as they are now.
+func (g *gallery) current(a *standings) map[policy.DID]agent.Standing {
+	changes := a.changes.Load() // before the standings: one that is published meanwhile is seen now or at the next command
+	if changes == g.changes {
+		return g.known
+	}
+	g.changes = changes
+	for i := range g.watched {
+		w := &g.watched[i]
+		if now := w.h.standing.Load(); now != w.seen {
+			w.seen, g.known[w.did] = now, *now
+		}
+	}
+	return g.known
+}
+
+// keep forgets agents that are neither participants nor joining any more, once they are many.
+func (g *gallery) keep(participants map[policy.DID]*session.Participant) {
+	const spare = 16
+	if len(g.watched) <= len(participants)+spare {
+		return
+	}
+	g.watched = slices.DeleteFunc(g.watched, func(w watchedAgent) bool {
+		_, there := participants[w.did]
+		if !there {
+			delete(g.known, w.did)
+		}
+		return !there
+	})
 }
 
 // set gives an agent's stream the command, waits until it is durable and publishes the standing.
@@ -127,7 +175,7 @@ func (a *standings) set(ctx context.Context, caller policy.Caller, did policy.DI
 		h.st = nil // forget what was applied; the next use reads the stream
 		return policy.Decision{}, err
 	}
-	a.publish(did, h.state.Sigma())
+	a.publish(h)
 	return out.Decision, nil
 }
 

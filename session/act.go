@@ -112,7 +112,7 @@ func (a *admission) absent() *policy.Decision {
 		return deny(policy.NotAParticipant, "%s is not in session %s; an operator can join it", a.agent, a.s.ID)
 	}
 	a.member = member
-	a.ring, a.score = a.s.ringOf(a.env, a.agent)
+	a.ring, a.score = a.s.RingOf(a.env, a.agent)
 	return nil
 }
 

@@ -7,9 +7,9 @@ import (
 	"time"
 
 	"github.com/agenthypervisor/hypervisor/action"
+	"github.com/agenthypervisor/hypervisor/agent"
 	"github.com/agenthypervisor/hypervisor/audit"
 	"github.com/agenthypervisor/hypervisor/policy"
-	"github.com/agenthypervisor/hypervisor/ring"
 	"github.com/agenthypervisor/hypervisor/session"
 )
 
@@ -31,7 +31,7 @@ var (
 func newBench(agents int) *bench {
 	d := action.Descriptor{ID: "files.write_file", Reversibility: action.Partial}
 	b := &bench{env: session.Env{Now: start, Rules: policy.NoRules{}, RulesID: "rules-1", Incarnation: "process-1", NodeEpoch: 1,
-		Random: sha256.Sum256(nil), Secret: sha256.Sum256([]byte("secret")), Operators: 1, Sigmas: map[policy.DID]ring.Sigma{},
+		Random: sha256.Sum256(nil), Secret: sha256.Sum256([]byte("secret")), Operators: 1, Standings: map[policy.DID]agent.Standing{},
 		Tallies: map[policy.DID]session.Tally{},
 		Call:    &session.Call{Descriptor: d, Digest: d.Digest(), Args: []byte(`{"path":"/srv/work/a.txt","content":"hello"}`)}}}
 	b.open(agents)
@@ -42,12 +42,12 @@ func (b *bench) open(agents int) {
 	b.state, b.tree, b.prev = session.NewState("s1"), audit.Tree{}, audit.Hash{}
 	b.do(benchOps, session.Create{Config: session.Config{MaxParticipants: max(agents, 1)}})
 	for i := range agents {
-		agent := benchAnn.DID
+		did := benchAnn.DID
 		if i > 0 {
-			agent = policy.DID(fmt.Sprint("did:mesh:other-", i))
+			did = policy.DID(fmt.Sprint("did:mesh:other-", i))
 		}
-		b.env.Sigmas[agent] = 970_000
-		b.do(benchOps, session.Join{Agent: agent})
+		b.env.Standings[did] = agent.Standing{Sigma: 970_000}
+		b.do(benchOps, session.Join{Agent: did})
 	}
 	b.do(benchOps, session.Activate{})
 }

@@ -68,7 +68,7 @@ func decideJoin(s *State, env *Env, c Join) Outcome {
 	if _, err := policy.ParseDID(string(c.Agent)); err != nil {
 		return refuse(policy.InvalidArguments, "the agent to join: %v", err)
 	}
-	r, score := s.ringOf(env, c.Agent)
+	r, score := s.RingOf(env, c.Agent)
 	if _, there := s.Participants[c.Agent]; there {
 		out := allow(s.ringChange(env, c.Agent)...)
 		out.Ring, out.SigmaEff = &r, &score
@@ -88,7 +88,7 @@ func (s *State) ringChange(env *Env, agent policy.DID) []Event {
 	if !ok {
 		return nil
 	}
-	r, score := s.ringOf(env, agent)
+	r, score := s.RingOf(env, agent)
 	switch {
 	case r > p.Ring:
 		return []Event{RingDemoted{agent, p.Ring, r, score}}

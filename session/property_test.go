@@ -192,8 +192,7 @@ func (w *witness) stir(t *rapid.T) {
 	case 1:
 		w.perform(t, policy.Agent(did(name)), session.Leave{}, key)
 	case 2, 3:
-		w.sigmas = maps.Clone(w.sigmas)
-		w.sigmas[did(name)] = ring.MustSigma(pick(t, "sigma", scores))
+		w.setSigma(did(name), ring.MustSigma(pick(t, "sigma", scores)))
 	case 4, 5:
 		if ids := slices.Sorted(maps.Keys(w.live.Running)); len(ids) > 0 {
 			result := pick(t, "result", []session.Result{session.Done, session.Unsuccessful, session.Uncertain})
@@ -237,7 +236,7 @@ func (w *witness) open(t *rapid.T) {
 	}
 	w.perform(t, operator, session.Create{Config: cfg}, "")
 	for _, name := range names[:3] {
-		w.sigmas[did(name)] = ring.MustSigma(pick(t, "sigma", scores))
+		w.setSigma(did(name), ring.MustSigma(pick(t, "sigma", scores)))
 		w.perform(t, operator, session.Join{Agent: did(name)}, "")
 	}
 	w.perform(t, operator, session.Activate{}, "")
@@ -277,8 +276,8 @@ func admissionOracle(w *world, by policy.Caller, name string) (code policy.Code,
 	_, participant := s.Participants[by.DID]
 	operator := by.Role == policy.OperatorRole
 	sigma := 0.5
-	if m, ok := w.sigmas[by.DID]; ok {
-		sigma = float64(m) / 1e6
+	if m, ok := w.standings[by.DID]; ok {
+		sigma = float64(m.Sigma) / 1e6
 	}
 	r := 3
 	switch {

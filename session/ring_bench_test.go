@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/agenthypervisor/hypervisor/action"
+	"github.com/agenthypervisor/hypervisor/agent"
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/ring"
 )
@@ -20,7 +21,7 @@ func BenchmarkRingCheck(b *testing.B) {
 	s := NewState("s1")
 	s.Lifecycle, s.Config, s.Participants[ann] = Active, cfg, &Participant{Ring: ring.Standard}
 	s.Ends = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	env := &Env{Now: s.Ends.Add(-time.Hour), Caller: policy.Agent(ann), Sigmas: map[policy.DID]ring.Sigma{ann: 970_000, "did:mesh:bob": 1},
+	env := &Env{Now: s.Ends.Add(-time.Hour), Caller: policy.Agent(ann), Standings: map[policy.DID]agent.Standing{ann: {Sigma: 970_000}, "did:mesh:bob": {Sigma: 1}},
 		Call: &Call{Descriptor: action.Descriptor{ID: "files.write_file", Reversibility: action.Partial, Files: true, Network: true}}}
 	b.ReportAllocs()
 	for b.Loop() {

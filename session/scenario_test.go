@@ -132,8 +132,7 @@ func (p *player) perform(text string) ([]string, error) {
 	switch l.word(0) {
 	// What the rim knows.
 	case "sigma": // sigma ann 0.55
-		p.sigmas = maps.Clone(p.sigmas)
-		p.sigmas[did(name)] = ring.MustSigma(l.word(2))
+		p.setSigma(did(name), ring.MustSigma(l.word(2)))
 		return nil, nil
 	case "action": // action files.write partial files resource=/srv/a
 		call, err := tool(name, strings.Fields(text)[2:])
@@ -187,8 +186,7 @@ func (p *player) command(l line) (by policy.Caller, c session.Command, err error
 		return l.by(operator), session.Create{Config: cfg}, err
 	case "join": // join ann 0.97
 		if s := l.word(2); s != "" {
-			p.sigmas = maps.Clone(p.sigmas)
-			p.sigmas[did(name)] = ring.MustSigma(s)
+			p.setSigma(did(name), ring.MustSigma(s))
 		}
 		return l.by(operator), session.Join{Agent: did(name)}, nil
 	case "leave":
@@ -356,10 +354,9 @@ func (p *player) active(l line) ([]string, error) {
 		return nil, err
 	}
 	commands := []session.Command{session.Create{Config: cfg}}
-	p.sigmas = maps.Clone(p.sigmas)
 	for _, name := range slices.Sorted(maps.Keys(l.named)) {
 		if s, err := ring.ParseSigma(l.named[name]); err == nil && !strings.Contains(name, "_") {
-			p.sigmas[did(name)] = s
+			p.setSigma(did(name), s)
 			commands = append(commands, session.Join{Agent: did(name)})
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/agenthypervisor/hypervisor/action"
+	"github.com/agenthypervisor/hypervisor/agent"
 	"github.com/agenthypervisor/hypervisor/audit"
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/ring"
@@ -135,9 +136,9 @@ type Env struct {
 	Now         time.Time // UTC, in whole microseconds as a record tells time, and not before State.Time
 	ClockBehind bool      // Recover alone: this process finds its wall clock behind the newest record
 	Caller      policy.Caller
-	Key         Key                       // the caller's idempotency key; zero: none
-	Sigmas      map[policy.DID]ring.Sigma // σ_raw of the participants and of who is joining, from their streams' durable heads; immutable. Absent: a newcomer
-	Call        *Call                     // the call an Act asks for; nil: no such action is known
+	Key         Key                           // the caller's idempotency key; zero: none
+	Standings   map[policy.DID]agent.Standing // of the participants and of who is joining, at their streams' durable heads; read only. Absent: a newcomer
+	Call        *Call                         // the call an Act asks for; nil: no such action is known
 	Rules       policy.Rules
 	RulesID     string   // the version an approval is bound to
 	Random      [32]byte // salts derive from it
@@ -159,13 +160,16 @@ type Call struct {
 	Resource   string         // what is touched, normalised; empty: unknown
 }
 
-// sigma returns an agent's σ_eff in this session.
-func (e *Env) sigma(agent policy.DID) ring.Sigma {
-	if s, ok := e.Sigmas[agent]; ok {
+// standing returns what is known of an agent.
+func (e *Env) standing(did policy.DID) agent.Standing {
+	if s, ok := e.Standings[did]; ok {
 		return s
 	}
-	return ring.Newcomer
+	return agent.Newcomer
 }
+
+// sigma returns an agent's σ_eff in this session.
+func (e *Env) sigma(did policy.DID) ring.Sigma { return e.standing(did).Sigma }
 
 // ceiling returns the least privilege an agent is held to: ring 3 under the session's least σ_eff (SPEC §1), else none.
 func (s *State) ceiling(score ring.Sigma) ring.Ring {
@@ -175,12 +179,8 @@ func (s *State) ceiling(score ring.Sigma) ring.Ring {
 	return ring.Root
 }
 
-// ringOf computes an agent's ring from its standing as it is now.
-func (s *State) ringOf(env *Env, agent policy.DID) (ring.Ring, ring.Sigma) {
-	return s.Standing(env.sigma(agent))
-}
-
-// Standing returns the ring and the σ_eff that a σ_raw gives in this session: what a decision is made on.
-func (s *State) Standing(sigma ring.Sigma) (ring.Ring, ring.Sigma) {
+// RingOf computes an agent's ring and σ_eff from its standing as it is now: what a decision is made on.
+func (s *State) RingOf(env *Env, agent policy.DID) (ring.Ring, ring.Sigma) {
+	sigma := env.sigma(agent)
 	return ring.Of(sigma, s.ceiling(sigma)), sigma
 }

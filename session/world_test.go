@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/agenthypervisor/hypervisor/action"
+	"github.com/agenthypervisor/hypervisor/agent"
 	"github.com/agenthypervisor/hypervisor/audit"
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/ring"
@@ -26,7 +27,7 @@ type world struct {
 	folded    *session.State // of the records read back from the log, one by one
 	log       [][]byte       // records as they are stored
 	now       time.Time
-	sigmas    map[policy.DID]ring.Sigma
+	standings map[policy.DID]agent.Standing
 	tools     map[string]session.Call
 	rules     rules
 	version   int // of the rules
@@ -43,7 +44,7 @@ type world struct {
 var start = time.Date(2026, 1, 2, 15, 0, 0, 0, time.UTC)
 
 func newWorld() *world {
-	return &world{live: session.NewState("s1"), folded: session.NewState("s1"), now: start, sigmas: map[policy.DID]ring.Sigma{}, tools: map[string]session.Call{},
+	return &world{live: session.NewState("s1"), folded: session.NewState("s1"), now: start, standings: map[policy.DID]agent.Standing{}, tools: map[string]session.Call{},
 		tallies: map[policy.DID]session.Tally{}, operators: 1, node: 1, process: 1}
 }
 
@@ -63,7 +64,7 @@ func (r rules) Evaluate(q policy.Request) (v policy.Verdict) {
 }
 
 func (w *world) env(by policy.Caller, c session.Command, key string) session.Env {
-	env := session.Env{Now: w.now, ClockBehind: w.behind, Caller: by, Sigmas: w.sigmas, Rules: w.rules, RulesID: fmt.Sprint("rules-", w.version),
+	env := session.Env{Now: w.now, ClockBehind: w.behind, Caller: by, Standings: w.standings, Rules: w.rules, RulesID: fmt.Sprint("rules-", w.version),
 		Random: sha256.Sum256(fmt.Append(nil, len(w.log))), Secret: sha256.Sum256([]byte("secret")),
 		Incarnation: fmt.Sprint("process-", w.process), NodeEpoch: w.node, Operators: w.operators, Tallies: w.tallies}
 	if key != "" {
@@ -76,6 +77,12 @@ func (w *world) env(by policy.Caller, c session.Command, key string) session.Env
 		}
 	}
 	return env
+}
+
+// setSigma sets an agent's σ_raw, as a record of its own stream would.
+func (w *world) setSigma(did policy.DID, sigma ring.Sigma) {
+	w.standings = maps.Clone(w.standings)
+	w.standings[did] = agent.Standing{Sigma: sigma, Version: w.standings[did].Version + 1}
 }
 
 // do decides, encodes, stores and applies a command, as the rim does it.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/agenthypervisor/hypervisor/action"
+	"github.com/agenthypervisor/hypervisor/agent"
 	"github.com/agenthypervisor/hypervisor/audit"
 	"github.com/agenthypervisor/hypervisor/eventlog"
 	"github.com/agenthypervisor/hypervisor/policy"
@@ -39,11 +40,11 @@ type kernel struct {
 // scratch is where records are encoded. The hypervisor's sessions share theirs too.
 type scratch struct{ events, body []byte }
 
-var sigmas = map[policy.DID]ring.Sigma{ann.DID: high}
+var standings = map[policy.DID]agent.Standing{ann.DID: {Sigma: high}}
 
 func newKernel(id string, room *scratch) *kernel {
 	return &kernel{scratch: room, state: session.NewState(id), env: session.Env{
-		Now: lately(), Sigmas: sigmas,
+		Now: lately(), Standings: standings,
 		Incarnation: "0123456789abcdef", NodeEpoch: 1, Tallies: map[policy.DID]session.Tally{},
 	}}
 }
@@ -115,14 +116,14 @@ func writeCall() *session.Call {
 const writeArgs = `{"path":"/srv/work/a.txt","text":"hello"}`
 
 func ringCheck(_ context.Context, r *run) ([]Row, error) {
-	sigmas := maps.Clone(sigmas)
+	standings := maps.Clone(standings)
 	for i := range 9 {
-		sigmas[policy.DID(fmt.Sprintf("did:mesh:agent-%d", i))] = ring.Newcomer
+		standings[policy.DID(fmt.Sprintf("did:mesh:agent-%d", i))] = agent.Newcomer
 	}
 	d, least, admitted := writeCall().Descriptor, session.DefaultMinSigmaEff, 0
 	took := inTurns(r.Sample, func(n int) {
 		for range n {
-			score, ceiling := sigmas[ann.DID], ring.Root
+			score, ceiling := standings[ann.DID].Sigma, ring.Root
 			if score < least {
 				ceiling = ring.Sandbox
 			}
