@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/agenthypervisor/hypervisor/internal/config"
+	"github.com/agenthypervisor/hypervisor/internal/document"
 )
 
 func newPolicyCommand(g *globals) *cobra.Command {
@@ -23,7 +24,7 @@ back, whether there is an undo, and why; and each policy. It needs no hypervisor
 		Example: "  hypervisor policy check hypervisor.yaml\n  hypervisor policy check wrap.yaml --name files",
 		RunE: func(_ *cobra.Command, args []string) error {
 			cfg, err := config.Load(args[0], &config.Options{Wrapped: name})
-			var faults config.Faults
+			var faults document.Faults
 			switch {
 			case errors.As(err, &faults):
 				for _, f := range faults {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/agenthypervisor/hypervisor/internal/auth"
 	"github.com/agenthypervisor/hypervisor/internal/config"
+	"github.com/agenthypervisor/hypervisor/internal/document"
 	"github.com/agenthypervisor/hypervisor/internal/gateway"
 )
 
@@ -28,7 +29,7 @@ func (d *daemon) load() (*config.Config, error) {
 	} else {
 		cfg, err = config.Load(d.file, opts)
 	}
-	var faults config.Faults
+	var faults document.Faults
 	switch {
 	case errors.As(err, &faults):
 		for _, f := range faults {

@@ -19,6 +19,7 @@ import (
 	"github.com/agenthypervisor/hypervisor/action"
 	"github.com/agenthypervisor/hypervisor/client"
 	"github.com/agenthypervisor/hypervisor/internal/config"
+	"github.com/agenthypervisor/hypervisor/internal/document"
 	"github.com/agenthypervisor/hypervisor/internal/gateway"
 	"github.com/agenthypervisor/hypervisor/internal/httpapi"
 	"github.com/agenthypervisor/hypervisor/policy"
@@ -102,7 +103,7 @@ func (w *wrapping) run(ctx context.Context) error {
 
 // misconfigured prints the faults of a configuration, a line each.
 func (w *wrapping) misconfigured(err error) error {
-	var faults config.Faults
+	var faults document.Faults
 	if !errors.As(err, &faults) {
 		return usage("%w", err)
 	}

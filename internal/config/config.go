@@ -15,6 +15,7 @@ import (
 	"github.com/agenthypervisor/hypervisor/action"
 	"github.com/agenthypervisor/hypervisor/audit"
 	"github.com/agenthypervisor/hypervisor/internal/cel"
+	"github.com/agenthypervisor/hypervisor/internal/document"
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/ring"
 )
@@ -90,7 +91,7 @@ type Options struct {
 	Listen  string // the address that will be listened on instead of the file's; empty: the file's
 }
 
-// Load reads the configuration at path, and the mcpServersFile it may name, relative to its directory. It returns Faults if
+// Load reads the configuration at path, and the mcpServersFile it may name, relative to its directory. It returns document.Faults if
 // anything is wrong with what they say, and an error of package os if one cannot be read.
 func Load(path string, opts *Options) (*Config, error) {
 	b, err := readBounded(path)
@@ -107,7 +108,7 @@ func readBounded(path string) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, maxBytes+1))
+	return io.ReadAll(io.LimitReader(f, document.MaxBytes+1))
 }
 
 // Parse reads a configuration from b; name stands for the file in Faults. No bytes are the defaults. It opens nothing, so
@@ -130,7 +131,7 @@ type loader struct {
 }
 
 func parse(name string, b []byte, opts *Options, readFile func(string) ([]byte, error)) (*Config, error) {
-	var faults Faults
+	var faults document.Faults
 	l := &loader{reader: newReader(name, &faults), readFile: readFile, Config: &Config{
 		Listen: DefaultListen, Data: DefaultData,
 		MCPServers: map[string]MCPServer{}, Servers: map[string]Server{}, Rules: new(cel.Rules),
@@ -148,14 +149,14 @@ func parse(name string, b []byte, opts *Options, readFile func(string) ([]byte, 
 			return b, err
 		}
 	}
-	if root, ok := l.parse(b); ok {
+	if root, ok := l.Parse(b); ok {
 		l.top(root)
 		for _, check := range l.late {
 			check()
 		}
 	}
 	if len(faults) > 0 {
-		faults.sort(name)
+		faults.Sort(name)
 		return nil, faults
 	}
 	text.Sum(l.Digest[:0])
@@ -164,10 +165,10 @@ func parse(name string, b []byte, opts *Options, readFile func(string) ([]byte, 
 
 // top reads the whole file.
 func (l *loader) top(root item) {
-	l.object(root.atValue(), map[string]field{
+	l.Object(root.AtValue(), map[string]field{
 		"listen":          l.listen,
-		"hosts":           func(it item) { l.Hosts = l.texts(it, l.hostName) },
-		"data":            func(it item) { set(&l.Data, it, l.text) },
+		"hosts":           func(it item) { l.Hosts = l.Texts(it, l.hostName) },
+		"data":            func(it item) { set(&l.Data, it, l.Text) },
 		"session":         l.session,
 		"mcpServers":      func(it item) { l.mcpServers(l.reader, it) },
 		"mcpServersFile":  l.mcpServersFile,
@@ -194,13 +195,13 @@ func setPointer[T any](to **T, it item, read func(item) (T, bool)) {
 }
 
 func (l *loader) listen(it item) {
-	text, ok := l.text(it)
+	text, ok := l.Text(it)
 	if !ok {
 		return
 	}
 	_, port, err := net.SplitHostPort(text)
 	if n, bad := parsePort(port); err != nil || bad || n > 65535 {
-		l.fault(it, "want host:port such as %s, got %q", DefaultListen, clip(text))
+		l.Fault(it, "want host:port such as %s, got %q", DefaultListen, document.Clip(text))
 		return
 	}
 	l.Listen = text
@@ -210,7 +211,7 @@ func (l *loader) listen(it item) {
 func (l *loader) hostName(it item) (string, bool) {
 	s, ok := l.host(it)
 	if ok && strings.Contains(s, "*") {
-		l.fault(it, "a name is said in full, got %q", clip(s))
+		l.Fault(it, "a name is said in full, got %q", document.Clip(s))
 		return "", false
 	}
 	return s, ok
@@ -243,22 +244,22 @@ func (l *loader) sigma(it item) (ring.Sigma, bool) {
 }
 
 func (l *loader) agent(it item) (a Agent, ok bool) {
-	before := len(*l.faults)
-	seen := l.object(it, map[string]field{
+	before := len(*l.Faults)
+	seen := l.Object(it, map[string]field{
 		"did":   func(it item) { set(&a.DID, it, l.did) },
 		"sigma": func(it item) { setPointer(&a.Sigma, it, l.sigma) },
 	})
-	if len(*l.faults) == before && !seen["did"] {
-		l.fault(it, "did is missing")
+	if len(*l.Faults) == before && !seen["did"] {
+		l.Fault(it, "did is missing")
 	}
-	return a, len(*l.faults) == before
+	return a, len(*l.Faults) == before
 }
 
 func (l *loader) agents(it item) {
-	l.list(it, func(_ int, e item) {
+	l.List(it, func(_ int, e item) {
 		a, ok := l.agent(e)
 		if ok && slices.ContainsFunc(l.Agents, func(b Agent) bool { return a.DID == b.DID }) {
-			l.fault(e, "%s is listed twice", a.DID)
+			l.Fault(e, "%s is listed twice", a.DID)
 			return
 		}
 		if ok {
@@ -275,21 +276,21 @@ func (l *loader) anonymous(it item) {
 			listen = l.opts.Listen
 		}
 		if l.AnonymousAgent != nil && !loopback(listen) {
-			l.fault(it, "whoever reaches %s would be %s; listen on a loopback address such as %s, or remove it", listen, l.AnonymousAgent.DID, DefaultListen)
+			l.Fault(it, "whoever reaches %s would be %s; listen on a loopback address such as %s, or remove it", listen, l.AnonymousAgent.DID, DefaultListen)
 		}
 	})
 }
 
 // subject reads a DID or an OIDC subject, which is any word (OpenID Connect Core §2: at most 255 ASCII characters).
 func (l *loader) subject(it item) (string, bool) {
-	s, ok := l.text(it)
+	s, ok := l.Text(it)
 	switch {
 	case !ok:
 	case len(s) >= 4 && s[:4] == "did:":
 		did, ok := l.did(it)
 		return string(did), ok
 	case len(s) > 255:
-		l.fault(it, "longer than 255 bytes")
+		l.Fault(it, "longer than 255 bytes")
 		return "", false
 	}
 	return s, ok
@@ -299,9 +300,9 @@ func (l *loader) roles(it item) {
 	to := map[string]*[]string{"operator": &l.Roles.Operator, "approver": &l.Roles.Approver, "auditor": &l.Roles.Auditor, "service": &l.Roles.Service}
 	fields := map[string]field{}
 	for role, subjects := range to {
-		fields[role] = func(it item) { *subjects = l.texts(it, l.subject) }
+		fields[role] = func(it item) { *subjects = l.Texts(it, l.subject) }
 	}
-	l.object(it, fields)
+	l.Object(it, fields)
 }
 
 // names returns the servers that can be spoken of.
@@ -318,5 +319,5 @@ func (l *loader) beside(path string) string {
 	if filepath.IsAbs(path) {
 		return path
 	}
-	return filepath.Join(filepath.Dir(l.file), path)
+	return filepath.Join(filepath.Dir(l.File), path)
 }

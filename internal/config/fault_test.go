@@ -4,6 +4,8 @@ import (
 	"errors"
 	"strings"
 	"testing"
+
+	"github.com/agenthypervisor/hypervisor/internal/document"
 )
 
 // Every fault, with its exact text and place.
@@ -17,7 +19,7 @@ func TestEveryFaultSaysWhereAndWhat(t *testing.T) {
 		{"syntax", "listen: [\n", `1:9: not YAML: sequence end token ']' not found`},
 		{"not UTF-8", "data: a\nlisten: \xff", `2:9: invalid UTF-8 or a control character`},
 		{"control character", "data: \"a\x00\"", `1:9: invalid UTF-8 or a control character`},
-		{"too large", strings.Repeat("#", maxBytes+1), `1:1: larger than 1048576 bytes`},
+		{"too large", strings.Repeat("#", document.MaxBytes+1), `1:1: larger than 1048576 bytes`},
 		{"too deep", "data: " + strings.Repeat("[", 100), `1:39: nested deeper than 32`},
 		{"too deep in dashes", strings.Repeat("- ", 100), `1:65: nested deeper than 32`},
 		{"too much", strings.Repeat("#\n", 7) + "data: [" + strings.Repeat("a,", 25_000) + "]", `8:49998: more than 50000 words and signs`},
@@ -127,7 +129,7 @@ func TestEveryFaultSaysWhereAndWhat(t *testing.T) {
 			if err == nil || err.Error() != want {
 				t.Errorf("got\n%v\nwant\n%s", err, want)
 			}
-			var one Fault
+			var one document.Fault
 			if !errors.As(err, &one) {
 				t.Errorf("%T holds no Fault", err)
 			}
@@ -196,8 +198,8 @@ hypervisor.yaml:10:9: listen: want host:port such as 127.0.0.1:7700, got "nowher
 
 func TestFaultsEndSomewhere(t *testing.T) {
 	_, err := Parse("f", []byte("roles: {auditor: ["+strings.Repeat("a,", 20_000)+"]}"), nil)
-	var faults Faults
-	if !errors.As(err, &faults) || len(faults) != maxFaults {
+	var faults document.Faults
+	if !errors.As(err, &faults) || len(faults) != document.MaxFaults {
 		t.Errorf("%d faults", len(faults))
 	}
 }

@@ -25,22 +25,22 @@ var formField = regexp.MustCompile(`^[a-zA-Z0-9._~-]+$`)
 
 func (l *loader) oauth(server string, it item) *OAuth {
 	var o OAuth
-	before := len(*l.faults)
-	seen := l.object(it.atValue(), map[string]field{
+	before := len(*l.Faults)
+	seen := l.Object(it.AtValue(), map[string]field{
 		"token_url":     func(it item) { set(&o.TokenURL, it, l.secretURL) },
-		"client_id":     func(it item) { set(&o.ClientID, it, l.text) },
-		"client_secret": func(it item) { set(&o.ClientSecret, it, l.text) },
-		"scopes":        func(it item) { o.Scopes = l.texts(it, l.text) },
+		"client_id":     func(it item) { set(&o.ClientID, it, l.Text) },
+		"client_secret": func(it item) { set(&o.ClientSecret, it, l.Text) },
+		"scopes":        func(it item) { o.Scopes = l.Texts(it, l.Text) },
 		"params":        func(it item) { o.Params = l.pairs(it, formField) },
 	})
 	for _, key := range []string{"token_url", "client_id", "client_secret"} {
-		if len(*l.faults) == before && !seen[key] {
-			l.fault(it, "%s is missing", key)
+		if len(*l.Faults) == before && !seen[key] {
+			l.Fault(it, "%s is missing", key)
 		}
 	}
 	l.late = append(l.late, func() {
 		if l.MCPServers[server].Command != "" {
-			l.fault(it, "a server that is a command shows no token")
+			l.Fault(it, "a server that is a command shows no token")
 		}
 	})
 	return &o
@@ -53,7 +53,7 @@ func (l *loader) secretURL(it item) (string, bool) {
 		return "", false
 	}
 	if u, err := url.Parse(s); err == nil && u.Scheme != "https" && !loopback(net.JoinHostPort(u.Hostname(), "1")) {
-		l.fault(it, "the secret would go in the clear; want https, or a loopback address")
+		l.Fault(it, "the secret would go in the clear; want https, or a loopback address")
 		return "", false
 	}
 	return s, true

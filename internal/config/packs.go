@@ -5,6 +5,7 @@ import (
 	"sync"
 
 	"github.com/agenthypervisor/hypervisor/action"
+	"github.com/agenthypervisor/hypervisor/internal/document"
 	"github.com/agenthypervisor/hypervisor/packs"
 )
 
@@ -26,24 +27,24 @@ var bundled = sync.OnceValue(func() map[string]map[string]action.Claim {
 func packSource(name string) string { return "pack " + name }
 
 // parsePack reads a pack as strictly as what an operator says of a server's actions.
-func parsePack(source string, text []byte) (map[string]action.Claim, Faults) {
-	var faults Faults
+func parsePack(source string, text []byte) (map[string]action.Claim, document.Faults) {
+	var faults document.Faults
 	l := &loader{reader: newReader(source, &faults), Config: &Config{said: said{source, map[string]string{}, nil}}}
-	root, ok := l.parse(text)
+	root, ok := l.Parse(text)
 	if !ok {
 		return nil, faults
 	}
 	places := map[string]item{}
-	claims := l.actions("pack", root.atValue(), places)
+	claims := l.actions("pack", root.AtValue(), places)
 	l.consistent("pack", func(tool string) []action.Claim { return []action.Claim{claims[tool]} }, places)
 	return claims, faults
 }
 
 // pack reads the name of a pack.
 func (l *loader) pack(it item) (string, bool) {
-	name, ok := l.text(it)
+	name, ok := l.Text(it)
 	if ok && !slices.Contains(packs.Names(), name) {
-		l.fault(it, "there is no pack %q%s", clip(name), meant(name, packs.Names(), " (there are "+list(packs.Names())+")"))
+		l.Fault(it, "there is no pack %q%s", document.Clip(name), document.Meant(name, packs.Names(), " (there are "+document.List(packs.Names())+")"))
 		return "", false
 	}
 	return name, ok

@@ -14,6 +14,7 @@ import (
 	"github.com/goccy/go-yaml/ast"
 
 	"github.com/agenthypervisor/hypervisor/action"
+	"github.com/agenthypervisor/hypervisor/internal/document"
 )
 
 // An MCPServer is an upstream, in the shape MCP clients use: a command to run, or a URL to call.
@@ -49,43 +50,43 @@ var (
 
 // mcpServers reads upstreams from the configuration or, with its reader, from a client's file.
 func (l *loader) mcpServers(r *reader, it item) {
-	r.mapping(it, func(name string, it item) {
+	r.Mapping(it, func(name string, it item) {
 		switch {
 		case !serverName.MatchString(name):
-			r.fault(it, "a server's name has letters, digits, _ and - only, at most 64, and starts with a letter or digit")
+			r.Fault(it, "a server's name has letters, digits, _ and - only, at most 64, and starts with a letter or digit")
 		case name == ownName:
-			r.fault(it, "the name is taken by the hypervisor's own tools")
+			r.Fault(it, "the name is taken by the hypervisor's own tools")
 		}
 		if _, twice := l.MCPServers[name]; twice {
-			r.fault(it, "the server is in mcpServers and in mcpServersFile")
+			r.Fault(it, "the server is in mcpServers and in mcpServersFile")
 		}
-		l.MCPServers[name] = r.mcpServer(it.atValue())
+		l.MCPServers[name] = r.mcpServer(it.AtValue())
 	})
 }
 
 func (r *reader) mcpServer(it item) (s MCPServer) {
-	before := len(*r.faults)
+	before := len(*r.Faults)
 	values := func(to *map[string]string, name *regexp.Regexp) field {
 		return func(it item) { *to = r.pairs(it, name) }
 	}
-	seen := r.object(it, map[string]field{
+	seen := r.Object(it, map[string]field{
 		"type": func(it item) {
-			set(&s.Type, it, func(it item) (string, bool) { return r.word(it, "stdio", "http", "streamable-http", "sse") })
+			set(&s.Type, it, func(it item) (string, bool) { return r.Word(it, "stdio", "http", "streamable-http", "sse") })
 		},
-		"command": func(it item) { set(&s.Command, it, r.text) },
+		"command": func(it item) { set(&s.Command, it, r.Text) },
 		"args": func(it item) {
-			r.list(it, func(_ int, e item) {
-				if arg, ok := r.literal(e); ok {
+			r.List(it, func(_ int, e item) {
+				if arg, ok := r.Literal(e); ok {
 					s.Args = append(s.Args, arg)
 				}
 			})
 		},
 		"env":     values(&s.Env, regexp.MustCompile(`^[^=\x00]+$`)),
-		"cwd":     func(it item) { set(&s.Cwd, it, r.text) },
+		"cwd":     func(it item) { set(&s.Cwd, it, r.Text) },
 		"url":     func(it item) { set(&s.URL, it, r.url) },
 		"headers": values(&s.Headers, headerName),
 	})
-	if len(*r.faults) > before {
+	if len(*r.Faults) > before {
 		return s
 	}
 	foreign := []string{"command", "args", "env", "cwd"}
@@ -95,11 +96,11 @@ func (r *reader) mcpServer(it item) (s MCPServer) {
 	foreign = slices.DeleteFunc(foreign, func(key string) bool { return !seen[key] })
 	switch {
 	case seen["command"] == seen["url"]:
-		r.fault(it, "wants either a command or a url")
+		r.Fault(it, "wants either a command or a url")
 	case len(foreign) > 0:
-		r.fault(it, "%s does not go with %s", foreign[0], map[bool]string{true: "a command", false: "a url"}[seen["command"]])
+		r.Fault(it, "%s does not go with %s", foreign[0], map[bool]string{true: "a command", false: "a url"}[seen["command"]])
 	case seen["type"] && seen["command"] != (s.Type == "stdio"):
-		r.fault(it, "type %s does not go with %s", s.Type, map[bool]string{true: "a command", false: "a url"}[seen["command"]])
+		r.Fault(it, "type %s does not go with %s", s.Type, map[bool]string{true: "a command", false: "a url"}[seen["command"]])
 	case seen["command"]:
 		s.Type = "stdio"
 	case s.Type != "sse":
@@ -111,14 +112,14 @@ func (r *reader) mcpServer(it item) (s MCPServer) {
 // pairs reads names and their values as texts.
 func (r *reader) pairs(it item, name *regexp.Regexp) map[string]string {
 	out := map[string]string{}
-	r.mapping(it, func(key string, v item) {
+	r.Mapping(it, func(key string, v item) {
 		if !name.MatchString(key) {
-			r.fault(v, "not a name that can be passed on")
+			r.Fault(v, "not a name that can be passed on")
 			return
 		}
-		value, ok := r.literal(v.atValue())
+		value, ok := r.Literal(v.AtValue())
 		if ok && name == headerName && strings.ContainsFunc(value, unicode.IsControl) {
-			r.fault(v.atValue(), "has a line break or a control character")
+			r.Fault(v.AtValue(), "has a line break or a control character")
 			return
 		}
 		out[key] = value
@@ -127,12 +128,12 @@ func (r *reader) pairs(it item, name *regexp.Regexp) map[string]string {
 }
 
 func (r *reader) url(it item) (string, bool) {
-	s, ok := r.text(it)
+	s, ok := r.Text(it)
 	if !ok {
 		return "", false
 	}
 	if u, err := url.Parse(s); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		r.fault(it, "want an http or https URL, got %q", clip(s))
+		r.Fault(it, "want an http or https URL, got %q", document.Clip(s))
 		return "", false
 	}
 	return s, true
@@ -140,53 +141,53 @@ func (r *reader) url(it item) (string, bool) {
 
 // mcpServersFile reads the upstreams of an MCP client's own file. Whatever else that file says is the client's affair.
 func (l *loader) mcpServersFile(it item) {
-	name, ok := l.text(it)
+	name, ok := l.Text(it)
 	if !ok {
 		return
 	}
 	if l.readFile == nil {
-		l.fault(it, "only a configuration that is a file itself can name another")
+		l.Fault(it, "only a configuration that is a file itself can name another")
 		return
 	}
 	name = l.beside(name)
 	b, err := l.readFile(name)
 	if err != nil {
-		l.fault(it, "%v", err)
+		l.Fault(it, "%v", err)
 		return
 	}
 	l.late = append([]func(){func() { // before the checks of who is in mcpServers
-		r := newReader(name, l.faults)
-		root, ok := r.parse(b)
+		r := newReader(name, l.Faults)
+		root, ok := r.Parse(b)
 		if !ok {
 			return
 		}
-		if seen := r.mapping(root.atValue(), func(key string, it item) {
+		if seen := r.Mapping(root.AtValue(), func(key string, it item) {
 			if key == "mcpServers" {
 				l.mcpServers(r, it)
 			}
 		}); !seen["mcpServers"] {
-			r.faultAt(1, 1, "there is no mcpServers in it")
+			r.FaultAt(1, 1, "there is no mcpServers in it")
 		}
 	}}, l.late...)
 }
 
 // servers reads what the operator says of upstreams and their tools.
 func (l *loader) servers(it item) {
-	l.mapping(it, func(name string, it item) {
+	l.Mapping(it, func(name string, it item) {
 		l.late = append(l.late, func() {
 			if names := l.names(); !slices.Contains(names, name) {
 				otherwise := ", nor is any other server"
 				if len(names) > 0 {
-					otherwise = " (there are " + list(names) + ")"
+					otherwise = " (there are " + document.List(names) + ")"
 				}
-				l.fault(it, "there is no %q in mcpServers%s", clip(name), meant(name, names, otherwise))
+				l.Fault(it, "there is no %q in mcpServers%s", document.Clip(name), document.Meant(name, names, otherwise))
 			}
 		})
 		var s Server
 		places := map[string]item{}
-		l.object(it.atValue(), map[string]field{
-			"trust_annotations": func(it item) { set(&s.TrustAnnotations, it, l.boolean) },
-			"shared":            func(it item) { set(&s.Shared, it, l.boolean) },
+		l.Object(it.AtValue(), map[string]field{
+			"trust_annotations": func(it item) { set(&s.TrustAnnotations, it, l.Boolean) },
+			"shared":            func(it item) { set(&s.Shared, it, l.Boolean) },
 			"oauth":             func(it item) { s.OAuth = l.oauth(name, it) },
 			"pack":              func(it item) { set(&s.Pack, it, l.pack) },
 			"actions":           func(it item) { s.Actions = l.actions(name, it, places) },
@@ -199,10 +200,10 @@ func (l *loader) servers(it item) {
 // actions reads what is said of a server's tools, and notes where.
 func (l *loader) actions(server string, it item, places map[string]item) map[string]action.Claim {
 	claims := map[string]action.Claim{}
-	l.mapping(it, func(tool string, it item) {
+	l.Mapping(it, func(tool string, it item) {
 		places[tool] = it
-		claims[tool] = l.claim(it.atValue())
-		l.said.actions[server+"."+tool] = fmt.Sprintf("%s:%d:%d", l.file, it.at.Line, it.at.Column)
+		claims[tool] = l.claim(it.AtValue())
+		l.said.actions[server+"."+tool] = fmt.Sprintf("%s:%d:%d", l.File, it.At.Line, it.At.Column)
 	})
 	return claims
 }
@@ -218,7 +219,7 @@ func (l *loader) consistent(server string, claims func(tool string) []action.Cla
 			id = server + ".any"
 		}
 		if err := action.Resolve(id, claims(tool)...).Validate(); err != nil {
-			l.fault(it, "%v", err)
+			l.Fault(it, "%v", err)
 		}
 	}
 }
@@ -227,7 +228,7 @@ func (l *loader) consistent(server string, claims func(tool string) []action.Cla
 const maxName = 128
 
 // The undo window's limits: what is undone later is not undone by a tool.
-const mostUndoWindow = 3650 * Day
+const mostUndoWindow = 3650 * document.Day
 
 func (l *loader) claim(it item) (c action.Claim) {
 	fields := map[string]field{
@@ -235,34 +236,34 @@ func (l *loader) claim(it item) (c action.Claim) {
 		"undo": func(it item) { l.undo(&c.Undo, it) },
 		"reversibility": func(it item) {
 			setPointer(&c.Reversibility, it, func(it item) (v action.Reversibility, ok bool) {
-				word, ok := l.word(it, "full", "partial", "none")
+				word, ok := l.Word(it, "full", "partial", "none")
 				return v, ok && v.UnmarshalText([]byte(word)) == nil
 			})
 		},
 		"undo_window": func(it item) {
-			setPointer(&c.UndoWindow, it, func(it item) (time.Duration, bool) { return l.duration(it, time.Second, mostUndoWindow) })
+			setPointer(&c.UndoWindow, it, func(it item) (time.Duration, bool) { return l.Duration(it, time.Second, mostUndoWindow) })
 		},
 		"resource": func(it item) { setPointer(&c.Resource, it, l.resource) },
 	}
 	for name, to := range map[string]**bool{"read_only": &c.ReadOnly, "admin": &c.Admin, "idempotent": &c.Idempotent,
 		"network": &c.Network, "files": &c.Files, "subprocess": &c.Subprocess} {
-		fields[name] = func(it item) { setPointer(to, it, l.boolean) }
+		fields[name] = func(it item) { setPointer(to, it, l.Boolean) }
 	}
-	l.object(it, fields)
+	l.Object(it, fields)
 	readOnly := c.ReadOnly != nil && *c.ReadOnly
 	switch {
 	case readOnly && c.Undo != nil:
-		l.fault(it, "what is read_only has nothing to undo")
+		l.Fault(it, "what is read_only has nothing to undo")
 	case readOnly && c.Reversibility != nil && *c.Reversibility != action.Full:
-		l.fault(it, "what is read_only is not reversibility: %s", *c.Reversibility)
+		l.Fault(it, "what is read_only is not reversibility: %s", *c.Reversibility)
 	}
 	return c
 }
 
 func (l *loader) name(it item) (string, bool) {
-	s, ok := l.text(it)
+	s, ok := l.Text(it)
 	if ok && len(s) > maxName {
-		l.fault(it, "longer than %d bytes", maxName)
+		l.Fault(it, "longer than %d bytes", maxName)
 		return "", false
 	}
 	return s, ok
@@ -270,7 +271,7 @@ func (l *loader) name(it item) (string, bool) {
 
 // resource reads a resource, or a template that makes one.
 func (l *loader) resource(it item) (string, bool) {
-	s, ok := l.text(it)
+	s, ok := l.Text(it)
 	if !ok {
 		return "", false
 	}
@@ -279,64 +280,64 @@ func (l *loader) resource(it item) (string, bool) {
 		_, err = action.NormaliseResource(s)
 	}
 	if err != nil {
-		l.fault(it, "%v", err)
+		l.Fault(it, "%v", err)
 		return "", false
 	}
 	return s, true
 }
 
 func (l *loader) undo(to **action.Call, it item) {
-	before := len(*l.faults)
+	before := len(*l.Faults)
 	var call action.Call
-	seen := l.object(it, map[string]field{
-		"tool": func(it item) { set(&call.Tool, it, l.text) },
+	seen := l.Object(it, map[string]field{
+		"tool": func(it item) { set(&call.Tool, it, l.Text) },
 		"args": func(it item) { l.undoArgs(&call, it) },
 	})
-	if len(*l.faults) > before {
+	if len(*l.Faults) > before {
 		return
 	}
 	if !seen["tool"] {
-		l.fault(it, "tool is missing")
+		l.Fault(it, "tool is missing")
 		return
 	}
 	*to = &call
 }
 
 func (l *loader) undoArgs(call *action.Call, it item) {
-	value, ok := l.value(it)
+	value, ok := l.Value(it)
 	if !ok || value == nil {
 		return
 	}
 	if call.Args, ok = value.(map[string]any); !ok {
-		l.fault(it, "want keys with values, got %s", describe(it.node))
+		l.Fault(it, "want keys with values, got %s", document.Describe(it.Node))
 		return
 	}
-	before := len(*l.faults)
+	before := len(*l.Faults)
 	l.templates(it)
-	if err := call.Check(); err != nil && len(*l.faults) == before {
-		l.fault(it, "%v", err)
+	if err := call.Check(); err != nil && len(*l.Faults) == before {
+		l.Fault(it, "%v", err)
 	}
 }
 
 // templates notes every text in a value that is no template, each at its place.
 func (l *loader) templates(it item) {
-	switch n := it.node.(type) {
+	switch n := it.Node.(type) {
 	case *ast.StringNode:
 		l.template(it, n.Value)
 	case *ast.LiteralNode:
 		l.template(it, n.Value.Value)
 	case *ast.SequenceNode:
-		l.list(it, func(_ int, e item) { l.templates(e) })
+		l.List(it, func(_ int, e item) { l.templates(e) })
 	case *ast.MappingNode:
 		for _, v := range n.Values {
 			key := v.Key.GetToken()
-			l.templates(item{it.path + "." + key.Value, v.Value, key.Position}.atValue())
+			l.templates(item{Path: it.Path + "." + key.Value, Node: v.Value, At: key.Position}.AtValue())
 		}
 	}
 }
 
 func (l *loader) template(it item, text string) {
 	if _, err := action.ParseTemplate(text); err != nil {
-		l.fault(it, "%v", err)
+		l.Fault(it, "%v", err)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"unicode"
 
 	"github.com/agenthypervisor/hypervisor/action"
+	"github.com/agenthypervisor/hypervisor/internal/document"
 	"github.com/agenthypervisor/hypervisor/ring"
 )
 
@@ -27,18 +28,18 @@ type Session struct {
 const (
 	maxParticipants = 1000
 	leastDuration   = time.Second
-	mostDuration    = 7 * Day
+	mostDuration    = 7 * document.Day
 )
 
 func (l *loader) session(it item) {
 	s := &l.Session
-	during := func(it item) (time.Duration, bool) { return l.duration(it, leastDuration, mostDuration) }
-	l.object(it, map[string]field{
+	during := func(it item) (time.Duration, bool) { return l.Duration(it, leastDuration, mostDuration) }
+	l.Object(it, map[string]field{
 		"consistency": func(it item) {
-			set(&s.Consistency, it, func(it item) (string, bool) { return l.word(it, "strong", "eventual") })
+			set(&s.Consistency, it, func(it item) (string, bool) { return l.Word(it, "strong", "eventual") })
 		},
 		"max_participants": func(it item) {
-			set(&s.MaxParticipants, it, func(it item) (int, bool) { return l.number(it, 1, maxParticipants) })
+			set(&s.MaxParticipants, it, func(it item) (int, bool) { return l.Number(it, 1, maxParticipants) })
 		},
 		"max_duration":  func(it item) { set(&s.MaxDuration, it, during) },
 		"min_sigma_eff": func(it item) { setPointer(&s.MinSigmaEff, it, l.sigma) },
@@ -49,24 +50,24 @@ func (l *loader) session(it item) {
 			})
 		},
 		"audit": func(it item) {
-			if audit, ok := l.boolean(it); ok {
+			if audit, ok := l.Boolean(it); ok {
 				s.NoAudit = !audit
 			}
 		},
 		"approval_ttl":  func(it item) { set(&s.ApprovalTTL, it, during) },
-		"network_allow": func(it item) { s.NetworkAllow = l.texts(it, l.host) },
-		"files_scope":   func(it item) { s.FilesScope = l.texts(it, l.scope) },
+		"network_allow": func(it item) { s.NetworkAllow = l.Texts(it, l.host) },
+		"files_scope":   func(it item) { s.FilesScope = l.Texts(it, l.scope) },
 	})
 }
 
 // host reads a host name, host:port or *.domain.
 func (l *loader) host(it item) (string, bool) {
-	s, ok := l.text(it)
+	s, ok := l.Text(it)
 	if !ok {
 		return "", false
 	}
 	if strings.ContainsAny(s, "/@?#\\") || strings.ContainsFunc(s, unicode.IsSpace) || strings.Contains(strings.TrimPrefix(s, "*."), "*") {
-		l.fault(it, `want a host such as api.example, api.example:8443 or *.example, got %q`, clip(s))
+		l.Fault(it, `want a host such as api.example, api.example:8443 or *.example, got %q`, document.Clip(s))
 		return "", false
 	}
 	return strings.ToLower(s), true
@@ -74,13 +75,13 @@ func (l *loader) host(it item) (string, bool) {
 
 // scope reads a place that a resource can be under.
 func (l *loader) scope(it item) (string, bool) {
-	s, ok := l.text(it)
+	s, ok := l.Text(it)
 	if !ok {
 		return "", false
 	}
 	s, err := action.NormaliseResource(s)
 	if err != nil {
-		l.fault(it, "%v", err)
+		l.Fault(it, "%v", err)
 		return "", false
 	}
 	return s, true

@@ -9,7 +9,7 @@ import (
 	"github.com/agenthypervisor/hypervisor"
 	"github.com/agenthypervisor/hypervisor/action"
 	"github.com/agenthypervisor/hypervisor/api"
-	"github.com/agenthypervisor/hypervisor/internal/config"
+	"github.com/agenthypervisor/hypervisor/internal/document"
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/ring"
 	"github.com/agenthypervisor/hypervisor/session"
@@ -112,7 +112,7 @@ func duration(name, text string, to *time.Duration) error {
 	if text == "" {
 		return nil
 	}
-	d, err := config.ParseDuration(text)
+	d, err := document.ParseDuration(text)
 	if err != nil || d <= 0 {
 		return invalid("%s: want a duration such as 30s, 15m, 24h or 7d, got %q", name, text)
 	}

@@ -1,4 +1,4 @@
-package config
+package document
 
 import (
 	"bytes"
@@ -14,50 +14,53 @@ import (
 
 // Bounds of a file. The YAML parser takes time by the square of a mapping's keys, and memory by the square of the depth.
 const (
-	maxBytes  = 1 << 20
+	MaxBytes  = 1 << 20
 	maxDepth  = 32 // of brackets, and of dashes on one line
 	maxTokens = 50_000
-	maxFaults = 1_000 // nobody reads on
+	MaxFaults = 1_000 // nobody reads on
 )
 
-// A reader turns the nodes of one file into values and gathers what is wrong.
-type reader struct {
-	file   string
-	lines  []string // of the source, without line ends
-	faults *Faults
+// A Reader turns the nodes of one file into values and gathers what is wrong.
+type Reader struct {
+	File   string  // as faults name it
+	Faults *Faults // what was found so far; readers of several files may share one
+
+	lines []string // of the source, without line ends
 }
 
-// An item is a value in the file: the node, what to call it, and where to point.
-type item struct {
-	path string   // such as session.max_participants
-	node ast.Node // nil: nothing was written
-	at   *token.Position
+// An Item is a value in the file: the node, what to call it, and where to point.
+type Item struct {
+	Path string   // such as session.max_participants
+	Node ast.Node // nil: nothing was written
+	At   *token.Position
 }
 
-func newReader(file string, faults *Faults) *reader { return &reader{file: file, faults: faults} }
+// NewReader returns a reader that calls the file by that name and adds to faults.
+func NewReader(file string, faults *Faults) *Reader { return &Reader{File: file, Faults: faults} }
 
-// fault notes that something is wrong with the item.
-func (r *reader) fault(it item, format string, args ...any) {
+// Fault notes that something is wrong with the item.
+func (r *Reader) Fault(it Item, format string, args ...any) {
 	what := fmt.Sprintf(format, args...)
-	if it.path != "" {
-		what = it.path + ": " + what
+	if it.Path != "" {
+		what = it.Path + ": " + what
 	}
-	r.faultAt(it.at.Line, it.at.Column, "%s", what)
+	r.FaultAt(it.At.Line, it.At.Column, "%s", what)
 }
 
-func (r *reader) faultAt(line, col int, format string, args ...any) {
-	if len(*r.faults) >= maxFaults {
+// FaultAt notes that something is wrong at a place, from 1 and in code points.
+func (r *Reader) FaultAt(line, col int, format string, args ...any) {
+	if len(*r.Faults) >= MaxFaults {
 		return
 	}
-	*r.faults = append(*r.faults, Fault{r.file, max(line, 1), max(col, 1), fmt.Sprintf(format, args...)})
+	*r.Faults = append(*r.Faults, Fault{r.File, max(line, 1), max(col, 1), fmt.Sprintf(format, args...)})
 }
 
-// parse returns the one document of the file. A file that is no YAML, or more of it than is safe to parse, is a fault, and
+// Parse returns the one document of the file. A file that is no YAML, or more of it than is safe to parse, is a fault, and
 // then there is nothing to read: ok is false.
-func (r *reader) parse(b []byte) (root item, ok bool) {
-	root.at = &token.Position{Line: 1, Column: 1}
-	if len(b) > maxBytes {
-		r.faultAt(1, 1, "larger than %d bytes", maxBytes)
+func (r *Reader) Parse(b []byte) (root Item, ok bool) {
+	root.At = &token.Position{Line: 1, Column: 1}
+	if len(b) > MaxBytes {
+		r.FaultAt(1, 1, "larger than %d bytes", MaxBytes)
 		return root, false
 	}
 	b = bytes.TrimPrefix(b, []byte("\ufeff"))
@@ -65,7 +68,7 @@ func (r *reader) parse(b []byte) (root item, ok bool) {
 		line = strings.TrimSuffix(line, "\r")
 		r.lines = append(r.lines, line)
 		if col := strings.IndexFunc(line, forbidden); col >= 0 {
-			r.faultAt(i+1, utf8.RuneCountInString(line[:col])+1, "invalid UTF-8 or a control character")
+			r.FaultAt(i+1, utf8.RuneCountInString(line[:col])+1, "invalid UTF-8 or a control character")
 			return root, false
 		}
 	}
@@ -79,7 +82,7 @@ func (r *reader) parse(b []byte) (root item, ok bool) {
 		return root, false
 	}
 	if len(file.Docs) > 0 {
-		root.node = file.Docs[0].Body
+		root.Node = file.Docs[0].Body
 	}
 	return root, true
 }
@@ -90,10 +93,10 @@ func forbidden(c rune) bool {
 }
 
 // safe reports, by its tokens alone, whether a file may be parsed at all, and notes why not.
-func (r *reader) safe(tokens token.Tokens) bool {
+func (r *Reader) safe(tokens token.Tokens) bool {
 	if len(tokens) > maxTokens {
 		at := tokens[maxTokens].Position
-		r.faultAt(at.Line, at.Column, "more than %d words and signs", maxTokens)
+		r.FaultAt(at.Line, at.Column, "more than %d words and signs", maxTokens)
 		return false
 	}
 	depth, line, dashes, documents := 0, 0, 0, 0
@@ -127,7 +130,7 @@ func (r *reader) safe(tokens token.Tokens) bool {
 			what = fmt.Sprintf("nested deeper than %d", maxDepth)
 		}
 		if what != "" {
-			r.faultAt(tk.Position.Line, tk.Position.Column, "%s", what)
+			r.FaultAt(tk.Position.Line, tk.Position.Column, "%s", what)
 			return false
 		}
 	}
@@ -135,69 +138,69 @@ func (r *reader) safe(tokens token.Tokens) bool {
 }
 
 // syntax notes the parser's complaint, without the excerpt it draws.
-func (r *reader) syntax(err error) {
+func (r *Reader) syntax(err error) {
 	placed, ok := err.(interface {
 		GetMessage() string
 		GetToken() *token.Token
 	})
 	if !ok || placed.GetToken() == nil || placed.GetToken().Position == nil {
 		what, _, _ := strings.Cut(err.Error(), "\n")
-		r.faultAt(1, 1, "not YAML: %s", what)
+		r.FaultAt(1, 1, "not YAML: %s", what)
 		return
 	}
 	at := placed.GetToken().Position
 	what, _, _ := strings.Cut(placed.GetMessage(), "\n")
-	r.faultAt(at.Line, at.Column, "not YAML: %s", what)
+	r.FaultAt(at.Line, at.Column, "not YAML: %s", what)
 }
 
-// A field reads the value of one key.
-type field = func(item)
+// A Field reads the value of one key.
+type Field = func(Item)
 
-// object reads a mapping whose keys are all known; nothing written is an empty one. It returns the keys that were there.
-func (r *reader) object(it item, fields map[string]field) map[string]bool {
-	return r.mapping(it, func(key string, value item) {
+// Object reads a mapping whose keys are all known; nothing written is an empty one. It returns the keys that were there.
+func (r *Reader) Object(it Item, fields map[string]Field) map[string]bool {
+	return r.Mapping(it, func(key string, value Item) {
 		read, ok := fields[key]
 		if !ok {
 			known := make([]string, 0, len(fields))
 			for k := range fields {
 				known = append(known, k)
 			}
-			r.faultAt(value.at.Line, value.at.Column, "unknown key %q%s", key, meant(key, known, " (there are "+list(known)+")"))
+			r.FaultAt(value.At.Line, value.At.Column, "unknown key %q%s", key, Meant(key, known, " (there are "+List(known)+")"))
 			return
 		}
-		read(value.atValue())
+		read(value.AtValue())
 	})
 }
 
-// mapping reads a mapping whose keys are names of the operator's choice. Each value still points at its key. It returns the
+// Mapping reads a mapping whose keys are names of the operator's choice. Each value still points at its key. It returns the
 // keys that were there. A key said twice is a fault and its second value is not read.
-func (r *reader) mapping(it item, each func(key string, value item)) map[string]bool {
+func (r *Reader) Mapping(it Item, each func(key string, value Item)) map[string]bool {
 	seen := map[string]bool{}
 	var values []*ast.MappingValueNode
-	switch n := it.node.(type) {
+	switch n := it.Node.(type) {
 	case nil, *ast.NullNode:
 	case *ast.MappingNode:
 		values = n.Values
 	case *ast.MappingValueNode:
 		values = []*ast.MappingValueNode{n}
 	default:
-		r.fault(it, "want keys with values, got %s", describe(it.node))
+		r.Fault(it, "want keys with values, got %s", Describe(it.Node))
 		return seen
 	}
 	for _, v := range values {
 		tk := v.Key.GetToken()
-		key := item{path: it.path, node: v.Value, at: tk.Position}
+		key := Item{Path: it.Path, Node: v.Value, At: tk.Position}
 		name := tk.Value
 		if !isScalar(v.Key) {
-			r.fault(key, "a key is a word, not %s", describe(v.Key))
+			r.Fault(key, "a key is a word, not %s", Describe(v.Key))
 			continue
 		}
-		if it.path != "" {
-			key.path += "."
+		if it.Path != "" {
+			key.Path += "."
 		}
-		key.path += name
+		key.Path += name
 		if seen[name] {
-			r.faultAt(tk.Position.Line, tk.Position.Column, "key %q is said twice", name)
+			r.FaultAt(tk.Position.Line, tk.Position.Column, "key %q is said twice", name)
 			continue
 		}
 		seen[name] = true
@@ -206,36 +209,36 @@ func (r *reader) mapping(it item, each func(key string, value item)) map[string]
 	return seen
 }
 
-// list reads a sequence; nothing written is an empty one.
-func (r *reader) list(it item, each func(i int, element item)) {
-	switch n := it.node.(type) {
+// List reads a sequence; nothing written is an empty one.
+func (r *Reader) List(it Item, each func(i int, element Item)) {
+	switch n := it.Node.(type) {
 	case nil, *ast.NullNode:
 	case *ast.SequenceNode:
 		for i, e := range n.Values {
-			each(i, item{fmt.Sprintf("%s[%d]", it.path, i), e, it.at}.atValue())
+			each(i, Item{fmt.Sprintf("%s[%d]", it.Path, i), e, it.At}.AtValue())
 		}
 	default:
-		r.fault(it, "want a list, got %s", describe(it.node))
+		r.Fault(it, "want a list, got %s", Describe(it.Node))
 	}
 }
 
-// atValue returns the item pointing at its value; one without a value points where it did, at its key.
-func (it item) atValue() item {
-	switch n := it.node.(type) {
+// AtValue returns the item pointing at its value; one without a value points where it did, at its key.
+func (it Item) AtValue() Item {
+	switch n := it.Node.(type) {
 	case nil, *ast.NullNode:
 	case *ast.MappingNode:
 		if at := n.Start; n.IsFlowStyle && at != nil {
-			it.at = at.Position
+			it.At = at.Position
 		} else if len(n.Values) > 0 {
-			it.at = n.Values[0].Key.GetToken().Position
+			it.At = n.Values[0].Key.GetToken().Position
 		}
 	case *ast.MappingValueNode:
-		it.at = n.Key.GetToken().Position
+		it.At = n.Key.GetToken().Position
 	case *ast.LiteralNode:
-		it.at = n.Start.Position
+		it.At = n.Start.Position
 	default:
 		if tk := n.GetToken(); tk != nil && tk.Position != nil {
-			it.at = tk.Position
+			it.At = tk.Position
 		}
 	}
 	return it
@@ -249,8 +252,8 @@ func isScalar(n ast.Node) bool {
 	return false
 }
 
-// describe says what was written instead of what was wanted.
-func describe(n ast.Node) string {
+// Describe says what was written instead of what was wanted.
+func Describe(n ast.Node) string {
 	switch n := n.(type) {
 	case nil, *ast.NullNode:
 		return "nothing"
@@ -259,14 +262,15 @@ func describe(n ast.Node) string {
 	case *ast.SequenceNode:
 		return "a list"
 	case *ast.StringNode:
-		return fmt.Sprintf("%q", clip(n.Value))
+		return fmt.Sprintf("%q", Clip(n.Value))
 	case *ast.LiteralNode:
-		return fmt.Sprintf("%q", clip(n.Value.Value))
+		return fmt.Sprintf("%q", Clip(n.Value.Value))
 	}
-	return clip(n.GetToken().Value)
+	return Clip(n.GetToken().Value)
 }
 
-func clip(text string) string {
+// Clip shortens a text for a message.
+func Clip(text string) string {
 	const most = 60
 	if runes := []rune(text); len(runes) > most {
 		return string(runes[:most]) + "…"
@@ -274,8 +278,9 @@ func clip(text string) string {
 	return text
 }
 
-func isMapping(it item) bool {
-	switch it.node.(type) {
+// IsMapping reports whether keys with values were written.
+func IsMapping(it Item) bool {
+	switch it.Node.(type) {
 	case *ast.MappingNode, *ast.MappingValueNode:
 		return true
 	}

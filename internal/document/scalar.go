@@ -1,4 +1,4 @@
-package config
+package document
 
 import (
 	"errors"
@@ -11,9 +11,6 @@ import (
 	"unicode"
 
 	"github.com/goccy/go-yaml/ast"
-
-	"github.com/agenthypervisor/hypervisor/policy"
-	"github.com/agenthypervisor/hypervisor/ring"
 )
 
 // Day is what d stands for in a duration.
@@ -55,120 +52,110 @@ func formatDuration(d time.Duration) string {
 	return d.String()
 }
 
-// list joins names for a message.
-func list(names []string) string {
+// List joins names for a message.
+func List(names []string) string {
 	slices.Sort(names)
 	return strings.Join(names, ", ")
 }
 
-// text reads a string that is not empty and has no control characters.
-func (r *reader) text(it item) (string, bool) {
-	s, ok := r.anyText(it)
+// Text reads a string that is not empty and has no control characters.
+func (r *Reader) Text(it Item) (string, bool) {
+	s, ok := r.AnyText(it)
 	switch {
 	case !ok:
 		return "", false
 	case s == "":
-		r.fault(it, "is empty")
+		r.Fault(it, "is empty")
 		return "", false
 	case strings.ContainsFunc(s, unicode.IsControl):
-		r.fault(it, "has a line break or a control character")
+		r.Fault(it, "has a line break or a control character")
 		return "", false
 	}
 	return s, true
 }
 
-// anyText reads a string of any kind.
-func (r *reader) anyText(it item) (string, bool) {
-	switch n := it.node.(type) {
+// AnyText reads a string of any kind.
+func (r *Reader) AnyText(it Item) (string, bool) {
+	switch n := it.Node.(type) {
 	case *ast.StringNode:
 		return n.Value, true
 	case *ast.LiteralNode:
 		return n.Value.Value, true
 	case *ast.IntegerNode, *ast.FloatNode, *ast.BoolNode:
-		r.fault(it, "want a text, got %s: put it in quotes", describe(it.node))
+		r.Fault(it, "want a text, got %s: put it in quotes", Describe(it.Node))
 	default:
-		r.fault(it, "want a text, got %s", describe(it.node))
+		r.Fault(it, "want a text, got %s", Describe(it.Node))
 	}
 	return "", false
 }
 
-// literal reads a string, number or boolean as the text it was written as, for places where a text is all there can be: an
+// Literal reads a string, number or boolean as the text it was written as, for places where a text is all there can be: an
 // argument of a command, a variable of its environment.
-func (r *reader) literal(it item) (string, bool) {
-	switch it.node.(type) {
+func (r *Reader) Literal(it Item) (string, bool) {
+	switch it.Node.(type) {
 	case *ast.IntegerNode, *ast.FloatNode, *ast.BoolNode:
-		return it.node.GetToken().Value, true
+		return it.Node.GetToken().Value, true
 	}
-	s, ok := r.anyText(it)
+	s, ok := r.AnyText(it)
 	if ok && strings.ContainsRune(s, 0) {
-		r.fault(it, "has a NUL character")
+		r.Fault(it, "has a NUL character")
 		return "", false
 	}
 	return s, ok
 }
 
-func (r *reader) word(it item, words ...string) (string, bool) {
-	s, ok := r.text(it)
+// Word reads one of some words.
+func (r *Reader) Word(it Item, words ...string) (string, bool) {
+	s, ok := r.Text(it)
 	if ok && !slices.Contains(words, s) {
-		r.fault(it, "%q is not one of %s", clip(s), strings.Join(words, ", "))
+		r.Fault(it, "%q is not one of %s", Clip(s), strings.Join(words, ", "))
 		return "", false
 	}
 	return s, ok
 }
 
-func (r *reader) boolean(it item) (value, ok bool) {
-	n, ok := it.node.(*ast.BoolNode)
+// Boolean reads true or false.
+func (r *Reader) Boolean(it Item) (value, ok bool) {
+	n, ok := it.Node.(*ast.BoolNode)
 	if !ok {
-		r.fault(it, "want true or false, got %s", describe(it.node))
+		r.Fault(it, "want true or false, got %s", Describe(it.Node))
 		return false, false
 	}
 	return n.Value, true
 }
 
-// number reads a whole number from least to most.
-func (r *reader) number(it item, least, most int) (int, bool) {
-	if n, ok := it.node.(*ast.IntegerNode); ok {
+// Number reads a whole number from least to most.
+func (r *Reader) Number(it Item, least, most int) (int, bool) {
+	if n, ok := it.Node.(*ast.IntegerNode); ok {
 		if v, err := strconv.Atoi(n.Token.Value); err == nil && v >= least && v <= most {
 			return v, true
 		}
 	}
-	r.fault(it, "want a whole number from %d to %d, got %s", least, most, describe(it.node))
+	r.Fault(it, "want a whole number from %d to %d, got %s", least, most, Describe(it.Node))
 	return 0, false
 }
 
-// decimal reads a number from 0 to 1 into whole millionths, from its digits: no float is involved.
-func (r *reader) decimal(it item) (uint32, bool) {
-	switch it.node.(type) {
-	case *ast.IntegerNode, *ast.FloatNode:
-		if m, err := ring.ParseMillionths(it.node.GetToken().Value); err == nil {
-			return m, true
-		}
-	}
-	r.fault(it, "want a number from 0 to 1 with at most six places, got %s", describe(it.node))
-	return 0, false
-}
-
-// duration reads a duration from least to most.
-func (r *reader) duration(it item, least, most time.Duration) (time.Duration, bool) {
-	if n, ok := it.node.(*ast.StringNode); ok {
+// Duration reads a duration from least to most.
+func (r *Reader) Duration(it Item, least, most time.Duration) (time.Duration, bool) {
+	if n, ok := it.Node.(*ast.StringNode); ok {
 		if d, err := ParseDuration(n.Value); err == nil && d >= least && d <= most {
 			return d, true
 		}
 	}
-	r.fault(it, "want a duration from %s to %s such as 30s, 15m, 24h or 7d, got %s", formatDuration(least), formatDuration(most), describe(it.node))
+	r.Fault(it, "want a duration from %s to %s such as 30s, 15m, 24h or 7d, got %s", formatDuration(least), formatDuration(most), Describe(it.Node))
 	return 0, false
 }
 
-// texts reads a list of strings, each once.
-func (r *reader) texts(it item, each func(item) (string, bool)) []string {
+// Texts reads a list of strings, each once.
+func (r *Reader) Texts(it Item, each func(Item) (string, bool)) []string {
 	var out []string
 	seen := map[string]bool{}
-	r.list(it, func(_ int, e item) {
+	r.List(it, func(_ int, e Item) {
 		s, ok := each(e)
 		switch {
 		case !ok:
 		case seen[s]:
-			r.fault(e, "%q is listed twice", clip(s))
+			r.Fault(e, "%q is listed twice", Clip(s))
 		default:
 			out, seen[s] = append(out, s), true
 		}
@@ -176,22 +163,9 @@ func (r *reader) texts(it item, each func(item) (string, bool)) []string {
 	return out
 }
 
-func (r *reader) did(it item) (policy.DID, bool) {
-	s, ok := r.text(it)
-	if !ok {
-		return "", false
-	}
-	did, err := policy.ParseDID(s)
-	if err != nil {
-		r.fault(it, "%v", err)
-		return "", false
-	}
-	return did, true
-}
-
-// value reads anything JSON can hold.
-func (r *reader) value(it item) (any, bool) {
-	switch n := it.node.(type) {
+// Value reads anything JSON can hold.
+func (r *Reader) Value(it Item) (any, bool) {
+	switch n := it.Node.(type) {
 	case nil, *ast.NullNode:
 		return nil, true
 	case *ast.BoolNode:
@@ -209,19 +183,19 @@ func (r *reader) value(it item) (any, bool) {
 		return n.Value.Value, true
 	case *ast.SequenceNode:
 		out, ok := make([]any, len(n.Values)), true
-		r.list(it, func(i int, e item) {
-			v, good := r.value(e)
+		r.List(it, func(i int, e Item) {
+			v, good := r.Value(e)
 			out[i], ok = v, ok && good
 		})
 		return out, ok
 	case *ast.MappingNode, *ast.MappingValueNode:
 		out, ok := map[string]any{}, true
-		r.mapping(it, func(key string, v item) {
-			value, good := r.value(v.atValue())
+		r.Mapping(it, func(key string, v Item) {
+			value, good := r.Value(v.AtValue())
 			out[key], ok = value, ok && good
 		})
 		return out, ok
 	}
-	r.fault(it, "%s cannot be an argument", describe(it.node))
+	r.Fault(it, "%s cannot be an argument", Describe(it.Node))
 	return nil, false
 }

@@ -1,4 +1,4 @@
-package config
+package document
 
 import (
 	"cmp"
@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// A Fault is one thing that is wrong with a configuration, and where.
+// A Fault is one thing that is wrong with a document, and where.
 type Fault struct {
 	File string
 	Line int // from 1
@@ -18,7 +18,7 @@ type Fault struct {
 // Error returns FILE:LINE:COL: what.
 func (f Fault) Error() string { return fmt.Sprintf("%s:%d:%d: %s", f.File, f.Line, f.Col, f.What) }
 
-// Faults are all that is wrong with a configuration, in the order of the file; those of a file it names come last, and after a
+// Faults are all that is wrong with a document, in the order of the file; those of a file it names come last, and after a
 // thousand there are no more.
 // errors.As finds a single Fault.
 type Faults []Fault
@@ -41,8 +41,8 @@ func (fs Faults) Unwrap() []error {
 	return errs
 }
 
-// sort puts the faults in file order, main being the file that names the others.
-func (fs Faults) sort(main string) {
+// Sort puts the faults in file order, main being the file that names the others.
+func (fs Faults) Sort(main string) {
 	rank := func(file string) int {
 		if file == main {
 			return 0
@@ -54,8 +54,8 @@ func (fs Faults) sort(main string) {
 	})
 }
 
-// meant returns ` (did you mean "x"?)` with the known name nearest to a misspelt one, or otherwise: what there is instead.
-func meant(name string, known []string, otherwise string) string {
+// Meant returns ` (did you mean "x"?)` with the known name nearest to a misspelt one, or otherwise: what there is instead.
+func Meant(name string, known []string, otherwise string) string {
 	best, least := "", max(1, len(name)/3)+1
 	for _, k := range slices.Sorted(slices.Values(known)) {
 		if d := distance(name, k); d < least {

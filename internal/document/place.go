@@ -1,4 +1,4 @@
-package config
+package document
 
 import (
 	"strings"
@@ -7,13 +7,13 @@ import (
 	"github.com/goccy/go-yaml/ast"
 )
 
-// place returns where in the file the text at line and col of a scalar's value stands, all from 1 and in code points: what
+// Place returns where in the file the text at line and col of a scalar's value stands, all from 1 and in code points: what
 // is wrong inside an expression is pointed at there, through quotes, escapes, folding and indentation. Where that cannot
 // be told it is where the scalar begins.
-func (r *reader) place(it item, line, col int) (fileLine, fileCol int) {
-	switch n := it.node.(type) {
+func (r *Reader) Place(it Item, line, col int) (fileLine, fileCol int) {
+	switch n := it.Node.(type) {
 	case *ast.StringNode:
-		s := r.source(it.at.Line-1, it.at.Column-1)
+		s := r.source(it.At.Line-1, it.At.Column-1)
 		if q := s.next(); q == '"' || q == '\'' {
 			s.quote = q
 			s.step()
@@ -22,7 +22,7 @@ func (r *reader) place(it item, line, col int) (fileLine, fileCol int) {
 			return s.line + 1, s.col + 1
 		}
 	case *ast.LiteralNode:
-		first := it.at.Line // the line after the | or >
+		first := it.At.Line // the line after the | or >
 		if first >= len(r.lines) || strings.TrimSpace(r.lines[first]) == "" {
 			break
 		}
@@ -35,7 +35,7 @@ func (r *reader) place(it item, line, col int) (fileLine, fileCol int) {
 			return s.line + 1, s.col + 1
 		}
 	}
-	return it.at.Line, it.at.Column
+	return it.At.Line, it.At.Column
 }
 
 // index returns how many code points stand before line and col of a text.
@@ -57,7 +57,7 @@ type source struct {
 	quote     rune // zero: none
 }
 
-func (r *reader) source(line, col int) source {
+func (r *Reader) source(line, col int) source {
 	s := source{lines: r.lines, line: line, col: col}
 	s.load()
 	return s
