@@ -466,7 +466,7 @@ func TestEveryRuleOfTheHouseBites(t *testing.T) {
 		},
 		"no float takes part in a decision or event": {
 			bad:  []example{{"ring/a.go", `package x; type σ float64`}, {"session/a.go", `package x; const half = 0.5`}, {"action/a.go", `package x; func f() float32 { return 1 }`}, {"action/args.go", `package x; const half = 0.5`}},
-			good: []example{{"ring/a.go", `package x; const half = 500_000`}, {"saga/a.go", `package x; type error float64`}},
+			good: []example{{"ring/a.go", `package x; const half = 500_000`}, {"vfs/a.go", `package x; type error float64`}},
 		},
 	}
 	for rule := range rules {
