@@ -33,7 +33,7 @@ func (hv *Hypervisor) RegisterAgent(ctx context.Context, caller policy.Caller, d
 			return policy.Decision{}, err
 		}
 	}
-	return hv.agents.set(ctx, caller, did, c)
+	return hv.agents.submit(ctx, caller, did, c)
 }
 
 // An AgentView is an agent as its stream tells it.
@@ -97,7 +97,7 @@ func (hv *Hypervisor) Ledger(ctx context.Context, did policy.DID, from uint64) i
 				return
 			}
 			for _, e := range events {
-				if !yield(LedgerEntry{r.Seq, r.Time, r.Caller, e.Sigma, e.Source}, nil) {
+				if e, ok := e.(agent.SigmaSet); ok && !yield(LedgerEntry{r.Seq, r.Time, r.Caller, e.Sigma, e.Source}, nil) {
 					return
 				}
 			}

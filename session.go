@@ -243,7 +243,7 @@ func (s *Session) Join(ctx context.Context, caller policy.Caller, c session.Join
 		if out.Repeats != nil {
 			return s.Participant(ctx, c.Agent)
 		}
-		d, err := s.hv.agents.set(ctx, caller, c.Agent, agent.SetSigma{Sigma: c.Sigma, Source: agent.FromJoin})
+		d, err := s.hv.agents.submit(ctx, caller, c.Agent, agent.SetSigma{Sigma: c.Sigma, Source: agent.FromJoin})
 		if err := refusedOr(d, err); err != nil {
 			return Participant{}, err
 		}

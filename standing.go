@@ -148,22 +148,22 @@ func (g *gallery) keep(participants map[policy.DID]*session.Participant) {
 	})
 }
 
-// set gives an agent's stream the command, waits until it is durable and publishes the standing.
-func (a *standings) set(ctx context.Context, caller policy.Caller, did policy.DID, c agent.SetSigma) (policy.Decision, error) {
+// submit gives an agent's stream the command, waits until it is durable and publishes the standing.
+func (a *standings) submit(ctx context.Context, caller policy.Caller, did policy.DID, c agent.Command) (policy.Decision, error) {
 	h := a.handle(did)
 	h.mu.Lock()
 	defer h.mu.Unlock() // over the wait too: an agent's entries are rare, and nobody reads one that is not durable
 	if err := a.load(ctx, h, did); err != nil {
 		return policy.Decision{}, err
 	}
-	out := agent.Decide(h.state, caller, c)
+	at := a.hv.now(h.state.Time)
+	out := agent.Decide(h.state, agent.Env{Now: at, Caller: caller}, c)
 	if len(out.Events) == 0 {
 		return out.Decision, nil
 	}
 	if err := a.hv.reserve(); err != nil {
 		return policy.Decision{}, err
 	}
-	at := a.hv.now(h.state.Time)
 	trace, err := a.hv.newTrace()
 	if err != nil {
 		a.hv.committer.Release()
@@ -195,5 +195,5 @@ func (hv *Hypervisor) SetSigma(ctx context.Context, caller policy.Caller, did po
 		return policy.Decision{}, err
 	}
 	defer hv.leave()
-	return hv.agents.set(ctx, caller, did, agent.SetSigma{Sigma: sigma, Source: agent.FromConfig})
+	return hv.agents.submit(ctx, caller, did, agent.SetSigma{Sigma: sigma, Source: agent.FromConfig})
 }

@@ -303,7 +303,7 @@ type Event struct {
 	Time     time.Time
 	Caller   audit.Caller
 	Trace    string
-	Value    any // a session.Event, an agent.SigmaSet or a system.Event, by the stream's prefix
+	Value    any // a session.Event, an agent.Event or a system.Event, by the stream's prefix
 }
 
 // Follow yields every event of the log behind a position, in commit order and without gaps, and then those that come, until

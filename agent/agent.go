@@ -14,7 +14,7 @@ type State struct {
 	DID        policy.DID  `json:"did"`
 	Seq        uint64      `json:"seq"`
 	Time       time.Time   `json:"time"`
-	Set        *ring.Sigma `json:"set,omitempty"`        // the newest entry's; nil: none
+	Set        *ring.Sigma `json:"set,omitempty"`        // σ_raw after the newest entry; nil: none
 	Configured *ring.Sigma `json:"configured,omitempty"` // what the configuration said last; nil: nothing yet
 }
 
@@ -26,81 +26,86 @@ func (s *State) Sigma() ring.Sigma {
 	return *s.Set
 }
 
-// A Source says through what an operator set a σ.
-type Source string
+// A Command asks for something, in the imperative.
+//
+//sumtype:decl
+type Command interface{ command() }
 
-// The sources.
-const (
-	FromConfig   Source = "config" // counts at first sight and when the figure changed
-	FromJoin     Source = "join"
-	FromOperator Source = "operator" // said of the agent itself, outside any session
-)
-
-// SetSigma asks to set an agent's σ. Only an operator may.
-type SetSigma struct {
-	Sigma  ring.Sigma
-	Source Source
+// An Event is something that happened, in the past tense: a part of a record of the agent's stream.
+//
+//sumtype:decl
+type Event interface {
+	// Append appends the event as a JSON object whose "type" is its published name.
+	Append(dst []byte) []byte
+	apply(s *State, at time.Time)
 }
 
-// SigmaSet is the ledger entry of an operator.
-type SigmaSet struct {
-	Sigma  ring.Sigma `json:"sigma"`
-	Source Source     `json:"source"`
+// Env is what a decision may know beyond the state. It is stamped by package hypervisor.
+type Env struct {
+	Now    time.Time
+	Caller policy.Caller
 }
-
-const sigmaSetType = "agent.sigma_set"
 
 // An Outcome is a decision and what is to be recorded because of it.
 type Outcome struct {
 	policy.Decision
-	Events []SigmaSet
+	Events []Event // empty: nothing is recorded
 }
 
-// Decide answers the command; it changes nothing.
-func Decide(s *State, caller policy.Caller, c SetSigma) Outcome {
-	switch {
-	case !caller.Runs():
-		return Outcome{Decision: policy.Refuse(policy.Forbidden, "only an operator sets an agent's σ; %s is %s", caller.DID, caller.Role)}
-	case c.Sigma > ring.One:
-		return Outcome{Decision: policy.Refuse(policy.InvalidArguments, "σ is from 0 to 1, and %d millionths are more", c.Sigma)}
-	case c.Source == FromConfig && s.Configured != nil && *s.Configured == c.Sigma:
-		return Outcome{Decision: policy.Allow()} // the file says what it said; what has moved since stays moved
-	case c.Source != FromConfig && s.Set != nil && *s.Set == c.Sigma:
-		return Outcome{Decision: policy.Allow()}
+// Decide answers a command; it changes nothing.
+func Decide(s *State, env Env, c Command) Outcome {
+	out := decide(s, &env, c)
+	if len(out.Events) > 0 {
+		out.Seq = s.Seq + 1
 	}
-	out := Outcome{Decision: policy.Allow(), Events: []SigmaSet{{c.Sigma, c.Source}}}
-	out.Seq = s.Seq + 1
 	return out
 }
 
+func decide(s *State, env *Env, c Command) Outcome {
+	switch c := c.(type) {
+	case SetSigma:
+		return decideSetSigma(s, env, c)
+	}
+	panic(fmt.Sprintf("agent: unknown command %T", c))
+}
+
+func refuse(code policy.Code, format string, args ...any) Outcome {
+	return Outcome{Decision: policy.Refuse(code, format, args...)}
+}
+
+func allow(events ...Event) Outcome { return Outcome{Decision: policy.Allow(), Events: events} }
+
 // Apply folds a record into the state.
-func Apply(s *State, seq uint64, at time.Time, events []SigmaSet) {
+func Apply(s *State, seq uint64, at time.Time, events []Event) {
 	if seq != s.Seq+1 {
 		panic(fmt.Sprintf("agent: record %d applied to %s at %d", seq, s.DID, s.Seq))
 	}
 	s.Seq, s.Time = seq, at
 	for _, e := range events {
-		sigma := e.Sigma
-		s.Set = &sigma
-		if e.Source == FromConfig {
-			s.Configured = &sigma
-		}
+		e.apply(s, at)
 	}
 }
 
 // AppendEvents appends events as the JSON array of a record.
-func AppendEvents(dst []byte, events []SigmaSet) []byte {
+func AppendEvents(dst []byte, events []Event) []byte {
 	dst = append(dst, '[')
 	for i, e := range events {
 		if i > 0 {
 			dst = append(dst, ',')
 		}
-		dst = audit.Event(dst, sigmaSetType).Millionths("sigma", uint32(e.Sigma)).Str("source", string(e.Source)).End()
+		dst = e.Append(dst)
 	}
 	return append(dst, ']')
 }
 
 // ParseEvents reads the events of a record. It returns audit.ErrEvent for a type or a member it does not know.
-func ParseEvents(b []byte) ([]SigmaSet, error) { return readers.Parse(b) }
+func ParseEvents(b []byte) ([]Event, error) { return readers.Parse(b) }
 
-var readers = audit.Readers[SigmaSet]{sigmaSetType: audit.Reader(func(e SigmaSet) SigmaSet { return e })}
+func reader[E Event]() func([]byte) (Event, error) {
+	return audit.Reader(func(e E) Event { return e })
+}
+
+// readers has one entry for every event, under its published name.
+var readers = audit.Readers[Event]{
+	sigmaSetType: reader[SigmaSet](),
+}

@@ -45,7 +45,7 @@ func TestStandingMovesByEntriesOnly(t *testing.T) {
 		{policy.System, "0.70", FromJoin, policy.OK, 1, "0.70", "the hypervisor acts for the operator's configuration"},
 	} {
 		before := *s
-		out := Decide(s, step.by, SetSigma{ring.MustSigma(step.sigma), step.source})
+		out := Decide(s, Env{Caller: step.by}, SetSigma{ring.MustSigma(step.sigma), step.source})
 		if diff := cmp.Diff(before, *s); diff != "" {
 			t.Fatalf("%d: Decide changed the state: %s", i, diff)
 		}
@@ -67,7 +67,7 @@ func TestStandingMovesByEntriesOnly(t *testing.T) {
 
 func TestSigmaAboveOneIsRefused(t *testing.T) {
 	s := &State{DID: ann}
-	if out := Decide(s, operator, SetSigma{ring.One + 1, FromJoin}); out.Code != policy.InvalidArguments || len(out.Events) != 0 {
+	if out := Decide(s, Env{Caller: operator}, SetSigma{ring.One + 1, FromJoin}); out.Code != policy.InvalidArguments || len(out.Events) != 0 {
 		t.Errorf("%+v", out)
 	}
 }
@@ -78,7 +78,7 @@ func TestFoldIsLive(t *testing.T) {
 		live, folded := &State{DID: ann}, &State{DID: ann}
 		for i := range rapid.IntRange(0, 20).Draw(t, "commands") {
 			c := SetSigma{ring.Sigma(rapid.Uint32Range(0, uint32(ring.One)+2).Draw(t, "sigma")), rapid.SampledFrom([]Source{FromConfig, FromJoin}).Draw(t, "source")}
-			out := Decide(live, operator, c)
+			out := Decide(live, Env{Caller: operator}, c)
 			if len(out.Events) == 0 {
 				continue
 			}
@@ -114,7 +114,7 @@ func TestARecordOutOfTurnPanics(t *testing.T) {
 }
 
 func FuzzParseEvents(f *testing.F) {
-	f.Add(AppendEvents(nil, []SigmaSet{{ring.One, FromConfig}, {0, FromJoin}}))
+	f.Add(AppendEvents(nil, []Event{SigmaSet{ring.One, FromConfig}, SigmaSet{0, FromJoin}}))
 	f.Add([]byte(`[{"type":"agent.sigma_set","sigma":"0.5","source":"\u2028"}]`))
 	f.Add([]byte(`[{"type":"agent.sigma_set","sigma":2}]`))
 	f.Add([]byte(`[{"type":"agent.slashed"}]`))

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/agenthypervisor/hypervisor"
-	"github.com/agenthypervisor/hypervisor/agent"
 	"github.com/agenthypervisor/hypervisor/api"
 	"github.com/agenthypervisor/hypervisor/audit"
 	"github.com/agenthypervisor/hypervisor/policy"
@@ -184,12 +183,8 @@ func (a *API) follow(ctx context.Context, from place, to chan<- message) {
 
 func eventView(e hypervisor.Event) api.Event {
 	out := api.Event{Position: e.Position, Stream: e.Stream, Seq: e.Seq, Time: e.Time, Caller: api.Caller(e.Caller), Trace: e.Trace}
-	switch v := e.Value.(type) {
-	case interface{ Append([]byte) []byte }:
+	if v, ok := e.Value.(interface{ Append([]byte) []byte }); ok {
 		out.Event = v.Append(nil)
-	case agent.SigmaSet:
-		list := agent.AppendEvents(nil, []agent.SigmaSet{v})
-		out.Event = list[1 : len(list)-1]
 	}
 	out.Type = memberOf(out.Event, "type")
 	return out
