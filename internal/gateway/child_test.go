@@ -28,6 +28,7 @@ func TestMain(m *testing.M) {
 	}
 	children := map[string]func(){
 		"sdk":     sdkServer,
+		"mirror":  mirrorServer,
 		"raw":     func() { rawServer("") },
 		"legacy":  func() { rawServer("silent on discover") },
 		"silent":  func() { _, _ = bufio.NewReader(os.Stdin).ReadString(0) },

@@ -33,7 +33,7 @@ func (c *rushingClock) Now() time.Time {
 func (c *rushingClock) After(d time.Duration) <-chan time.Time { return time.After(d) }
 
 // crowdedSession opens a session of many agents, at σ 0.80 each.
-func crowdedSession(t *testing.T, agents int) (*hypervisor.Hypervisor, *hypervisor.Session) {
+func crowdedSession(t testing.TB, agents int) (*hypervisor.Hypervisor, *hypervisor.Session) {
 	t.Helper()
 	ctx := context.WithoutCancel(t.Context())
 	hv, err := hypervisor.Open(ctx, &hypervisor.Options{Clock: &rushingClock{}})

@@ -47,7 +47,7 @@ func newHall(t *testing.T, specs ...ServerSpec) *hall {
 	return hallOf(t, hv, s, &HubOptions{Servers: specs, Claims: reversible})
 }
 
-func hallOf(t *testing.T, hv *hypervisor.Hypervisor, s *hypervisor.Session, opt *HubOptions) *hall {
+func hallOf(t testing.TB, hv *hypervisor.Hypervisor, s *hypervisor.Session, opt *HubOptions) *hall {
 	t.Helper()
 	h := &hall{hv: hv, s: s, clock: newHandClock()}
 	opt.Clock = h.clock

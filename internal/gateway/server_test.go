@@ -57,7 +57,7 @@ func (s *plainSession) Status(context.Context) (any, error) {
 }
 
 // pipes returns both ends of a connection, the server's first.
-func pipes(t *testing.T) (in *os.File, out *os.File, agentOut, agentIn *os.File) {
+func pipes(t testing.TB) (in *os.File, out *os.File, agentOut, agentIn *os.File) {
 	t.Helper()
 	in, agentOut, err := os.Pipe()
 	if err != nil {
