@@ -74,7 +74,7 @@ func (t *Tool) prepare() error {
 	if t.Do == nil {
 		return fmt.Errorf("%w: %s has no function", action.ErrDescriptor, t.Descriptor.ID)
 	}
-	if _, err := action.ParseTemplate(t.Descriptor.Resource); err != nil {
+	if _, err := action.ParseTemplate(t.Descriptor.Resource, action.InResource); err != nil {
 		return fmt.Errorf("%w: %s: resource: %w", action.ErrDescriptor, t.Descriptor.ID, err)
 	}
 	t.digest = t.Descriptor.Digest()

@@ -38,7 +38,7 @@ func DecodeArgs(text json.RawMessage) (Args, error) {
 		return Args{}, fmt.Errorf("%w: %w", ErrArguments, errDepth)
 	}
 	d := jsontext.NewDecoder(bytes.NewReader(text)) // by itself it refuses invalid UTF-8 and names given twice
-	v, err := decodeValue(d)
+	v, err := decodeValue(d, decodeNumber)
 	if err == nil {
 		err = nothingMore(d)
 	}
@@ -63,6 +63,8 @@ func appendCanonical(dst []byte, v any) (_ []byte, err error) {
 		return jsontext.AppendQuote(dst, v)
 	case int64:
 		return strconv.AppendInt(dst, v, 10), nil
+	case json.Number:
+		return append(dst, v...), nil
 	case map[string]any:
 		dst = append(dst, '{')
 		for i, name := range slices.Sorted(maps.Keys(v)) {
@@ -93,13 +95,13 @@ func appendCanonical(dst []byte, v any) (_ []byte, err error) {
 	return append(dst, text...), err
 }
 
-// decodeValue decodes the next value; the depth of the text was bounded before.
-func decodeValue(d *jsontext.Decoder) (any, error) {
+// decodeValue decodes the next value, its numbers by number; the depth of the text was bounded before.
+func decodeValue(d *jsontext.Decoder, number func(literal string) (any, error)) (any, error) {
 	switch d.PeekKind() {
 	case '{':
-		return decodeObject(d)
+		return decodeObject(d, number)
 	case '[':
-		return decodeArray(d)
+		return decodeArray(d, number)
 	}
 	t, err := d.ReadToken()
 	if err != nil {
@@ -110,7 +112,7 @@ func decodeValue(d *jsontext.Decoder) (any, error) {
 		return t.String(), nil
 	case '0':
 		at := d.StackPointer()
-		n, err := decodeNumber(t.String())
+		n, err := number(t.String())
 		if err != nil {
 			return nil, fmt.Errorf("at %q: %w", clipText(string(at)), err)
 		}
@@ -121,7 +123,7 @@ func decodeValue(d *jsontext.Decoder) (any, error) {
 	return nil, nil
 }
 
-func decodeObject(d *jsontext.Decoder) (any, error) {
+func decodeObject(d *jsontext.Decoder, number func(string) (any, error)) (any, error) {
 	if _, err := d.ReadToken(); err != nil {
 		return nil, err
 	}
@@ -132,7 +134,7 @@ func decodeObject(d *jsontext.Decoder) (any, error) {
 			return nil, err
 		}
 		name := t.String()
-		if out[name], err = decodeValue(d); err != nil {
+		if out[name], err = decodeValue(d, number); err != nil {
 			return nil, err
 		}
 	}
@@ -140,13 +142,13 @@ func decodeObject(d *jsontext.Decoder) (any, error) {
 	return out, err
 }
 
-func decodeArray(d *jsontext.Decoder) (any, error) {
+func decodeArray(d *jsontext.Decoder, number func(string) (any, error)) (any, error) {
 	if _, err := d.ReadToken(); err != nil {
 		return nil, err
 	}
 	out := []any{}
 	for d.PeekKind() != ']' {
-		v, err := decodeValue(d)
+		v, err := decodeValue(d, number)
 		if err != nil {
 			return nil, err
 		}

@@ -5,7 +5,11 @@ import "time"
 // A Claim is what one source says of an action. A nil field says nothing.
 type Claim struct {
 	Name          *string        `json:"name,omitempty"`
-	Undo          *Call          `json:"undo,omitempty"`
+	Image         *Look          `json:"image,omitempty"`
+	Undo          []Call         `json:"undo,omitzero"` // empty and not nil: nothing has to be called
+	UndoAbsent    []Call         `json:"undo_absent,omitzero"`
+	After         *string        `json:"after,omitempty"`
+	Probe         *Probe         `json:"probe,omitempty"`
 	Reversibility *Reversibility `json:"reversibility,omitempty"`
 	UndoWindow    *time.Duration `json:"undo_window,omitempty"`
 	ReadOnly      *bool          `json:"read_only,omitempty"`
@@ -20,7 +24,10 @@ type Claim struct {
 // Resolve makes one descriptor of what several sources say, the strongest first: the operator's configuration, then the
 // server's annotations if the operator trusts them (SPEC §4). For each field the strongest source that speaks of it
 // decides; a weaker one that also speaks can only make the action stricter. Where nobody speaks the strict zero holds.
-// An undo is a field of its own: a stronger source that says "full" and names none takes a weaker one's.
+//
+// How an action is taken back is said by one source alone: the strongest that speaks of image, undo, undo_absent or after.
+// They refer to each other, so one source's undo never meets another's image. A stronger source that says "full" and speaks
+// of none of them takes a weaker one's.
 //
 // Saying "reversible" and saying "read-only" answer one question, so a stronger source that answers either leaves no room
 // for a weaker one to loosen the other.
@@ -40,14 +47,25 @@ func Resolve(id string, claims ...Claim) Descriptor {
 		if w := c.UndoWindow; w != nil && (!said.window || isShorter(*w, d.UndoWindow)) {
 			d.UndoWindow, said.window = *w, true
 		}
-		if c.Undo != nil && !said.undo {
-			d.Undo, said.undo = c.Undo, true
+		if c.takesBack() && !said.undo {
+			d.Image, d.Undo, d.UndoAbsent, said.undo = c.Image, c.Undo, c.UndoAbsent, true
+			if c.After != nil {
+				d.After = *c.After
+			}
+		}
+		if d.Probe == nil {
+			d.Probe = c.Probe
 		}
 	}
-	if d.ReadOnly {
-		d.Undo = nil // nothing to take back; a wildcard may have said both
+	if d.ReadOnly { // nothing to take back; a wildcard may have said both
+		d.Image, d.Undo, d.UndoAbsent, d.After, d.Probe = nil, nil, nil, "", nil
 	}
 	return d
+}
+
+// takesBack reports whether the claim speaks of how the action is taken back.
+func (c Claim) takesBack() bool {
+	return c.Image != nil || c.Undo != nil || c.UndoAbsent != nil || c.After != nil
 }
 
 // resolveEffect folds in what c says of the action's effect: as it stands if nobody stronger spoke, otherwise only if stricter.

@@ -43,7 +43,9 @@ func TestResolve(t *testing.T) {
 	destructive := action.Annotations{Destructive: new(true)}.Claim()
 	silent := action.Annotations{}.Claim()
 	window := func(d time.Duration) action.Claim { return action.Claim{UndoWindow: &d} }
-	undoBy := func(tool string) action.Claim { return action.Claim{Undo: &action.Call{Tool: tool}} }
+	undoBy := func(tool string) action.Claim { return action.Claim{Undo: []action.Call{{Tool: tool}}} }
+
+	pack := action.Claim{Image: &action.Look{Bytes: "b"}, Undo: []action.Call{{Tool: "theirs"}}, UndoAbsent: []action.Call{{Tool: "trash"}}, After: new("a")}
 
 	type descriptor = action.Descriptor
 	for _, c := range []struct {
@@ -77,8 +79,16 @@ func TestResolve(t *testing.T) {
 		{"one tool partial, all others read-only", []action.Claim{partial, readOnly}, descriptor{Reversibility: action.Partial}},
 		{"all tools read-only, and a pack has an undo", []action.Claim{readOnly, undoBy("u")}, descriptor{ReadOnly: true}},
 
-		{"an undo of one's own", []action.Claim{undoBy("mine"), undoBy("theirs")}, descriptor{Undo: &action.Call{Tool: "mine"}}},
-		{"an undo of the pack's", []action.Claim{full, undoBy("theirs")}, descriptor{Reversibility: action.Full, Undo: &action.Call{Tool: "theirs"}}},
+		{"an undo of one's own", []action.Claim{undoBy("mine"), undoBy("theirs")}, descriptor{Undo: []action.Call{{Tool: "mine"}}}},
+		{"an undo of the pack's", []action.Claim{full, undoBy("theirs")}, descriptor{Reversibility: action.Full, Undo: []action.Call{{Tool: "theirs"}}}},
+
+		{"an undo of one's own, beside an image of the pack's", []action.Claim{undoBy("mine"), pack}, descriptor{Undo: []action.Call{{Tool: "mine"}}}},
+		{"nothing to call, beside an undo of the pack's", []action.Claim{{Undo: []action.Call{}}, pack}, descriptor{Undo: []action.Call{}}},
+		{"full, and all that the pack says of it", []action.Claim{full, pack, {After: new("other"), Probe: &action.Probe{Done: "x"}}},
+			descriptor{Reversibility: action.Full, Image: pack.Image, Undo: pack.Undo, UndoAbsent: pack.UndoAbsent, After: "a", Probe: &action.Probe{Done: "x"}}},
+		{"a probe of one's own, and the pack's undo", []action.Claim{{Probe: &action.Probe{Done: "mine"}}, pack},
+			descriptor{Image: pack.Image, Undo: pack.Undo, UndoAbsent: pack.UndoAbsent, After: "a", Probe: &action.Probe{Done: "mine"}}},
+		{"all tools read-only, and the pack has it all", []action.Claim{readOnly, pack}, descriptor{ReadOnly: true}},
 
 		{"a window", []action.Claim{window(time.Hour)}, descriptor{UndoWindow: time.Hour}},
 		{"a shorter window", []action.Claim{window(time.Hour), window(time.Minute)}, descriptor{UndoWindow: time.Minute}},
@@ -163,7 +173,7 @@ func TestAWeakerSourceNeverLoosens(t *testing.T) {
 			spoken = spoken || c.ReadOnly != nil || c.Reversibility != nil
 			limited = limited || c.UndoWindow != nil
 		}
-		image := rapid.Bool().Draw(t, "image")
+		image := rapid.SampledFrom(imageStates).Draw(t, "image")
 		named := action.Claim{Undo: undo} // so that full can be decided as full
 		before := action.Resolve("a", append([]action.Claim{named}, stronger...)...)
 		weaker := effects.Draw(t, "weaker")

@@ -3,9 +3,7 @@ package action
 import (
 	"crypto/sha256"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"regexp"
 	"time"
 
 	"github.com/agenthypervisor/hypervisor/ring"
@@ -60,19 +58,17 @@ func (o Omega) MarshalJSON() ([]byte, error) { return ring.Sigma(o).MarshalJSON(
 // UnmarshalJSON reads a JSON number.
 func (o *Omega) UnmarshalJSON(b []byte) error { return (*ring.Sigma)(o).UnmarshalJSON(b) }
 
-// A Call names a tool of the same server and its arguments, as a template: the undo of an action.
-type Call struct {
-	Tool string         `json:"tool"`
-	Args map[string]any `json:"args,omitempty"`
-}
-
 // A Descriptor is what the hypervisor knows of an action before it decides on it.
 // The zero Descriptor but for its ID is an action that cannot be taken back and touches nothing it said.
 type Descriptor struct {
 	ID            string        `json:"id"`                    // as policies and records say it: server.tool, or a name of the library user's
 	Name          string        `json:"name,omitempty"`        // for people; empty: the ID
 	Execute       string        `json:"execute,omitempty"`     // where it is done, for records and people
-	Undo          *Call         `json:"undo,omitempty"`        // what takes it back; nil: nothing does
+	Image         *Look         `json:"image,omitempty"`       // how what it touches is read; nil: no image is taken
+	Undo          []Call        `json:"undo,omitzero"`         // what takes it back, in this order; nil: nothing does; empty: nothing has to be called
+	UndoAbsent    []Call        `json:"undo_absent,omitzero"`  // the same, where the image says that nothing was there
+	After         string        `json:"after,omitempty"`       // template for the bytes the action leaves, where the arguments say so; empty: they are read
+	Probe         *Probe        `json:"probe,omitempty"`       // says of an unknown outcome whether the action took place; nil: nothing does
 	Reversibility Reversibility `json:"reversibility"`         // as described; Effective says as what it is decided
 	UndoWindow    time.Duration `json:"undo_window,omitempty"` // how long Undo is worth calling; zero: no limit is known
 	ReadOnly      bool          `json:"read_only,omitempty"`
@@ -82,51 +78,6 @@ type Descriptor struct {
 	Network       bool          `json:"network,omitempty"`    // reaches beyond this machine
 	Files         bool          `json:"files,omitempty"`      // touches the host's files
 	Subprocess    bool          `json:"subprocess,omitempty"` // starts programs on the host
-}
-
-// MaxIDBytes bounds an action's ID.
-const MaxIDBytes = 256
-
-// ErrDescriptor is returned, wrapped with what is wrong, by Validate.
-var ErrDescriptor = errors.New("bad descriptor")
-
-var idShape = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9._:/-]*[a-zA-Z0-9_-])?$`)
-
-// Validate returns ErrDescriptor for a descriptor that contradicts itself or cannot be named in a record.
-func (d Descriptor) Validate() error {
-	switch {
-	case len(d.ID) > MaxIDBytes || !idShape.MatchString(d.ID):
-		return fmt.Errorf("%w: id %q: letters, digits and ._:/- only, at most %d bytes", ErrDescriptor, d.ID, MaxIDBytes)
-	case d.ReadOnly && d.Admin:
-		return fmt.Errorf("%w: %s is both read_only and admin", ErrDescriptor, d.ID)
-	case d.ReadOnly && d.Undo != nil:
-		return fmt.Errorf("%w: %s is read_only and has an undo", ErrDescriptor, d.ID)
-	case d.UndoWindow < 0:
-		return fmt.Errorf("%w: %s has a negative undo_window", ErrDescriptor, d.ID)
-	case d.Undo != nil && d.Undo.Tool == "":
-		return fmt.Errorf("%w: %s has an undo without a tool", ErrDescriptor, d.ID)
-	}
-	if _, err := json.Marshal(d.Undo); err != nil { // YAML and Go know values that JSON does not, such as .nan
-		return fmt.Errorf("%w: %s: arguments of the undo: %w", ErrDescriptor, d.ID, err)
-	}
-	return nil
-}
-
-// Effective returns as what the action is decided. A full claim needs an undo and an image of what was there before;
-// without an image it is decided as partial at best, without an undo as not reversible (SPEC §4). A read-only action leaves
-// nothing to take back, so it is full whatever it says.
-func (d Descriptor) Effective(image bool) Reversibility {
-	switch {
-	case d.ReadOnly:
-		return Full
-	case d.Reversibility != Full:
-		return d.Reversibility
-	case d.Undo == nil:
-		return Irreversible
-	case !image:
-		return Partial
-	}
-	return Full
 }
 
 // Weight returns ω for a reversibility: the midpoint of its band (SPEC §4).
@@ -158,7 +109,7 @@ func (d Descriptor) RequiredRing(r Reversibility) ring.Ring {
 func (d Descriptor) Digest() [sha256.Size]byte {
 	b, err := json.Marshal(d)
 	if err != nil {
-		panic("action: a descriptor's undo holds what JSON cannot: " + err.Error()) // Validate refuses it
+		panic("action: a descriptor's calls hold what JSON cannot: " + err.Error()) // Validate refuses it
 	}
 	return sha256.Sum256(b)
 }

@@ -13,24 +13,51 @@ import (
 // Bounds of a template.
 const (
 	maxTemplateBytes = 4096
-	maxReferences    = 32   // in one template
-	maxSteps         = 16   // of one reference: args.a.b.c has three
-	maxUndoNodes     = 1000 // values in the arguments of one undo
-	maxUndoDepth     = 32
+	maxReferences    = 32 // in one template
+	maxSteps         = 16 // of one reference: args.a.b.c has three
 )
 
 var (
 	// ErrTemplate is returned, wrapped with what is wrong, for a text that is no template.
 	ErrTemplate = errors.New("bad template")
-	// ErrMissingArgument is returned, wrapped with its name, when a call lacks an argument that a template refers to.
-	ErrMissingArgument = errors.New("missing argument")
-	// ErrArgumentType is returned, wrapped with its name, when an argument cannot stand inside a text.
-	ErrArgumentType = errors.New("argument is not a string, number or boolean")
+	// ErrMissingValue is returned, wrapped with its name, when there is not what a template refers to.
+	ErrMissingValue = errors.New("missing value")
+	// ErrValueType is returned, wrapped with its name, when what a template refers to cannot stand inside a text, or is no list
+	// where one is wanted.
+	ErrValueType = errors.New("value does not fit")
 )
 
-// A Template is literal text with references to a call's arguments in it: "/srv/{{args.name}}", "{{args.list.0}}". There is
-// nothing else to it: no functions, conditions or escapes, and "{{" always opens a reference. The zero Template is the
-// empty text.
+// A Place is where a template stands, and so what it may refer to.
+type Place uint8
+
+// The places.
+const (
+	InResource   = argsRoot
+	InLook       = argsRoot                                     // the arguments of an image's call
+	InBytes      = argsRoot | resultRoot                        // result: what the look answered
+	InUndo       = argsRoot | imageRoot | resultRoot | callRoot // result: what the action answered
+	InUndoAbsent = argsRoot | resultRoot | callRoot
+	InAfter      = argsRoot | imageRoot | resultRoot
+	InProbe      = argsRoot | callRoot
+)
+
+// What a reference can begin with.
+const (
+	argsRoot Place = 1 << iota
+	imageRoot
+	resultRoot
+	callRoot
+	eachRoot // the element of an each
+)
+
+var roots = []struct {
+	name string
+	root Place
+}{{"args", argsRoot}, {"image", imageRoot}, {"result", resultRoot}, {"action", callRoot}, {"each", eachRoot}}
+
+// A Template is literal text with references in it: "/srv/{{args.name}}", "{{args.list.0}}", "{{result.items.*.id}}", where * stands
+// for every element of a list and makes a list. There is nothing else to it: no functions, conditions or escapes, and "{{"
+// always opens a reference. The zero Template is the empty text.
 type Template struct {
 	parts []part
 }
@@ -41,8 +68,12 @@ type part struct {
 	path []string
 }
 
-// ParseTemplate reads a template. It returns ErrTemplate for a reference that is not closed or not args.NAME[.NAME|.INDEX]….
-func ParseTemplate(text string) (Template, error) {
+// wildcard is the step that stands for every element.
+const wildcard = "*"
+
+// ParseTemplate reads a template that stands in a place. It returns ErrTemplate for a reference that is not closed, that the
+// place does not allow, or that is not ROOT.NAME[.NAME|.INDEX|.*]….
+func ParseTemplate(text string, in Place) (Template, error) {
 	var t Template
 	switch {
 	case len(text) > maxTemplateBytes:
@@ -62,41 +93,124 @@ func ParseTemplate(text string) (Template, error) {
 		if !ok {
 			return Template{}, fmt.Errorf("%w: {{ is not closed", ErrTemplate)
 		}
-		steps, err := parseReference(reference)
+		path, err := parseReference(reference, in)
 		if err != nil {
 			return Template{}, err
 		}
 		if references == maxReferences {
 			return Template{}, fmt.Errorf("%w: more than %d references", ErrTemplate, maxReferences)
 		}
-		t.parts, text = append(t.parts, part{reference, steps}), rest
+		t.parts, text = append(t.parts, part{reference, path}), rest
 	}
 	return t, nil
 }
 
-func parseReference(text string) ([]string, error) {
+// parseReference returns the root and the steps of a reference.
+func parseReference(text string, in Place) ([]string, error) {
 	bad := func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) || r == '{' || r == '}' }
-	root, rest, ok := strings.Cut(text, ".")
-	steps := strings.Split(rest, ".")
+	path := strings.Split(text, ".")
 	switch {
 	case strings.ContainsFunc(text, bad):
 		return nil, fmt.Errorf("%w: {{%s}}: no spaces or braces inside; write {{args.name}}", ErrTemplate, text)
-	case root != "args" || !ok:
-		return nil, fmt.Errorf("%w: {{%s}}: only arguments can be referred to; write {{args.name}}", ErrTemplate, text)
-	case len(steps) > maxSteps:
+	case !in.allows(path[0]):
+		return nil, fmt.Errorf("%w: {{%s}}: only %s can be referred to here; write {{args.name}}", ErrTemplate, text, in)
+	case len(path)-1 > maxSteps:
 		return nil, fmt.Errorf("%w: {{%s}}: more than %d steps", ErrTemplate, text, maxSteps)
 	}
-	for _, step := range steps {
+	for _, step := range path {
 		if step == "" {
 			return nil, fmt.Errorf("%w: {{%s}}: a name is empty", ErrTemplate, text)
 		}
 	}
-	return steps, nil
+	if want := malformed(path); want != "" {
+		return nil, fmt.Errorf("%w: {{%s}}: write %s", ErrTemplate, text, want)
+	}
+	return path, nil
 }
 
-// Render returns the text for a call's arguments. It returns ErrMissingArgument, or ErrArgumentType for one that is an
-// object, a list or null. Numbers are written as JSON writes them.
-func (t Template) Render(args map[string]any) (string, error) {
+// malformed returns how a reference is to be written whose root has no such steps; empty: it is well.
+func malformed(path []string) string {
+	second := ""
+	if len(path) > 1 {
+		second = path[1]
+	}
+	switch path[0] {
+	case "args":
+		if second == "" {
+			return "{{args.name}}"
+		}
+	case "image":
+		if whole := second == "text" || second == "base64"; !(whole && len(path) == 2 || second == "json") {
+			return "{{image.text}}, {{image.base64}}, {{image.json}} or {{image.json.name}}"
+		}
+	case "action":
+		if len(path) != 2 || second != "id" && second != "session" {
+			return "{{action.id}} or {{action.session}}"
+		}
+	}
+	return ""
+}
+
+// allows reports whether a reference in the place can begin with a root.
+func (p Place) allows(root string) bool {
+	for _, r := range roots {
+		if r.name == root {
+			return p&r.root != 0
+		}
+	}
+	return false
+}
+
+// String lists what can be referred to in the place.
+func (p Place) String() string {
+	var names []string
+	for _, r := range roots {
+		if p&r.root != 0 {
+			names = append(names, r.name)
+		}
+	}
+	return strings.Join(names, ", ")
+}
+
+// eachOpens begins the key of an each.
+const eachOpens = "{{each "
+
+// Within returns the place of what stands under a key of a mapping in the place. It is the same place, but for a key
+// "{{each PATH}}": such a mapping of one key stands for a list, with the key's value once for every element of the list at
+// PATH, where {{each.name}} refers to the element. It returns ErrTemplate for an each that is none.
+func (p Place) Within(key string) (Place, error) {
+	if !strings.HasPrefix(key, eachOpens) {
+		return p, nil
+	}
+	_, err := parseEach(key, p)
+	return p | eachRoot, err
+}
+
+func parseEach(key string, in Place) (part, error) {
+	reference, ok := strings.CutSuffix(strings.TrimPrefix(key, eachOpens), "}}")
+	switch {
+	case !ok:
+		return part{}, fmt.Errorf("%w: %s is not closed", ErrTemplate, key)
+	case in&eachRoot != 0:
+		return part{}, fmt.Errorf("%w: %s: no each inside another", ErrTemplate, key)
+	}
+	path, err := parseReference(reference, in)
+	return part{reference, path}, err
+}
+
+// refersTo reports whether a reference of the template begins with a root.
+func (t Template) refersTo(root string) bool {
+	for _, p := range t.parts {
+		if p.path != nil && p.path[0] == root {
+			return true
+		}
+	}
+	return false
+}
+
+// Render returns the text in a scope. It returns ErrMissingValue, or ErrValueType for a value that is an object, a list or
+// null. Numbers are written as JSON writes them.
+func (t Template) Render(s Scope) (string, error) {
 	if len(t.parts) == 1 && t.parts[0].path == nil {
 		return t.parts[0].text, nil
 	}
@@ -106,7 +220,7 @@ func (t Template) Render(args map[string]any) (string, error) {
 			b.WriteString(p.text)
 			continue
 		}
-		value, err := p.lookUp(args)
+		value, err := s.lookUp(p)
 		if err != nil {
 			return "", err
 		}
@@ -117,33 +231,12 @@ func (t Template) Render(args map[string]any) (string, error) {
 	return b.String(), nil
 }
 
-// Value is Render, but that a template which is one reference and nothing else gives the argument itself, with its JSON type.
-func (t Template) Value(args map[string]any) (any, error) {
+// Value is Render, but that a template which is one reference and nothing else gives the value itself, with its JSON type.
+func (t Template) Value(s Scope) (any, error) {
 	if len(t.parts) == 1 && t.parts[0].path != nil {
-		return t.parts[0].lookUp(args)
+		return s.lookUp(t.parts[0])
 	}
-	return t.Render(args)
-}
-
-func (p part) lookUp(args map[string]any) (any, error) {
-	var value any = args
-	for _, step := range p.path {
-		var next any
-		ok := false
-		switch v := value.(type) {
-		case map[string]any:
-			next, ok = v[step]
-		case []any:
-			if i, isIndex := index(step); isIndex && i < len(v) {
-				next, ok = v[i], true
-			}
-		}
-		if !ok {
-			return nil, fmt.Errorf("%w: %s", ErrMissingArgument, p.text)
-		}
-		value = next
-	}
-	return value, nil
+	return t.Render(s)
 }
 
 // index reads a list index: digits, no sign, no leading zero.
@@ -157,84 +250,32 @@ func writeScalar(b *strings.Builder, value any) error {
 	case string:
 		b.WriteString(v)
 		return nil
+	case unknown:
+		return nil
 	case bool, float64, json.Number, int, int64, uint64:
 		text, err := json.Marshal(v) // an infinity, or a json.Number that is none
 		if err != nil {
-			return ErrArgumentType
+			return fmt.Errorf("%w: it is no number that JSON knows", ErrValueType)
 		}
 		b.Write(text)
 		return nil
 	}
-	return ErrArgumentType
+	return fmt.Errorf("%w: it is not a string, number or boolean", ErrValueType)
 }
 
 // ResourceOf returns what a call with these arguments touches: d.Resource with the arguments put in, normalised. Empty: it is
-// not said. It returns ErrTemplate, ErrMissingArgument, ErrArgumentType or ErrResource, and then the call MUST NOT be
-// decided as one that touches nothing.
+// not said. It returns ErrTemplate, ErrMissingValue, ErrValueType or ErrResource, and then the call MUST NOT be decided as
+// one that touches nothing.
 func (d Descriptor) ResourceOf(args map[string]any) (string, error) {
 	text := d.Resource
 	if strings.Contains(text, "{{") {
-		t, err := ParseTemplate(text)
+		t, err := ParseTemplate(text, InResource)
 		if err != nil {
 			return "", err
 		}
-		if text, err = t.Render(args); err != nil {
+		if text, err = t.Render(Scope{Args: args}); err != nil {
 			return "", err
 		}
 	}
 	return NormaliseResource(text)
-}
-
-// Check returns ErrTemplate if a text in the call's arguments is no template, or the arguments are too many or too deep.
-func (c Call) Check() error {
-	_, err := c.walk(func(t Template) (any, error) { return nil, nil })
-	return err
-}
-
-// Resolve returns the call's arguments with those of the action that it undoes put in: a new map, sharing nothing that
-// Resolve's caller did not pass in args. Keys are literal. It returns ErrTemplate, ErrMissingArgument or ErrArgumentType.
-func (c Call) Resolve(args map[string]any) (map[string]any, error) {
-	return c.walk(func(t Template) (any, error) { return t.Value(args) })
-}
-
-func (c Call) walk(text func(Template) (any, error)) (map[string]any, error) {
-	nodes := 0
-	out, err := walkValue(c.Args, text, &nodes, 0)
-	if err != nil {
-		return nil, err
-	}
-	return out.(map[string]any), nil
-}
-
-// walkValue copies a JSON value with every string in it replaced by what text makes of it.
-func walkValue(value any, text func(Template) (any, error), nodes *int, depth int) (any, error) {
-	if *nodes++; *nodes > maxUndoNodes || depth > maxUndoDepth {
-		return nil, fmt.Errorf("%w: more than %d values, or deeper than %d", ErrTemplate, maxUndoNodes, maxUndoDepth)
-	}
-	var err error
-	switch v := value.(type) {
-	case string:
-		t, err := ParseTemplate(v)
-		if err != nil {
-			return nil, err
-		}
-		return text(t)
-	case map[string]any:
-		out := make(map[string]any, len(v))
-		for k, e := range v {
-			if out[k], err = walkValue(e, text, nodes, depth+1); err != nil {
-				return nil, err
-			}
-		}
-		return out, nil
-	case []any:
-		out := make([]any, len(v))
-		for i, e := range v {
-			if out[i], err = walkValue(e, text, nodes, depth+1); err != nil {
-				return nil, err
-			}
-		}
-		return out, nil
-	}
-	return value, nil
 }

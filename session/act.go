@@ -163,7 +163,7 @@ func (a *admission) notKnown() *policy.Decision {
 	case call.Fault != "":
 		return deny(policy.InvalidArguments, "the arguments of %s do not fit: %s", a.act.Action, call.Fault)
 	}
-	a.effective = call.Descriptor.Effective(false)
+	a.effective = call.Descriptor.Effective(action.NoImage)
 	a.required = call.Descriptor.RequiredRing(a.effective)
 	return nil
 }
@@ -282,7 +282,7 @@ func (a *admission) describe(d *policy.Decision) {
 		d.Ring, d.SigmaEff = &r, &score
 	}
 	if call := a.env.Call; call != nil {
-		effective := call.Descriptor.Effective(false)
+		effective := call.Descriptor.Effective(action.NoImage)
 		required := call.Descriptor.RequiredRing(effective)
 		d.RequiredRing, d.RiskWeight = &required, effective.Weight()
 	}

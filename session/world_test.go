@@ -279,7 +279,7 @@ func tool(id string, words []string) (session.Call, error) {
 		case "full":
 			d.Reversibility = action.Full
 		case "undo":
-			d.Undo = &action.Call{Tool: "undo"}
+			d.Undo = []action.Call{{Tool: "undo"}}
 		case "admin":
 			d.Admin = true
 		case "network":

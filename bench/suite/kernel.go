@@ -128,7 +128,7 @@ func ringCheck(_ context.Context, r *run) ([]Row, error) {
 				ceiling = ring.Sandbox
 			}
 			in := ring.Of(score, ceiling)
-			if l := in.Limits(); in <= d.RequiredRing(d.Effective(false)) && (!d.Network || l.Network == ring.Full) {
+			if l := in.Limits(); in <= d.RequiredRing(d.Effective(action.NoImage)) && (!d.Network || l.Network == ring.Full) {
 				admitted++
 			}
 		}

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -20,7 +21,7 @@ func policyCheck(g *globals) *cobra.Command {
 		Use: "check FILE", Short: "Check a configuration and explain what it makes of each action", Args: cobra.ExactArgs(1),
 		Long: `Check a configuration: every fault is printed as FILE:LINE:COL: what.
 Where there is none, each action the file or a pack of its names is explained: the ring it needs, its risk weight ω, how far it can be taken
-back, whether there is an undo, and why; and each policy. It needs no hypervisor.`,
+back, by which calls, which tool reads what was there before, and why; and each policy. It needs no hypervisor.`,
 		Example: "  hypervisor policy check hypervisor.yaml\n  hypervisor policy check wrap.yaml --name files",
 		RunE: func(_ *cobra.Command, args []string) error {
 			cfg, err := config.Load(args[0], &config.Options{Wrapped: name})
@@ -50,13 +51,13 @@ func (g *globals) printReport(file string, r config.Report) {
 	if len(r.Actions) > 0 {
 		rows := make([][]string, len(r.Actions))
 		for i, a := range r.Actions {
-			undo := "no"
-			if a.Undo {
-				undo = "yes"
+			image := "no"
+			if a.Image != "" {
+				image = a.Image
 			}
-			rows[i] = []string{a.Action, fmt.Sprint(int(a.RequiredRing)), a.RiskWeight.String(), a.Reversibility.String(), undo, reason(a), a.Source}
+			rows[i] = []string{a.Action, fmt.Sprint(int(a.RequiredRing)), a.RiskWeight.String(), a.Reversibility.String(), undoOf(a), image, reason(a), a.Source}
 		}
-		g.printTable([]string{"ACTION", "RING", "ω", "REVERSIBILITY", "UNDO", "WHY", "SAID AT"}, rows)
+		g.printTable([]string{"ACTION", "RING", "ω", "REVERSIBILITY", "UNDO", "IMAGE", "WHY", "SAID AT"}, rows)
 		g.printf("\n")
 	}
 	if len(r.Policies) > 0 {
@@ -68,6 +69,25 @@ func (g *globals) printReport(file string, r config.Report) {
 		g.printf("\n")
 	}
 	g.printf("%s is sound: %s, %s\n", file, count(len(r.Actions), "action", "actions"), count(len(r.Policies), "policy", "policies"))
+}
+
+// undoOf says which calls take an action back.
+func undoOf(a config.ActionRow) string {
+	say := func(calls []string) string {
+		if len(calls) == 0 {
+			return "nothing to call"
+		}
+		return strings.Join(calls, ", ")
+	}
+	switch {
+	case a.UndoneBy == nil && a.UndoneAbsent == nil:
+		return "no"
+	case a.UndoneAbsent == nil:
+		return say(a.UndoneBy)
+	case a.UndoneBy == nil:
+		return "if nothing was there: " + say(a.UndoneAbsent)
+	}
+	return say(a.UndoneBy) + "; if nothing was there: " + say(a.UndoneAbsent)
 }
 
 // reason says why an action needs the ring it needs.

@@ -60,7 +60,7 @@ func TestContractsExampleLoads(t *testing.T) {
 		},
 		Servers: map[string]Server{"files": {TrustAnnotations: true, Pack: "filesystem", Actions: map[string]action.Claim{"move_file": {
 			Reversibility: ptr(action.Full), UndoWindow: ptr(24 * time.Hour), Resource: ptr("{{args.source}}"),
-			Undo: &action.Call{Tool: "move_file", Args: map[string]any{"source": "{{args.destination}}", "destination": "{{args.source}}"}},
+			Undo: []action.Call{{Tool: "move_file", Args: map[string]any{"source": "{{args.destination}}", "destination": "{{args.source}}"}}},
 		}}}},
 		Agents:         []Agent{{"did:key:z6MkhaXgBZDvotDkL5257faiztiGiC2QtKLGpbnnEGta2doK", ptr(ring.MustSigma("0.8"))}},
 		AnonymousAgent: &Agent{"did:mesh:local", ptr(ring.MustSigma("0.8"))},
@@ -141,7 +141,7 @@ roles: {operator: ["did:mesh:op"], approver: [alice@example.com], auditor: [a], 
 		},
 		Servers: map[string]Server{"a": {Shared: true, Actions: map[string]action.Claim{
 			"x": {Name: ptr("X"), ReadOnly: ptr(false), Admin: yes, Idempotent: yes, Network: yes, Files: yes, Subprocess: yes, Reversibility: ptr(action.Partial),
-				Undo: &action.Call{Tool: "y", Args: map[string]any{"n": int64(1), "f": 1.5, "s": "t", "b": true, "z": nil, "l": []any{map[string]any{}}}}},
+				Undo: []action.Call{{Tool: "y", Args: map[string]any{"n": int64(1), "f": 1.5, "s": "t", "b": true, "z": nil, "l": []any{map[string]any{}}}}}},
 			"*": {Reversibility: ptr(action.Irreversible)},
 		}}},
 		Roles: Roles{[]string{"did:mesh:op"}, []string{"alice@example.com"}, []string{"a"}, []string{"s"}},

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -24,8 +25,10 @@ func TestPacksAreSound(t *testing.T) {
 			if claim.Reversibility != nil && *claim.Reversibility == action.Full && claim.ReadOnly == nil {
 				t.Errorf("%s.%s: full leaves a wildcard's read_only standing: say read_only: false", name, tool)
 			}
-			if claim.Undo != nil && claims[claim.Undo.Tool].Reversibility == nil {
-				t.Errorf("%s.%s: is undone by %s, which the pack does not say to change anything", name, tool, claim.Undo.Tool)
+			for _, c := range slices.Concat(claim.Undo, claim.UndoAbsent) {
+				if claims[c.Tool].Reversibility == nil {
+					t.Errorf("%s.%s: is undone by %s, which the pack does not say to change anything", name, tool, c.Tool)
+				}
 			}
 		}
 		if _, ok := claims[AnyTool]; ok {
@@ -73,7 +76,7 @@ servers:
 			t.Errorf("%s: %+v", tc.id, d)
 		}
 	}
-	if d := action.Resolve("b.move_file", c.Claims("b", "move_file")...); d.Name != "Move" || d.Undo == nil || d.Undo.Tool != "move_file" {
+	if d := action.Resolve("b.move_file", c.Claims("b", "move_file")...); d.Name != "Move" || len(d.Undo) != 1 || d.Undo[0].Tool != "move_file" {
 		t.Errorf("what the configuration leaves open the pack says: %+v", d)
 	}
 }

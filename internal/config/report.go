@@ -18,7 +18,7 @@ type Report struct {
 	Version  string      `json:"version"`  // of the policies: what approvals are bound to
 }
 
-// An ActionRow says as what calls of a configured action are decided, with an image of what was there before.
+// An ActionRow says as what calls of a configured action are decided, if their image, where they have one, can be taken.
 type ActionRow struct {
 	Action        string               `json:"action"` // server.tool; server.* stands for every tool of which nothing else is said
 	RequiredRing  ring.Ring            `json:"required_ring"`
@@ -26,7 +26,10 @@ type ActionRow struct {
 	Reversibility action.Reversibility `json:"reversibility"` // as decided, which can be less than was said
 	ReadOnly      bool                 `json:"read_only"`
 	Admin         bool                 `json:"admin"`
-	Undo          bool                 `json:"undo"` // there is a call that takes it back
+	Undo          bool                 `json:"undo"`                   // something takes it back
+	UndoneBy      []string             `json:"undone_by,omitzero"`     // the tools called for that, in order; empty and not nil: none has to be
+	UndoneAbsent  []string             `json:"undone_absent,omitzero"` // the same, where nothing was there before
+	Image         string               `json:"image,omitempty"`        // the tool that reads what was there before; empty: no image is taken
 	Resource      string               `json:"resource,omitempty"`
 	Note          string               `json:"note,omitempty"` // what may surprise
 	Source        string               `json:"source"`         // FILE:LINE:COL, or the pack where the file does not name the tool
@@ -73,31 +76,71 @@ func (s Server) tools() []string {
 func (c *Config) actionRow(server, tool string) ActionRow {
 	id := server + "." + tool
 	d := action.Resolve(id, c.Claims(server, tool)...)
-	decided := d.Effective(true)
+	state, image := action.NoImage, ""
+	if d.Image != nil {
+		state, image = action.ImageTaken, d.Image.Tool
+		if d.Undo == nil {
+			state = action.ImageAbsent
+		}
+	}
+	decided := d.Effective(state)
 	source, ok := c.said.actions[id]
 	if !ok {
 		source = packSource(c.Servers[server].Pack)
 	}
 	return ActionRow{
 		Action: id, RequiredRing: d.RequiredRing(decided), RiskWeight: decided.Weight(), Reversibility: decided,
-		ReadOnly: d.ReadOnly, Admin: d.Admin, Undo: d.Undo != nil, Resource: d.Resource, Note: note(d), Source: source,
+		ReadOnly: d.ReadOnly, Admin: d.Admin, Undo: d.Undo != nil || d.UndoAbsent != nil, UndoneBy: toolNames(d.Undo), UndoneAbsent: toolNames(d.UndoAbsent),
+		Image: image, Resource: d.Resource, Note: note(d), Source: source,
 	}
 }
 
+// toolNames returns the tools of calls; nil of nil.
+func toolNames(calls []action.Call) []string {
+	if calls == nil {
+		return nil
+	}
+	names := make([]string, len(calls))
+	for i, c := range calls {
+		names[i] = c.Tool
+	}
+	return names
+}
+
+// note says what may surprise: how the decision differs from what was said, and when it is another.
 func note(d action.Descriptor) string {
+	undo := d.Undo != nil || d.UndoAbsent != nil
 	switch {
 	case d.ReadOnly:
 		return ""
-	case d.Reversibility == action.Full && d.Undo == nil:
-		return "reversibility: full without an undo is decided as none"
-	case d.Reversibility == action.Full:
-		return "without an image of what was there before it is decided as " + d.Effective(false).String()
-	case d.Reversibility == action.Irreversible && d.Undo != nil:
+	case d.Reversibility == action.Irreversible && undo:
 		return "has an undo, but is decided as none: its reversibility says so, or nothing does"
-	case d.Reversibility == action.Partial && d.Undo == nil:
+	case d.Reversibility == action.Irreversible:
+		return ""
+	case d.Reversibility == action.Full && !undo:
+		return "reversibility: full without an undo is decided as none"
+	case !undo:
 		return "partial, but the hypervisor has no call that takes it back"
+	case d.Image != nil:
+		return noteOfImage(d)
+	case d.Reversibility == action.Full:
+		return "full without an image of what was there before is decided as " + d.Effective(action.NoImage).String()
 	}
 	return ""
+}
+
+// noteOfImage says as what an action with an image is decided otherwise.
+func noteOfImage(d action.Descriptor) string {
+	taken, absent := d.Effective(action.ImageTaken), d.Effective(action.ImageAbsent)
+	switch {
+	case d.Undo == nil:
+		return "where something was there before, or no faithful image can be taken, decided as none"
+	case d.Image.Absent == "", absent == action.Irreversible:
+		return "where no faithful image can be taken decided as none"
+	case absent != taken:
+		return "where nothing was there before decided as " + absent.String() + ", where no faithful image can be taken as none"
+	}
+	return "where no faithful image can be taken decided as none"
 }
 
 var (

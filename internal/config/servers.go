@@ -8,10 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"time"
 	"unicode"
-
-	"github.com/goccy/go-yaml/ast"
 
 	"github.com/agenthypervisor/hypervisor/action"
 	"github.com/agenthypervisor/hypervisor/internal/document"
@@ -218,126 +215,27 @@ func (l *loader) consistent(server string, claims func(tool string) []action.Cla
 		if tool == AnyTool {
 			id = server + ".any"
 		}
-		if err := action.Resolve(id, claims(tool)...).Validate(); err != nil {
+		d := action.Resolve(id, claims(tool)...)
+		if err := d.Validate(); err != nil {
 			l.Fault(it, "%v", err)
+			continue
 		}
+		l.consistentCalls(d, claims, it)
 	}
 }
 
-// maxName bounds what an action or a policy is called.
-const maxName = 128
-
-// The undo window's limits: what is undone later is not undone by a tool.
-const mostUndoWindow = 3650 * document.Day
-
-func (l *loader) claim(it item) (c action.Claim) {
-	fields := map[string]field{
-		"name": func(it item) { setPointer(&c.Name, it, l.name) },
-		"undo": func(it item) { l.undo(&c.Undo, it) },
-		"reversibility": func(it item) {
-			setPointer(&c.Reversibility, it, func(it item) (v action.Reversibility, ok bool) {
-				word, ok := l.Word(it, "full", "partial", "none")
-				return v, ok && v.UnmarshalText([]byte(word)) == nil
-			})
-		},
-		"undo_window": func(it item) {
-			setPointer(&c.UndoWindow, it, func(it item) (time.Duration, bool) { return l.Duration(it, time.Second, mostUndoWindow) })
-		},
-		"resource": func(it item) { setPointer(&c.Resource, it, l.resource) },
+// consistentCalls notes where the tools that a descriptor calls are not said to be what they must be.
+func (l *loader) consistentCalls(d action.Descriptor, claims func(tool string) []action.Claim, it item) {
+	reads := func(tool string) bool { return action.Resolve(d.ID, claims(tool)...).ReadOnly }
+	if d.Image != nil && !reads(d.Image.Tool) {
+		l.Fault(it, "image calls %s, which is not said to be read_only: it is called in the hypervisor's name", d.Image.Tool)
 	}
-	for name, to := range map[string]**bool{"read_only": &c.ReadOnly, "admin": &c.Admin, "idempotent": &c.Idempotent,
-		"network": &c.Network, "files": &c.Files, "subprocess": &c.Subprocess} {
-		fields[name] = func(it item) { setPointer(to, it, l.Boolean) }
+	if d.Probe != nil && !reads(d.Probe.Tool) {
+		l.Fault(it, "probe calls %s, which is not said to be read_only: it is called in the hypervisor's name", d.Probe.Tool)
 	}
-	l.Object(it, fields)
-	readOnly := c.ReadOnly != nil && *c.ReadOnly
-	switch {
-	case readOnly && c.Undo != nil:
-		l.Fault(it, "what is read_only has nothing to undo")
-	case readOnly && c.Reversibility != nil && *c.Reversibility != action.Full:
-		l.Fault(it, "what is read_only is not reversibility: %s", *c.Reversibility)
-	}
-	return c
-}
-
-func (l *loader) name(it item) (string, bool) {
-	s, ok := l.Text(it)
-	if ok && len(s) > maxName {
-		l.Fault(it, "longer than %d bytes", maxName)
-		return "", false
-	}
-	return s, ok
-}
-
-// resource reads a resource, or a template that makes one.
-func (l *loader) resource(it item) (string, bool) {
-	s, ok := l.Text(it)
-	if !ok {
-		return "", false
-	}
-	_, err := action.ParseTemplate(s)
-	if err == nil && !strings.Contains(s, "{{") {
-		_, err = action.NormaliseResource(s)
-	}
-	if err != nil {
-		l.Fault(it, "%v", err)
-		return "", false
-	}
-	return s, true
-}
-
-func (l *loader) undo(to **action.Call, it item) {
-	before := len(*l.Faults)
-	var call action.Call
-	seen := l.Object(it, map[string]field{
-		"tool": func(it item) { set(&call.Tool, it, l.Text) },
-		"args": func(it item) { l.undoArgs(&call, it) },
-	})
-	if len(*l.Faults) > before {
-		return
-	}
-	if !seen["tool"] {
-		l.Fault(it, "tool is missing")
-		return
-	}
-	*to = &call
-}
-
-func (l *loader) undoArgs(call *action.Call, it item) {
-	value, ok := l.Value(it)
-	if !ok || value == nil {
-		return
-	}
-	if call.Args, ok = value.(map[string]any); !ok {
-		l.Fault(it, "want keys with values, got %s", document.Describe(it.Node))
-		return
-	}
-	before := len(*l.Faults)
-	l.templates(it)
-	if err := call.Check(); err != nil && len(*l.Faults) == before {
-		l.Fault(it, "%v", err)
-	}
-}
-
-// templates notes every text in a value that is no template, each at its place.
-func (l *loader) templates(it item) {
-	switch n := it.Node.(type) {
-	case *ast.StringNode:
-		l.template(it, n.Value)
-	case *ast.LiteralNode:
-		l.template(it, n.Value.Value)
-	case *ast.SequenceNode:
-		l.List(it, func(_ int, e item) { l.templates(e) })
-	case *ast.MappingNode:
-		for _, v := range n.Values {
-			key := v.Key.GetToken()
-			l.templates(item{Path: it.Path + "." + key.Value, Node: v.Value, At: key.Position}.AtValue())
+	for _, c := range slices.Concat(d.Undo, d.UndoAbsent) {
+		if reads(c.Tool) {
+			l.Fault(it, "an undo calls %s, which is said to be read_only and so takes nothing back", c.Tool)
 		}
-	}
-}
-
-func (l *loader) template(it item, text string) {
-	if _, err := action.ParseTemplate(text); err != nil {
-		l.Fault(it, "%v", err)
 	}
 }
