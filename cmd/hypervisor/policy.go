@@ -25,15 +25,8 @@ back, by which calls, which tool reads what was there before, and why; and each 
 		Example: "  hypervisor policy check hypervisor.yaml\n  hypervisor policy check wrap.yaml --name files",
 		RunE: func(_ *cobra.Command, args []string) error {
 			cfg, err := config.Load(args[0], &config.Options{Wrapped: name})
-			var faults document.Faults
-			switch {
-			case errors.As(err, &faults):
-				for _, f := range faults {
-					fmt.Fprintln(g.err, clean(f.Error()))
-				}
-				return &failure{exitUsage, silent{err}}
-			case err != nil:
-				return unopened(err)
+			if err != nil {
+				return g.configFault(err)
 			}
 			report := cfg.Report()
 			if g.json {
@@ -45,6 +38,18 @@ back, by which calls, which tool reads what was there before, and why; and each 
 	}
 	cmd.Flags().StringVar(&name, "name", "", "a server that wrap will be given, and that mcpServers need not name")
 	return cmd
+}
+
+// configFault tells what is wrong with a configuration.
+func (g *globals) configFault(err error) error {
+	var faults document.Faults
+	if !errors.As(err, &faults) {
+		return unopened(err)
+	}
+	for _, f := range faults {
+		fmt.Fprintln(g.err, clean(f.Error()))
+	}
+	return &failure{exitUsage, silent{err}}
 }
 
 func (g *globals) printReport(file string, r config.Report) {

@@ -10,13 +10,18 @@ import (
 // A Fault is one thing that is wrong with a document, and where.
 type Fault struct {
 	File string
-	Line int // from 1
+	Line int // from 1; zero: it was not read from a file, and What says the place
 	Col  int // in code points, from 1
 	What string
 }
 
 // Error returns FILE:LINE:COL: what.
-func (f Fault) Error() string { return fmt.Sprintf("%s:%d:%d: %s", f.File, f.Line, f.Col, f.What) }
+func (f Fault) Error() string {
+	if f.Line == 0 {
+		return fmt.Sprintf("%s: %s", f.File, f.What)
+	}
+	return fmt.Sprintf("%s:%d:%d: %s", f.File, f.Line, f.Col, f.What)
+}
 
 // Faults are all that is wrong with a document, in the order of the file; those of a file it names come last, and after a
 // thousand there are no more.

@@ -25,6 +25,8 @@ type Reader struct {
 	File   string  // as faults name it
 	Faults *Faults // what was found so far; readers of several files may share one
 
+	TooMuch string // is added to the fault of a file with too many words; empty: nothing
+
 	lines []string // of the source, without line ends
 }
 
@@ -96,7 +98,7 @@ func forbidden(c rune) bool {
 func (r *Reader) safe(tokens token.Tokens) bool {
 	if len(tokens) > maxTokens {
 		at := tokens[maxTokens].Position
-		r.FaultAt(at.Line, at.Column, "more than %d words and signs", maxTokens)
+		r.FaultAt(at.Line, at.Column, "more than %d words and signs%s", maxTokens, r.TooMuch)
 		return false
 	}
 	depth, line, dashes, documents := 0, 0, 0, 0
