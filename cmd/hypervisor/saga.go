@@ -189,7 +189,7 @@ func stepRing(cfg *config.Config, s *saga.Step) ring.Ring {
 	} else if s.Undo != "" {
 		d.Reversibility = action.Partial
 	}
-	return d.RequiredRing(d.Effective(true))
+	return d.RequiredRing(d.Effective(action.ImageTaken))
 }
 
 // configuredRing returns the ring that an agent's σ gives, under the session's own floor.
