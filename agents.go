@@ -36,12 +36,41 @@ func (hv *Hypervisor) RegisterAgent(ctx context.Context, caller policy.Caller, d
 	return hv.agents.submit(ctx, caller, did, c)
 }
 
+// Reinstate lifts an agent's blacklist and sets its σ. An operator's; with two operators configured it is done when the second
+// asks for the same, and refused with witness_required until then.
+func (hv *Hypervisor) Reinstate(ctx context.Context, caller policy.Caller, did policy.DID, c agent.Reinstate) (policy.Decision, error) {
+	return hv.enterAgent(ctx, caller, did, c)
+}
+
+// Slash takes an agent's standing outside any session. An operator's, and witnessed as Reinstate is.
+func (hv *Hypervisor) Slash(ctx context.Context, caller policy.Caller, did policy.DID, c agent.Slash) (policy.Decision, error) {
+	return hv.enterAgent(ctx, caller, did, c)
+}
+
+// Report notes how a service rates an agent: the start of one without entries, later the lower of ours and theirs. A service's.
+func (hv *Hypervisor) Report(ctx context.Context, caller policy.Caller, did policy.DID, c agent.Report) (policy.Decision, error) {
+	return hv.enterAgent(ctx, caller, did, c)
+}
+
+func (hv *Hypervisor) enterAgent(ctx context.Context, caller policy.Caller, did policy.DID, c agent.Command) (policy.Decision, error) {
+	if _, err := policy.ParseDID(string(did)); err != nil {
+		return policy.Decision{}, fmt.Errorf("an agent's ledger: %w", err)
+	}
+	if err := hv.enter(); err != nil {
+		return policy.Decision{}, err
+	}
+	defer hv.leave()
+	return hv.agents.submit(ctx, caller, did, c)
+}
+
 // An AgentView is an agent as its stream tells it.
 type AgentView struct {
-	DID     policy.DID
-	Sigma   ring.Sigma // σ_raw
-	Records uint64     // in its stream
-	Changed time.Time  // of the newest
+	DID         policy.DID
+	Sigma       ring.Sigma // σ_raw
+	Risk        ring.Sigma
+	Blacklisted bool
+	Records     uint64    // in its stream
+	Changed     time.Time // of the newest
 }
 
 // Agents yields the agents that have a ledger, in no order.
@@ -61,17 +90,17 @@ func (hv *Hypervisor) Agents(ctx context.Context) iter.Seq2[policy.DID, error] {
 
 // Agent returns an agent, or ErrNotFound for one without a ledger.
 func (hv *Hypervisor) Agent(ctx context.Context, did policy.DID) (AgentView, error) {
-	v := AgentView{DID: did}
-	for e, err := range hv.Ledger(ctx, did, 1) {
-		if err != nil {
-			return v, err
-		}
-		v.Sigma, v.Records, v.Changed = e.Sigma, e.Seq, e.Time
+	h := hv.agents.handle(did)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err := hv.agents.load(ctx, h, did); err != nil {
+		return AgentView{}, err
 	}
-	if v.Records == 0 {
-		return v, fmt.Errorf("agent %s: %w", did, ErrNotFound)
+	s := h.state
+	if s.Seq == 0 {
+		return AgentView{}, fmt.Errorf("agent %s: %w", did, ErrNotFound)
 	}
-	return v, nil
+	return AgentView{DID: did, Sigma: s.Sigma(), Risk: s.Risk, Blacklisted: s.Blacklisted, Records: s.Seq, Changed: s.Time}, nil
 }
 
 // A LedgerEntry is one thing that moved an agent's standing, and who did it.
@@ -79,8 +108,8 @@ type LedgerEntry struct {
 	Seq    uint64
 	Time   time.Time
 	Caller audit.Caller
-	Sigma  ring.Sigma // σ_raw from then on
-	Source agent.Source
+	Source agent.Source // of a σ that an operator set; empty: Moved.Kind says what it was
+	agent.Moved
 }
 
 // Ledger yields an agent's entries from a record on, oldest first.
@@ -97,7 +126,16 @@ func (hv *Hypervisor) Ledger(ctx context.Context, did policy.DID, from uint64) i
 				return
 			}
 			for _, e := range events {
-				if e, ok := e.(agent.SigmaSet); ok && !yield(LedgerEntry{r.Seq, r.Time, r.Caller, e.Sigma, e.Source}, nil) {
+				entry := LedgerEntry{Seq: r.Seq, Time: r.Time, Caller: r.Caller}
+				switch e := e.(type) {
+				case agent.SigmaSet:
+					entry.Source, entry.Sigma = e.Source, e.Sigma
+				case agent.Moved:
+					entry.Moved = e
+				default:
+					continue // it moved no standing
+				}
+				if !yield(entry, nil) {
 					return
 				}
 			}

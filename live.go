@@ -225,18 +225,18 @@ var errStale = errors.New("snapshot is not of this log")
 // read folds the session's records, from its newest snapshot if there is a sound one.
 func (s *Session) read(ctx context.Context) (*live, error) {
 	name := audit.SessionPrefix + s.id
-	if snap, ok := s.readSnapshot(ctx, name); ok {
+	if snap, ok := readSnapshot(ctx, s.hv, name, session.NewState(s.id)); ok && snap.State.Seq == snap.Tree.Size {
 		l, err := s.readFrom(ctx, name, snap)
 		if !errors.Is(err, errStale) {
 			return l, err
 		}
 		s.hv.opts.Logger.Warn("passing over a snapshot of records that were lost", "session", s.id)
 	}
-	return s.readFrom(ctx, name, snapshotJSON{State: session.NewState(s.id)})
+	return s.readFrom(ctx, name, snapshotJSON[*session.State]{State: session.NewState(s.id)})
 }
 
 // readFrom folds the records behind a snapshot, which may be of nothing.
-func (s *Session) readFrom(ctx context.Context, name string, snap snapshotJSON) (*live, error) {
+func (s *Session) readFrom(ctx context.Context, name string, snap snapshotJSON[*session.State]) (*live, error) {
 	l := &live{state: snap.State, tallies: map[policy.DID]session.Tally{}, snapshot: snap.State.Seq,
 		agents: gallery{known: map[policy.DID]agent.Standing{}},
 		st:     &stream{hv: s.hv, name: name, lane: &eventlog.Lane{}, lost: s.reviveLater, seq: snap.State.Seq, head: snap.Head, tree: snap.Tree}}

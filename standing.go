@@ -2,8 +2,8 @@ package hypervisor
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -12,7 +12,6 @@ import (
 	"github.com/agenthypervisor/hypervisor/eventlog"
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/ring"
-	"github.com/agenthypervisor/hypervisor/session"
 )
 
 // standings are the agents' streams, and what every session may know of them: σ_raw at each stream's durable head.
@@ -31,6 +30,7 @@ type agentHandle struct {
 	mu    sync.Mutex
 	state *agent.State
 	st    *stream // nil: to be loaded
+	saved uint64  // the newest snapshot's record
 }
 
 // know loads agents' streams and returns their handles, whose standings are there from then on.
@@ -68,22 +68,49 @@ func (a *standings) load(ctx context.Context, h *agentHandle, did policy.DID) er
 	if h.st != nil && h.st.lane.Err() == nil {
 		return nil
 	}
-	state := &agent.State{DID: did}
-	st := &stream{hv: a.hv, name: audit.AgentPrefix + string(did), lane: &eventlog.Lane{}}
-	for r, err := range a.hv.read(ctx, st.name, 1) {
-		if err != nil {
+	name := audit.AgentPrefix + string(did)
+	snap, ok := readSnapshot(ctx, a.hv, name, &agent.State{})
+	err := errStale
+	if ok && snap.State.DID == did && snap.State.Seq == snap.Tree.Size {
+		err = a.fold(ctx, h, name, snap)
+	}
+	if errors.Is(err, errStale) {
+		err = a.fold(ctx, h, name, snapshotJSON[*agent.State]{State: &agent.State{DID: did}})
+	}
+	if err != nil {
+		return err
+	}
+	a.publish(h)
+	return nil
+}
+
+// fold reads the records behind a snapshot, which may be of nothing, into the handle.
+func (a *standings) fold(ctx context.Context, h *agentHandle, name string, snap snapshotJSON[*agent.State]) error {
+	state := snap.State
+	st := &stream{hv: a.hv, name: name, lane: &eventlog.Lane{}, seq: state.Seq, head: snap.Head, tree: snap.Tree}
+	saved, seen := state.Seq, state.Seq == 0
+	for r, err := range a.hv.read(ctx, name, max(1, saved)) {
+		switch {
+		case err != nil:
 			return err
+		case r.Seq == saved && r.Leaf == st.head:
+			seen = true // the snapshot's own record: the log agrees
+			continue
+		case !seen:
+			return errStale
 		}
 		events, err := agent.ParseEvents(r.Events)
 		if err != nil {
-			return fmt.Errorf("%s, record %d: %w", st.name, r.Seq, err)
+			return fmt.Errorf("%s, record %d: %w", name, r.Seq, err)
 		}
 		agent.Apply(state, r.Seq, r.Time, events)
 		st.seq, st.head = r.Seq, r.Leaf
 		st.tree.Add(r.Leaf)
 	}
-	h.state, h.st = state, st
-	a.publish(h)
+	if !seen {
+		return errStale
+	}
+	h.state, h.st, h.saved = state, st, saved
 	return nil
 }
 
@@ -94,89 +121,96 @@ func (a *standings) publish(h *agentHandle) {
 	a.changes.Add(1)
 }
 
-// A gallery is what one session knows of standings: of its participants, and of who is joining. The session's lock guards it.
-type gallery struct {
-	known   map[policy.DID]agent.Standing // what decisions read
-	watched []watchedAgent
-	changes uint64 // of standings, when they were looked at last
-}
-
-type watchedAgent struct {
-	did  policy.DID
-	h    *agentHandle
-	seen *agent.Standing // what known has
-}
-
-// watch adds an agent.
-func (g *gallery) watch(did policy.DID, h *agentHandle) {
-	if _, there := g.known[did]; there {
-		return
-	}
-	seen := h.standing.Load()
-	g.known[did] = *seen
-	g.watched = append(g.watched, watchedAgent{did, h, seen})
-}
-
-// current returns the standings as they are now.
-func (g *gallery) current(a *standings) map[policy.DID]agent.Standing {
-	changes := a.changes.Load() // before the standings: one that is published meanwhile is seen now or at the next command
-	if changes == g.changes {
-		return g.known
-	}
-	g.changes = changes
-	for i := range g.watched {
-		w := &g.watched[i]
-		if now := w.h.standing.Load(); now != w.seen {
-			w.seen, g.known[w.did] = now, *now
-		}
-	}
-	return g.known
-}
-
-// keep forgets agents that are neither participants nor joining any more, once they are many.
-func (g *gallery) keep(participants map[policy.DID]*session.Participant) {
-	const spare = 16
-	if len(g.watched) <= len(participants)+spare {
-		return
-	}
-	g.watched = slices.DeleteFunc(g.watched, func(w watchedAgent) bool {
-		_, there := participants[w.did]
-		if !there {
-			delete(g.known, w.did)
-		}
-		return !there
-	})
-}
-
-// submit gives an agent's stream the command, waits until it is durable and publishes the standing.
+// submit gives an agent's stream a command, waits until it is durable and publishes the standing.
 func (a *standings) submit(ctx context.Context, caller policy.Caller, did policy.DID, c agent.Command) (policy.Decision, error) {
+	answers, err := a.submitAll(ctx, caller, did, c)
+	if err != nil {
+		return policy.Decision{}, err
+	}
+	return answers[0].Decision, nil
+}
+
+// An agentAnswer is what a command came to.
+type agentAnswer struct {
+	policy.Decision
+	sigma ring.Sigma // σ_raw after it
+}
+
+// submitAll is submit for several commands, each a record of its own. What they came to counts together: where one could not be
+// recorded, the ones before it may be, and all can be given again.
+func (a *standings) submitAll(ctx context.Context, caller policy.Caller, did policy.DID, commands ...agent.Command) ([]agentAnswer, error) {
 	h := a.handle(did)
 	h.mu.Lock()
 	defer h.mu.Unlock() // over the wait too: an agent's entries are rare, and nobody reads one that is not durable
 	if err := a.load(ctx, h, did); err != nil {
-		return policy.Decision{}, err
+		return nil, err
 	}
+	var answers []agentAnswer
+	var last *ticket
+	var failed error
+	for _, c := range commands {
+		d, t, err := a.decide(h, caller, c)
+		if err != nil {
+			failed = err
+			break
+		}
+		if t != nil {
+			last = t
+		}
+		answers = append(answers, agentAnswer{d, h.state.Sigma()})
+	}
+	if err := a.hv.wait(ctx, last); err != nil {
+		h.st = nil // forget what was applied; the next use reads the stream
+		return nil, err
+	}
+	if last != nil {
+		a.publish(h)
+		a.keepSnapshot(ctx, h)
+	}
+	return answers, failed
+}
+
+// decide decides a command and hands its record over; the ticket is nil if there is none. The handle's lock is held.
+func (a *standings) decide(h *agentHandle, caller policy.Caller, c agent.Command) (policy.Decision, *ticket, error) {
 	at := a.hv.now(h.state.Time)
-	out := agent.Decide(h.state, agent.Env{Now: at, Caller: caller}, c)
+	env := agent.Env{Now: at, Caller: caller, Operators: len(a.hv.opts.Operators), Over: a.over(h.state)}
+	out := agent.Decide(h.state, env, c)
 	if len(out.Events) == 0 {
-		return out.Decision, nil
+		return out.Decision, nil, nil
 	}
 	if err := a.hv.reserve(); err != nil {
-		return policy.Decision{}, err
+		return policy.Decision{}, nil, err
 	}
 	trace, err := a.hv.newTrace()
 	if err != nil {
 		a.hv.committer.Release()
-		return policy.Decision{}, err
+		return policy.Decision{}, nil, err
 	}
 	agent.Apply(h.state, h.st.seq+1, at, out.Events)
-	t := h.st.write(draft{at: at, caller: caller, trace: trace, events: agent.AppendEvents(nil, out.Events), durable: true})
-	if err := a.hv.wait(ctx, t); err != nil {
-		h.st = nil // forget what was applied; the next use reads the stream
-		return policy.Decision{}, err
+	return out.Decision, h.st.write(draft{at: at, caller: caller, trace: trace, events: agent.AppendEvents(nil, out.Events), durable: true}), nil
+}
+
+// over returns sessions whose summary is recorded: all they owed was told before.
+func (a *standings) over(s *agent.State) (over []string) {
+	const most = 16 // with one record; the next takes more
+	for _, id := range s.HeardOf() {
+		if len(over) < most && !a.hv.system.isOpen(id) {
+			over = append(over, id)
+		}
 	}
-	a.publish(h)
-	return out.Decision, nil
+	return over
+}
+
+// agentSnapshotEvery is how many records of an agent's stream a load reads at most behind a snapshot.
+const agentSnapshotEvery = 64
+
+// keepSnapshot saves the state now and then. The handle's lock is held.
+func (a *standings) keepSnapshot(ctx context.Context, h *agentHandle) {
+	if h.st.seq-h.saved < agentSnapshotEvery {
+		return
+	}
+	a.hv.saveSnapshot(ctx, h.st, h.state)
+	h.saved = h.st.seq // also after an error: the next attempt comes later
 }
 
 // newTrace begins a trace of its own.

@@ -1,11 +1,17 @@
 package hypervisor_test
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"iter"
 	"testing"
 
 	"github.com/agenthypervisor/hypervisor"
+	"github.com/agenthypervisor/hypervisor/agent"
+	"github.com/agenthypervisor/hypervisor/audit"
+	"github.com/agenthypervisor/hypervisor/eventlog"
 	"github.com/agenthypervisor/hypervisor/hypervisortest"
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/ring"
@@ -39,6 +45,97 @@ func TestDropCountsAtTheNextCallOfEverySession(t *testing.T) {
 		}
 		if out := act(t, s, bob, "write", `{}`); !out.Allowed {
 			t.Errorf("session %d: another's standing moved: %s", i, out.Code)
+		}
+	}
+}
+
+// SPEC §3: a restart does not bring the slashed back, whatever the configuration says again.
+func TestRestartDoesNotBringTheSlashedBack(t *testing.T) {
+	store, ctx := newKept(), context.Background()
+	for boot := range 3 {
+		hv := hypervisortest.Open(t, &hypervisor.Options{Store: store, Random: hypervisortest.NewSeeded(uint64(boot + 1))})
+		if d, err := hv.SetSigma(ctx, admin, ann, ring.MustSigma("0.80")+ring.Sigma(boot)); err != nil || !d.Allowed {
+			t.Fatalf("the configuration at start %d: %+v, %v", boot, d, err)
+		}
+		if boot == 0 {
+			if d, err := hv.Slash(ctx, admin, ann, agent.Slash{}); err != nil || !d.Allowed {
+				t.Fatalf("%+v, %v", d, err)
+			}
+		}
+		v, err := hv.Agent(ctx, ann)
+		if err != nil || v.Sigma != 0 || !v.Blacklisted {
+			t.Errorf("start %d: %+v, %v", boot, v, err)
+		}
+		s := hypervisortest.Session(t, hv, nil, map[policy.DID]string{bob: "0.80"})
+		var refused *hypervisor.Refused
+		for _, sigma := range []ring.Sigma{0, ring.One} { // said or not
+			if _, err := s.Join(ctx, admin, session.Join{Agent: ann, Sigma: sigma}); !errors.As(err, &refused) || refused.Decision.Code != policy.Blacklisted {
+				t.Errorf("start %d: %v", boot, err)
+			}
+		}
+		closeAll(t, hv)
+	}
+	verify(t, store)
+}
+
+// An agent's stream gets many entries; what is read to know its standing is bounded, and a snapshot that lies is passed over.
+func TestAgentIsReadFromItsNewestSnapshot(t *testing.T) {
+	store, ctx := &countingReads{kept: newKept()}, context.Background()
+	hv := hypervisortest.Open(t, &hypervisor.Options{Store: store})
+	const entries = 200
+	for i := range entries {
+		sigma := ring.Sigma(100_000 + i)
+		if _, err := hv.RegisterAgent(ctx, admin, ann, &sigma); err != nil {
+			t.Fatal(err)
+		}
+	}
+	closeAll(t, hv)
+	for _, c := range []struct {
+		name  string
+		spoil func(*eventlog.Snapshot)
+		most  int
+	}{
+		{"sound", func(*eventlog.Snapshot) {}, 65},
+		{"not of this log", func(s *eventlog.Snapshot) {
+			s.State = bytes.Replace(s.State, []byte(s.Hash.String()), []byte(audit.Hash{}.String()), 1)
+			s.Hash = audit.Hash{}
+		}, entries + 65},
+		{"not a snapshot", func(s *eventlog.Snapshot) { s.State = []byte("{") }, entries},
+	} {
+		snap, ok, err := store.Snapshot(ctx, audit.AgentPrefix+string(ann))
+		if err != nil || !ok {
+			t.Fatalf("no snapshot: %v", err)
+		}
+		c.spoil(&snap)
+		if err := store.SaveSnapshot(ctx, snap); err != nil {
+			t.Fatal(err)
+		}
+		hv = hypervisortest.Open(t, &hypervisor.Options{Store: store})
+		store.read = 0
+		v, err := hv.Agent(ctx, ann)
+		if err != nil || v.Sigma != 100_000+entries-1 || v.Records != entries {
+			t.Errorf("%s: %+v, %v", c.name, v, err)
+		}
+		if store.read > c.most {
+			t.Errorf("%s: %d records were read, want at most %d", c.name, store.read, c.most)
+		}
+		closeAll(t, hv)
+	}
+}
+
+// countingReads counts the records that are read.
+type countingReads struct {
+	*kept
+	read int
+}
+
+func (c *countingReads) Read(ctx context.Context, stream string, from uint64) iter.Seq2[eventlog.Record, error] {
+	return func(yield func(eventlog.Record, error) bool) {
+		for r, err := range c.kept.Read(ctx, stream, from) {
+			c.read++
+			if !yield(r, err) {
+				return
+			}
 		}
 	}
 }

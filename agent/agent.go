@@ -11,11 +11,16 @@ import (
 
 // State is an agent's standing as the fold of its records. The zero State but for its DID is a newcomer.
 type State struct {
-	DID        policy.DID  `json:"did"`
-	Seq        uint64      `json:"seq"`
-	Time       time.Time   `json:"time"`
-	Set        *ring.Sigma `json:"set,omitempty"`        // σ_raw after the newest entry; nil: none
-	Configured *ring.Sigma `json:"configured,omitempty"` // what the configuration said last; nil: nothing yet
+	DID         policy.DID        `json:"did"`
+	Seq         uint64            `json:"seq"`
+	Time        time.Time         `json:"time"`
+	Set         *ring.Sigma       `json:"set,omitempty"`         // σ_raw after the newest entry; nil: none
+	Configured  *ring.Sigma       `json:"configured,omitempty"`  // what the configuration said last; nil: nothing yet
+	Risk        ring.Sigma        `json:"risk,omitempty"`        // from 0 to 1, clamped after every entry
+	Blacklisted bool              `json:"blacklisted,omitempty"` // slashed and not reinstated since
+	Credited    string            `json:"credited,omitempty"`    // the day of the newest clean session, in UTC: 2026-01-02
+	Asked       *WitnessAsked     `json:"asked,omitempty"`       // the newest act of ring 0 that a second operator may complete
+	Heard       map[string]uint64 `json:"heard,omitempty"`       // the newest entry's number, of each session that may send more
 }
 
 // Sigma returns σ_raw.
@@ -42,8 +47,10 @@ type Event interface {
 
 // Env is what a decision may know beyond the state. It is stamped by package hypervisor.
 type Env struct {
-	Now    time.Time
-	Caller policy.Caller
+	Now       time.Time
+	Caller    policy.Caller
+	Operators int      // how many are configured: with two or more, an act of ring 0 needs a witness
+	Over      []string // sessions that State has heard of and that will send nothing any more
 }
 
 // An Outcome is a decision and what is to be recorded because of it.
@@ -55,9 +62,13 @@ type Outcome struct {
 // Decide answers a command; it changes nothing.
 func Decide(s *State, env Env, c Command) Outcome {
 	out := decide(s, &env, c)
-	if len(out.Events) > 0 {
-		out.Seq = s.Seq + 1
+	if len(out.Events) == 0 {
+		return out
 	}
+	if len(env.Over) > 0 {
+		out.Events = append(out.Events, SessionsOver{env.Over})
+	}
+	out.Seq = s.Seq + 1
 	return out
 }
 
@@ -65,6 +76,14 @@ func decide(s *State, env *Env, c Command) Outcome {
 	switch c := c.(type) {
 	case SetSigma:
 		return decideSetSigma(s, env, c)
+	case Reinstate:
+		return decideReinstate(s, env, c)
+	case Slash:
+		return decideSlash(s, env, c)
+	case Report:
+		return decideReport(s, env, c)
+	case Enter:
+		return decideEnter(s, env, c)
 	}
 	panic(fmt.Sprintf("agent: unknown command %T", c))
 }
@@ -108,4 +127,7 @@ func reader[E Event]() func([]byte) (Event, error) {
 // readers has one entry for every event, under its published name.
 var readers = audit.Readers[Event]{
 	sigmaSetType: reader[SigmaSet](),
+	movedType:    reader[Moved](),
+	askedType:    reader[WitnessAsked](),
+	overType:     reader[SessionsOver](),
 }

@@ -1,15 +1,12 @@
 package agent
 
 import (
-	"encoding/json"
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-	"pgregory.net/rapid"
-
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/ring"
+	"github.com/google/go-cmp/cmp"
 )
 
 const ann = policy.DID("did:mesh:ann")
@@ -72,38 +69,6 @@ func TestSigmaAboveOneIsRefused(t *testing.T) {
 	}
 }
 
-// The fold of the stored bytes is the live state, and so is the snapshot.
-func TestFoldIsLive(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		live, folded := &State{DID: ann}, &State{DID: ann}
-		for i := range rapid.IntRange(0, 20).Draw(t, "commands") {
-			c := SetSigma{ring.Sigma(rapid.Uint32Range(0, uint32(ring.One)+2).Draw(t, "sigma")), rapid.SampledFrom([]Source{FromConfig, FromJoin}).Draw(t, "source")}
-			out := Decide(live, Env{Caller: operator}, c)
-			if len(out.Events) == 0 {
-				continue
-			}
-			at := time.Unix(int64(i), 0).UTC()
-			events, err := ParseEvents(AppendEvents(nil, out.Events))
-			if err != nil {
-				t.Fatal(err)
-			}
-			Apply(live, out.Seq, at, out.Events)
-			Apply(folded, out.Seq, at, events)
-		}
-		b, err := json.Marshal(live)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var snapshot State
-		if err := json.Unmarshal(b, &snapshot); err != nil {
-			t.Fatal(err)
-		}
-		if diff := cmp.Diff(live, folded) + cmp.Diff(live, &snapshot); diff != "" {
-			t.Fatal(diff)
-		}
-	})
-}
-
 func TestARecordOutOfTurnPanics(t *testing.T) {
 	defer func() {
 		if recover() == nil {
@@ -114,7 +79,7 @@ func TestARecordOutOfTurnPanics(t *testing.T) {
 }
 
 func FuzzParseEvents(f *testing.F) {
-	f.Add(AppendEvents(nil, []Event{SigmaSet{ring.One, FromConfig}, SigmaSet{0, FromJoin}}))
+	f.Add(AppendEvents(nil, samples()))
 	f.Add([]byte(`[{"type":"agent.sigma_set","sigma":"0.5","source":"\u2028"}]`))
 	f.Add([]byte(`[{"type":"agent.sigma_set","sigma":2}]`))
 	f.Add([]byte(`[{"type":"agent.slashed"}]`))

@@ -32,8 +32,9 @@ func (SetSigma) command() {}
 
 // SigmaSet is the ledger entry of an operator.
 type SigmaSet struct {
-	Sigma  ring.Sigma `json:"sigma"`
-	Source Source     `json:"source"`
+	Sigma  ring.Sigma  `json:"sigma"`
+	Source Source      `json:"source"`
+	Said   *ring.Sigma `json:"said,omitempty"` // what the configuration says of a blacklisted agent, whose σ stays; nil: Sigma
 }
 
 func decideSetSigma(s *State, env *Env, c SetSigma) Outcome {
@@ -44,15 +45,23 @@ func decideSetSigma(s *State, env *Env, c SetSigma) Outcome {
 		return refuse(policy.InvalidArguments, "σ is from 0 to 1, and %d millionths are more", c.Sigma)
 	case c.Source == FromConfig && s.Configured != nil && *s.Configured == c.Sigma:
 		return allow() // the file says what it said; what has moved since stays moved
+	case s.Blacklisted && c.Source == FromConfig:
+		return allow(SigmaSet{Sigma: s.Sigma(), Source: c.Source, Said: &c.Sigma}) // noted, so that it moves nothing later either
+	case s.Blacklisted:
+		return refuse(policy.Blacklisted, "%s was slashed; only 'agent reinstate' lifts that", s.DID)
 	case c.Source != FromConfig && s.Set != nil && *s.Set == c.Sigma:
 		return allow()
 	}
-	return allow(SigmaSet(c))
+	return allow(SigmaSet{Sigma: c.Sigma, Source: c.Source})
 }
 
 // Append appends the event's JSON.
 func (e SigmaSet) Append(dst []byte) []byte {
-	return audit.Event(dst, sigmaSetType).Millionths("sigma", uint32(e.Sigma)).Str("source", string(e.Source)).End()
+	o := audit.Event(dst, sigmaSetType).Millionths("sigma", uint32(e.Sigma)).Str("source", string(e.Source))
+	if e.Said != nil {
+		o = o.Millionths("said", uint32(*e.Said))
+	}
+	return o.End()
 }
 
 func (e SigmaSet) apply(s *State, _ time.Time) {
@@ -60,5 +69,8 @@ func (e SigmaSet) apply(s *State, _ time.Time) {
 	s.Set = &sigma
 	if e.Source == FromConfig {
 		s.Configured = &sigma
+		if e.Said != nil {
+			s.Configured = e.Said
+		}
 	}
 }

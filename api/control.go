@@ -58,10 +58,12 @@ type Outcome struct {
 
 // An Agent is an agent that has a ledger.
 type Agent struct {
-	DID     string    `json:"did"`
-	Sigma   Decimal   `json:"sigma"`   // its standing now
-	Records uint64    `json:"records"` // in its ledger
-	Changed time.Time `json:"changed"`
+	DID         string    `json:"did"`
+	Sigma       Decimal   `json:"sigma"`                 // its standing now
+	Risk        Decimal   `json:"risk"`                  // from 0.30 on it joins in ring 3 only, from 0.60 on not at all
+	Blacklisted bool      `json:"blacklisted,omitempty"` // slashed, and not reinstated
+	Records     uint64    `json:"records"`               // in its ledger
+	Changed     time.Time `json:"changed"`
 }
 
 // A Registration is the body that makes an agent known.
@@ -76,7 +78,33 @@ type LedgerEntry struct {
 	Time   time.Time `json:"time"`
 	Caller Caller    `json:"caller"`
 	Sigma  Decimal   `json:"sigma"`  // from then on
-	Source string    `json:"source"` // config, join, operator
+	Source string    `json:"source"` // config, join, operator; clean, fault, quarantine, slash, clip, reinstate, score
+
+	Risk        Decimal `json:"risk,omitempty"`    // from then on
+	Session     string  `json:"session,omitempty"` // where it happened
+	Share       Decimal `json:"share,omitempty"`   // of the blame
+	Severity    Decimal `json:"severity,omitempty"`
+	Cause       string  `json:"cause,omitempty"`
+	Witness     string  `json:"witness,omitempty"`     // the operator who had asked for the same before
+	Unwitnessed bool    `json:"unwitnessed,omitempty"` // the act of the only operator there is
+}
+
+// A Reinstatement is the body that lifts an agent's blacklist.
+type Reinstatement struct {
+	Sigma  Decimal `json:"sigma,omitempty"` // empty: 0.30
+	Reason string  `json:"reason,omitempty"`
+}
+
+// A Slash is the body that takes an agent's standing.
+type Slash struct {
+	Severity Decimal `json:"severity,omitempty"` // empty: 1
+	Reason   string  `json:"reason,omitempty"`
+}
+
+// A Score is the body with which a service rates an agent.
+type Score struct {
+	Sigma  Decimal `json:"sigma"`
+	Reason string  `json:"reason,omitempty"`
 }
 
 // A Caller is who did something, in what role and through which door.

@@ -91,6 +91,14 @@ func (o Object) OptHash(name string, v Hash) Object {
 // Time adds a time.
 func (o Object) Time(name string, v time.Time) Object { return Object{AppendTime(o.name(name), v)} }
 
+// OptTime adds a time unless it is zero.
+func (o Object) OptTime(name string, v time.Time) Object {
+	if v.IsZero() {
+		return o
+	}
+	return o.Time(name, v)
+}
+
 // Raw adds a value that is JSON already.
 func (o Object) Raw(name string, v []byte) Object { return Object{append(o.name(name), v...)} }
 
@@ -108,4 +116,12 @@ func (o Object) Millionths(name string, m uint32) Object {
 		frac %= unit
 	}
 	return Object{b}
+}
+
+// OptMillionths adds a figure in whole millionths unless it is zero.
+func (o Object) OptMillionths(name string, m uint32) Object {
+	if m == 0 {
+		return o
+	}
+	return o.Millionths(name, m)
 }

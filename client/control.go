@@ -71,6 +71,18 @@ func (c *Client) Ledger(ctx context.Context, did string) iter.Seq2[api.LedgerEnt
 	return list[api.LedgerEntry](ctx, c, "/v1/agents/"+url.PathEscape(did)+"/ledger", url.Values{})
 }
 
+// Reinstate lifts an agent's blacklist. With two operators it is done when the second asks for the same.
+func (c *Client) Reinstate(ctx context.Context, did string, in api.Reinstatement) (d api.Decision, err error) {
+	err = c.call(ctx, http.MethodPost, "/v1/agents/"+url.PathEscape(did)+"/reinstate", nil, in, &d)
+	return d, err
+}
+
+// Slash takes an agent's standing. With two operators it is done when the second asks for the same.
+func (c *Client) Slash(ctx context.Context, did string, in api.Slash) (d api.Decision, err error) {
+	err = c.call(ctx, http.MethodPost, "/v1/agents/"+url.PathEscape(did)+"/slash", nil, in, &d)
+	return d, err
+}
+
 // Seat issues a token with which an agent comes to a session.
 func (c *Client) Seat(ctx context.Context, did string, in api.SeatRequest) (t api.IssuedToken, err error) {
 	err = c.call(ctx, http.MethodPost, "/v1/agents/"+url.PathEscape(did)+"/tokens", nil, in, &t)

@@ -23,6 +23,8 @@ const (
 	ToolChanged         Code = "tool_changed"
 	CapabilityDenied    Code = "capability_denied"
 	RingInsufficient    Code = "ring_insufficient"
+	Blacklisted         Code = "blacklisted"
+	RiskDenied          Code = "risk_denied"
 	PolicyDenied        Code = "policy_denied"
 	ApprovalRequired    Code = "approval_required"
 	ApprovalDenied      Code = "approval_denied"

@@ -187,6 +187,9 @@ func (a *admission) aboveRing() *policy.Decision {
 
 // shortOf says what would have to be true for a ring-3 agent to do more.
 func (a *admission) shortOf() string {
+	if a.member.Probation {
+		return "it is on probation for as long as it is in this session"
+	}
 	if least := *a.s.Config.MinSigmaEff; a.score < least && ring.ByScore(a.score) < ring.Sandbox {
 		return "this session holds everyone under " + least.String() + " in ring 3"
 	}

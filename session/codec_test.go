@@ -31,6 +31,7 @@ func samples() []session.Event {
 	return []session.Event{
 		session.Created{ID: "s1", Config: cfg, Opener: ann, Secret: h, NodeEpoch: 1 << 62},
 		session.Joined{Agent: ann, Sigma: 1},
+		session.Joined{Agent: ann, Sigma: 1, Standing: 7, Probation: true},
 		session.Left{Agent: ann},
 		session.Activated{},
 		session.Terminated{Reason: odd, Grace: at},

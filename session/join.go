@@ -4,6 +4,7 @@ import (
 	"maps"
 	"time"
 
+	"github.com/agenthypervisor/hypervisor/agent"
 	"github.com/agenthypervisor/hypervisor/audit"
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/ring"
@@ -39,6 +40,9 @@ func (Leave) command() {}
 type Joined struct {
 	Agent policy.DID `json:"agent"`
 	Sigma ring.Sigma `json:"sigma"` // σ_raw at that moment
+	// Standing is the number of the record of the agent's stream that the join was decided on; 0: it has none.
+	Standing  uint64 `json:"standing,omitempty"`
+	Probation bool   `json:"probation,omitempty"` // its risk holds it in ring 3 as long as it is here
 }
 
 // RingAssigned is recorded when an agent is given a ring, at join or later a more privileged one.
@@ -68,8 +72,8 @@ func decideJoin(s *State, env *Env, c Join) Outcome {
 	if _, err := policy.ParseDID(string(c.Agent)); err != nil {
 		return refuse(policy.InvalidArguments, "the agent to join: %v", err)
 	}
-	r, score := s.RingOf(env, c.Agent)
 	if _, there := s.Participants[c.Agent]; there {
+		r, score := s.RingOf(env, c.Agent)
 		out := allow(s.ringChange(env, c.Agent)...)
 		out.Ring, out.SigmaEff = &r, &score
 		return out
@@ -77,7 +81,20 @@ func decideJoin(s *State, env *Env, c Join) Outcome {
 	if len(s.Participants) >= s.Config.MaxParticipants {
 		return refuse(policy.SessionFull, "session %s has its %d participants", s.ID, s.Config.MaxParticipants)
 	}
-	out := allow(Joined{c.Agent, score}, RingAssigned{c.Agent, r, score})
+	standing := env.standing(c.Agent)
+	switch {
+	case standing.Blacklisted:
+		return refuse(policy.Blacklisted, "%s was slashed; an operator can reinstate it", c.Agent)
+	case standing.Risk >= agent.RiskDenied:
+		return refuse(policy.RiskDenied, "%s has risk %s, and none is admitted with %s or more; clean sessions lower it, or an operator reinstates it",
+			c.Agent, standing.Risk, agent.RiskDenied)
+	}
+	joined := Joined{Agent: c.Agent, Sigma: standing.Sigma, Standing: standing.Version, Probation: standing.Risk >= agent.RiskProbation}
+	r, score := s.RingOf(env, c.Agent)
+	if joined.Probation {
+		r = ring.Sandbox
+	}
+	out := allow(joined, RingAssigned{c.Agent, r, score})
 	out.Ring, out.SigmaEff = &r, &score
 	return out
 }
@@ -100,11 +117,12 @@ func (s *State) ringChange(env *Env, agent policy.DID) []Event {
 
 // Append appends the event's JSON.
 func (e Joined) Append(dst []byte) []byte {
-	return audit.Event(dst, joinedType).Str("agent", string(e.Agent)).Millionths("sigma", uint32(e.Sigma)).End()
+	return audit.Event(dst, joinedType).Str("agent", string(e.Agent)).Millionths("sigma", uint32(e.Sigma)).
+		OptUint("standing", e.Standing).OptBool("probation", e.Probation).End()
 }
 
 func (e Joined) apply(s *State, at Stamp) {
-	p := &Participant{Joined: at.Time, Ring: ring.Sandbox}
+	p := &Participant{Joined: at.Time, Ring: ring.Sandbox, Probation: e.Probation}
 	for _, r := range s.Running { // of an agent that left and is back
 		if r.Agent == e.Agent {
 			p.Running++

@@ -134,6 +134,9 @@ func (p *player) perform(text string) ([]string, error) {
 	case "sigma": // sigma ann 0.55
 		p.setSigma(did(name), ring.MustSigma(l.word(2)))
 		return nil, nil
+	case "standing": // standing ann 0.80 [risk=0.35] [blacklisted]
+		p.setStanding(did(name), l)
+		return nil, nil
 	case "action": // action files.write partial files resource=/srv/a
 		call, err := tool(name, strings.Fields(text)[2:])
 		p.tools[name] = call

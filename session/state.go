@@ -72,6 +72,8 @@ type Participant struct {
 	Ring    ring.Ring   `json:"ring"`   // as last recorded; decisions compute it anew
 	Bucket  ring.Bucket `json:"bucket"` // as the recorded calls left it
 	Running int         `json:"running"`
+	// Probation says that the agent's risk when it joined holds it in ring 3 (SPEC §3).
+	Probation bool `json:"probation,omitempty"`
 }
 
 // A Running is an admitted action whose outcome is not recorded.
@@ -182,5 +184,9 @@ func (s *State) ceiling(score ring.Sigma) ring.Ring {
 // RingOf computes an agent's ring and σ_eff from its standing as it is now: what a decision is made on.
 func (s *State) RingOf(env *Env, agent policy.DID) (ring.Ring, ring.Sigma) {
 	sigma := env.sigma(agent)
-	return ring.Of(sigma, s.ceiling(sigma)), sigma
+	ceiling := s.ceiling(sigma)
+	if p := s.Participants[agent]; p != nil && p.Probation {
+		ceiling = ring.Sandbox
+	}
+	return ring.Of(sigma, ceiling), sigma
 }

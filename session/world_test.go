@@ -82,7 +82,19 @@ func (w *world) env(by policy.Caller, c session.Command, key string) session.Env
 // setSigma sets an agent's σ_raw, as a record of its own stream would.
 func (w *world) setSigma(did policy.DID, sigma ring.Sigma) {
 	w.standings = maps.Clone(w.standings)
-	w.standings[did] = agent.Standing{Sigma: sigma, Version: w.standings[did].Version + 1}
+	w.standings[did] = agent.Standing{Sigma: sigma}
+}
+
+// setStanding sets a standing such as: 0.80 risk=0.35 blacklisted.
+func (w *world) setStanding(did policy.DID, l line) {
+	w.setSigma(did, ring.MustSigma(l.word(2)))
+	s := w.standings[did]
+	s.Version = uint64(len(w.log))
+	s.Blacklisted = slices.Contains(l.words, "blacklisted")
+	if risk := l.named["risk"]; risk != "" {
+		s.Risk = ring.MustSigma(risk)
+	}
+	w.standings[did] = s
 }
 
 // do decides, encodes, stores and applies a command, as the rim does it.

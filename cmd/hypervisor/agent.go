@@ -1,19 +1,23 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/agenthypervisor/hypervisor/agent"
 	"github.com/agenthypervisor/hypervisor/api"
 	"github.com/agenthypervisor/hypervisor/client"
+	"github.com/agenthypervisor/hypervisor/ring"
 )
 
 func newAgentCommand(g *globals) *cobra.Command {
 	return group("agent", "Register agents, give them tokens, look at their standing",
 		"  hypervisor agent register did:mesh:ann --sigma 0.80\n  hypervisor agent token did:mesh:ann --session dev",
-		agentRegister(g), agentToken(g), agentList(g), agentShow(g), agentLedger(g))
+		agentRegister(g), agentToken(g), agentList(g), agentShow(g), agentLedger(g), agentReinstate(g), agentSlash(g))
 }
 
 func agentRegister(g *globals) *cobra.Command {
@@ -60,7 +64,7 @@ func agentDo(cmd *cobra.Command, g *globals, ask func(context.Context, *client.C
 	case g.json:
 		return g.printJSON(a)
 	}
-	g.printFields(field{"agent", a.DID}, field{"σ", string(a.Sigma)}, field{"entries", strconv.FormatUint(a.Records, 10)}, field{"changed", when(a.Changed)})
+	g.printFields(field{"agent", a.DID}, field{"σ", string(a.Sigma)}, field{"risk", string(a.Risk)}, field{"admission", admission(a)}, field{"entries", strconv.FormatUint(a.Records, 10)}, field{"changed", when(a.Changed)})
 	return nil
 }
 
@@ -92,11 +96,104 @@ func agentLedger(g *globals) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return printList(g, c.Ledger(ctx, args[0]), []string{"ENTRY", "TIME", "BY", "σ", "SOURCE"}, func(e api.LedgerEntry) []string {
-				return []string{strconv.FormatUint(e.Seq, 10), when(e.Time), e.Caller.DID, string(e.Sigma), e.Source}
+			return printList(g, c.Ledger(ctx, args[0]), []string{"ENTRY", "TIME", "BY", "σ", "RISK", "SOURCE", "SESSION", "WHY"}, func(e api.LedgerEntry) []string {
+				return []string{strconv.FormatUint(e.Seq, 10), when(e.Time), e.Caller.DID, string(e.Sigma), cmp.Or(string(e.Risk), "-"), e.Source, cmp.Or(e.Session, "-"), why(e)}
 			})
 		},
 	}
+}
+
+// admission says how sessions would admit an agent.
+func admission(a api.Agent) string {
+	risk, err := ring.ParseSigma(string(a.Risk))
+	switch {
+	case err != nil:
+		return "unknown"
+	case a.Blacklisted:
+		return "none: blacklisted, until 'agent reinstate'"
+	case risk >= agent.RiskDenied:
+		return "none: risk"
+	case risk >= agent.RiskProbation:
+		return "probation: ring 3"
+	}
+	return "yes"
+}
+
+// why says what an entry followed from.
+func why(e api.LedgerEntry) string {
+	var parts []string
+	for _, f := range []struct{ name, value string }{
+		{"share ", string(e.Share)}, {"severity ", string(e.Severity)}, {"", e.Cause}, {"witness ", e.Witness},
+	} {
+		if f.value != "" {
+			parts = append(parts, f.name+f.value)
+		}
+	}
+	if e.Unwitnessed {
+		parts = append(parts, "unwitnessed")
+	}
+	return cmp.Or(strings.Join(parts, ", "), "-")
+}
+
+func agentReinstate(g *globals) *cobra.Command {
+	var in api.Reinstatement
+	var sigma string
+	cmd := &cobra.Command{
+		Use: "reinstate DID [--sigma S] [--reason R]", Short: "Lift an agent's blacklist, and say how far it is trusted from now on", Args: cobra.ExactArgs(1),
+		Long:    "Lift an agent's blacklist. Its σ is 0.30 unless another is said, and its risk 0. With two operators configured it is done when the second asks for the same.",
+		Example: "  hypervisor agent reinstate did:mesh:ann --reason \"the tool was at fault\"",
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			if in.Sigma, err = decimal("--sigma", sigma); err != nil {
+				return err
+			}
+			return agentAct(cmd, g, args[0]+" is reinstated", func(ctx context.Context, c *client.Client) (api.Decision, error) {
+				return c.Reinstate(ctx, args[0], in)
+			})
+		},
+	}
+	cmd.Flags().StringVar(&sigma, "sigma", "", "its σ from now on, from 0 to 1")
+	cmd.Flags().StringVar(&in.Reason, "reason", "", "why, for the record")
+	return cmd
+}
+
+func agentSlash(g *globals) *cobra.Command {
+	var in api.Slash
+	var severity string
+	cmd := &cobra.Command{
+		Use: "slash DID [--severity S] [--reason R]", Short: "Take an agent's standing: its σ is 0, and no session admits it until it is reinstated", Args: cobra.ExactArgs(1),
+		Long:    "Take an agent's standing: its σ is 0, and no session admits it until it is reinstated. With two operators configured it is done when the second asks for the same.",
+		Example: "  hypervisor agent slash did:mesh:ann --reason \"leaked a key\"",
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			if in.Severity, err = decimal("--severity", severity); err != nil {
+				return err
+			}
+			return agentAct(cmd, g, args[0]+" is slashed", func(ctx context.Context, c *client.Client) (api.Decision, error) {
+				return c.Slash(ctx, args[0], in)
+			})
+		},
+	}
+	cmd.Flags().StringVar(&severity, "severity", "", "from 0 to 1; 1 where nothing is said")
+	cmd.Flags().StringVar(&in.Reason, "reason", "", "why, for the record")
+	return cmd
+}
+
+// agentAct has something done and prints that it was.
+func agentAct(cmd *cobra.Command, g *globals, done string, do func(context.Context, *client.Client) (api.Decision, error)) error {
+	ctx, cancel := g.context(cmd, false)
+	defer cancel()
+	c, err := g.one()
+	if err != nil {
+		return err
+	}
+	d, err := do(ctx, c)
+	switch {
+	case err != nil:
+		return err
+	case g.json:
+		return g.printJSON(d)
+	}
+	g.printf("%s\n", done)
+	return nil
 }
 
 func agentToken(g *globals) *cobra.Command {

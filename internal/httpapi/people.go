@@ -64,7 +64,8 @@ func (a *API) agents(ctx context.Context, caller policy.Caller, in request[none]
 }
 
 func agentView(v hypervisor.AgentView) api.Agent {
-	return api.Agent{DID: string(v.DID), Sigma: api.Decimal(v.Sigma.String()), Records: v.Records, Changed: v.Changed}
+	return api.Agent{DID: string(v.DID), Sigma: api.Decimal(v.Sigma.String()), Risk: api.Decimal(v.Risk.String()), Blacklisted: v.Blacklisted,
+		Records: v.Records, Changed: v.Changed}
 }
 
 // known returns the DID that a path names, if its caller may look at that agent: an agent at itself.
@@ -118,8 +119,7 @@ func (a *API) ledger(ctx context.Context, caller policy.Caller, in request[none]
 			break
 		}
 		last = e.Seq
-		out.Items = append(out.Items, api.LedgerEntry{Seq: e.Seq, Time: e.Time, Caller: api.Caller(e.Caller),
-			Sigma: api.Decimal(e.Sigma.String()), Source: string(e.Source)})
+		out.Items = append(out.Items, ledgerView(e))
 	}
 	return out, nil
 }
