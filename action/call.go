@@ -49,7 +49,7 @@ func (c Call) Resolve(s Scope) (json.RawMessage, error) {
 }
 
 // anywhere allows what every place does: a call was checked for its own place before.
-const anywhere = argsRoot | imageRoot | resultRoot | callRoot
+const anywhere = argsRoot | imageRoot | answerRoots | callRoot
 
 // refersTo reports whether a template in the call's arguments refers to a root. The call has passed Check.
 func (c Call) refersTo(root string) bool {

@@ -24,6 +24,7 @@ type Look struct {
 	Bytes    string   `json:"bytes"`              // template over args and result (of the look): the resource's bytes
 	Encoding Encoding `json:"encoding,omitempty"` // how they stand there; empty: Text
 	Absent   string   `json:"absent,omitempty"`   // a tool error whose text begins so says that nothing is there; empty: every error means that no image can be had
+	Empty    *string  `json:"empty,omitempty"`    // bytes that say that nothing is there; nil: none do
 }
 
 // An Encoding says what a look's bytes are made of.
@@ -130,6 +131,8 @@ func (l Look) Read(args map[string]any, r Result) (Image, error) {
 		return Image{}, fmt.Errorf("%w: %s: %w", ErrImage, l.Tool, err)
 	case len(b) > MaxImageBytes:
 		return Image{}, fmt.Errorf("%w: %s: larger than %d bytes", ErrImage, l.Tool, MaxImageBytes)
+	case l.Empty != nil && string(b) == *l.Empty:
+		return Image{Absent: true}, nil
 	}
 	return Image{Bytes: b}, nil
 }
@@ -180,6 +183,9 @@ func faithful(value any) error {
 	return nil
 }
 
+// maxSafe is the greatest whole number that a program with floats alone has read as it stands (RFC 7493 §2.2).
+const maxSafe = 1<<53 - 1
+
 // exact returns why a number would not arrive as it is if it were sent back as an argument; nil: it would.
 func exact(literal string) error {
 	n, err := decodeNumber(literal)
@@ -189,6 +195,11 @@ func exact(literal string) error {
 	short, err := appendCanonical(nil, n)
 	if err != nil {
 		return err
+	}
+	if i, ok := n.(int64); ok && (i > maxSafe || i < -maxSafe) {
+		return fmt.Errorf("the whole number %s is one that not every program reads as it is", literal)
+	} else if _, ok := n.(uint64); ok {
+		return fmt.Errorf("the whole number %s is one that not every program reads as it is", literal)
 	}
 	if e := exponent(literal); e <= maxExponent && e >= -maxExponent {
 		was, ok := new(big.Rat).SetString(literal)

@@ -17,6 +17,7 @@ func TestLookTakesAnImageVerbatimOrNone(t *testing.T) {
 	}
 	value := func(v string) string { return `{"content":[],"structuredContent":{"v":` + v + `}}` }
 	const absent = "ENOENT: no such file"
+	empty := "[]"
 	for name, c := range map[string]struct {
 		encoding action.Encoding
 		result   string
@@ -41,13 +42,16 @@ func TestLookTakesAnImageVerbatimOrNone(t *testing.T) {
 		"json that is nearly nothing":      {action.JSON, value(`1e-5000`), "", false, true},
 		"json with a whole number too big": {action.JSON, value(`12345678901234567890123`), "", false, true},
 		"json with what stands for bytes":  {action.JSON, value(`{"a":{"\ufffd":1}}`), "", false, true},
+		"json with one that floats round":  {action.JSON, value(`[9007199254740992]`), "", false, true},
+		"json with the last that none do":  {action.JSON, value(`[-9007199254740991]`), "[-9007199254740991]", false, false},
+		"nothing in it":                    {action.JSON, value(`[ ]`), "", true, false},
 		"compared only":                    {action.Compare, value(`["\ufffd",0.1000000000000000055]`), "[\"\ufffd\",0.1000000000000000055]", false, false},
 		"nothing there":                    {action.Text, failed("ENOENT: no such file or directory, open 'a'"), "", true, false},
 		"no right to look":                 {action.Text, failed("EACCES: open '/ENOENT: no such file'"), "", false, true},
 		"the value is not in the result":   {action.Text, `{"content":[]}`, "", false, true},
 		"larger than can be put back":      {action.Text, value(`"` + strings.Repeat("a", action.MaxImageBytes+1) + `"`), "", false, true},
 	} {
-		l := action.Look{Call: action.Call{Tool: "read"}, Bytes: "{{result.structuredContent.v}}", Encoding: c.encoding, Absent: absent}
+		l := action.Look{Call: action.Call{Tool: "read"}, Bytes: "{{result.structuredContent.v}}", Encoding: c.encoding, Absent: absent, Empty: &empty}
 		got, err := read(l, c.result)
 		want := action.Image{Absent: c.absent}
 		if !c.absent && !c.none {
@@ -89,6 +93,15 @@ func TestRehearsalFindsAnImageThatCannotBePutBack(t *testing.T) {
 	if err := d.Validate(); err != nil {
 		t.Fatal(err)
 	}
+	fits := func(tool string, args map[string]any) error {
+		if tool == "d" && args["path"] == "refused" {
+			return errors.New("the tool's schema does not have it")
+		}
+		if tool == "w" {
+			t.Errorf("asked for %s of %v, which waits for an answer", tool, args)
+		}
+		return nil
+	}
 	for name, c := range map[string]struct {
 		s  action.Scope
 		ok bool
@@ -97,10 +110,11 @@ func TestRehearsalFindsAnImageThatCannotBePutBack(t *testing.T) {
 		"bytes":                    {action.Scope{Image: &action.Image{Bytes: []byte{0xff}}}, false},
 		"no image":                 {action.Scope{}, false},
 		"nothing there":            {action.Scope{Image: &action.Image{Absent: true}, Args: map[string]any{"path": "p"}}, true},
+		"what the tool refuses":    {action.Scope{Image: &action.Image{Absent: true}, Args: map[string]any{"path": "refused"}}, false},
 		"nothing there, no path":   {action.Scope{Image: &action.Image{Absent: true}}, false},
 		"a result of another call": {action.Scope{Image: &action.Image{Bytes: []byte("text")}, Result: &action.Result{}}, true},
 	} {
-		if err := d.Rehearse(c.s); (err == nil) != c.ok || err != nil && !errors.Is(err, action.ErrImage) {
+		if err := d.Rehearse(c.s, fits); (err == nil) != c.ok || err != nil && !errors.Is(err, action.ErrImage) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

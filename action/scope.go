@@ -10,7 +10,7 @@ import (
 type Scope struct {
 	Args    map[string]any // {{args.name}}: the action's arguments, as DecodeArgs gives them
 	Image   *Image         // {{image.text}}, {{image.json.name}}, {{image.base64}}: what was there before; nil: not known
-	Result  *Result        // {{result.name}}: what the tool answered; nil: it has not
+	Result  *Result        // {{result.name}}: what the tool answered; {{json.name}}: its text, read as JSON; nil: it has not
 	ID      string         // {{action.id}}
 	Session string         // {{action.session}}
 
@@ -39,6 +39,8 @@ func (s Scope) lookUp(p part) (any, error) {
 		if found = s.Result != nil; found {
 			value = s.Result.Value
 		}
+	case "json":
+		return s.answerAsJSON(p, steps)
 	case "action":
 		return map[string]any{"id": s.ID, "session": s.Session}[steps[0]], nil
 	case "each":
@@ -46,6 +48,21 @@ func (s Scope) lookUp(p part) (any, error) {
 	}
 	if !found {
 		return nil, fmt.Errorf("%w: %s", ErrMissingValue, p.text)
+	}
+	return step(value, p, steps)
+}
+
+// answerAsJSON returns what a reference refers to in the text of what the tool answered.
+func (s Scope) answerAsJSON(p part, steps []string) (any, error) {
+	switch {
+	case s.ahead:
+		return unknown{}, nil
+	case s.Result == nil:
+		return nil, fmt.Errorf("%w: %s", ErrMissingValue, p.text)
+	}
+	value, err := decodeJSON([]byte(s.Result.Text))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s: the answer's text is not JSON: %w", ErrValueType, p.text, err)
 	}
 	return step(value, p, steps)
 }
@@ -88,6 +105,11 @@ func step(value any, p part, steps []string) (any, error) {
 		case []any:
 			if at, isIndex := index(name); isIndex && at < len(v) {
 				next, ok = v[at], true
+			} else if name == single {
+				if len(v) != 1 {
+					return nil, fmt.Errorf("%w: %s: there are %d, not one", ErrValueType, p.text, len(v))
+				}
+				next, ok = v[0], true
 			}
 		}
 		if !ok {

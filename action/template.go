@@ -33,11 +33,11 @@ type Place uint8
 // The places.
 const (
 	InResource   = argsRoot
-	InLook       = argsRoot                                     // the arguments of an image's call
-	InBytes      = argsRoot | resultRoot                        // result: what the look answered
-	InUndo       = argsRoot | imageRoot | resultRoot | callRoot // result: what the action answered
-	InUndoAbsent = argsRoot | resultRoot | callRoot
-	InAfter      = argsRoot | imageRoot | resultRoot
+	InLook       = argsRoot                                      // the arguments of an image's call
+	InBytes      = argsRoot | answerRoots                        // result: what the look answered
+	InUndo       = argsRoot | imageRoot | answerRoots | callRoot // result: what the action answered
+	InUndoAbsent = argsRoot | answerRoots | callRoot
+	InAfter      = argsRoot | imageRoot | answerRoots
 	InProbe      = argsRoot | callRoot
 )
 
@@ -46,18 +46,21 @@ const (
 	argsRoot Place = 1 << iota
 	imageRoot
 	resultRoot
+	jsonRoot
 	callRoot
 	eachRoot // the element of an each
+
+	answerRoots = resultRoot | jsonRoot
 )
 
 var roots = []struct {
 	name string
 	root Place
-}{{"args", argsRoot}, {"image", imageRoot}, {"result", resultRoot}, {"action", callRoot}, {"each", eachRoot}}
+}{{"args", argsRoot}, {"image", imageRoot}, {"result", resultRoot}, {"json", jsonRoot}, {"action", callRoot}, {"each", eachRoot}}
 
 // A Template is literal text with references in it: "/srv/{{args.name}}", "{{args.list.0}}", "{{result.items.*.id}}", where * stands
-// for every element of a list and makes a list. There is nothing else to it: no functions, conditions or escapes, and "{{"
-// always opens a reference. The zero Template is the empty text.
+// for every element of a list and makes a list, and only for the one element of a list that has no more. There is nothing else
+// to it: no functions, conditions or escapes, and "{{" always opens a reference. The zero Template is the empty text.
 type Template struct {
 	parts []part
 }
@@ -68,8 +71,11 @@ type part struct {
 	path []string
 }
 
-// wildcard is the step that stands for every element.
-const wildcard = "*"
+// The steps that are no names, where a list stands.
+const (
+	wildcard = "*"    // every element
+	single   = "only" // the one element: an error if there are none or several
+)
 
 // ParseTemplate reads a template that stands in a place. It returns ErrTemplate for a reference that is not closed, that the
 // place does not allow, or that is not ROOT.NAME[.NAME|.INDEX|.*]….

@@ -116,7 +116,7 @@ func TestResourceIsNormalisedAfterTheArgumentsAreIn(t *testing.T) {
 
 // An image and a result in the shape of a server's.
 func testScope(t interface{ Fatal(...any) }) Scope {
-	r, err := DecodeResult(json.RawMessage(`{"content":[{"type":"text","text":"ok"}],"structuredContent":{"n":1.50,
+	r, err := DecodeResult(json.RawMessage(`{"content":[{"type":"text","text":"{\"id\":7}"}],"structuredContent":{"n":1.50,
 "made":[{"name":"a","tags":["x","y"],"in":[{"id":1},{"id":2}]},{"name":"b","tags":[],"in":[{"id":12345678901234567890}]}]}}`))
 	if err != nil {
 		t.Fatal(err)
@@ -127,18 +127,19 @@ func testScope(t interface{ Fatal(...any) }) Scope {
 // What an undo is made of: a list of what was made by *, a list of calls' worth by each, the image as text, JSON or base64.
 func TestUndoIsMadeOfImageAndResult(t *testing.T) {
 	for template, want := range map[string]string{
-		`"{{result.structuredContent.made.*.name}}"`:                                                                      `["a","b"]`,
-		`"{{result.structuredContent.made.*.tags}}"`:                                                                      `[["x","y"],[]]`,
-		`"{{result.structuredContent.made.*.tags.*}}"`:                                                                    `["x","y"]`,
-		`"{{result.structuredContent.made.*.in.*.id}}"`:                                                                   `[1,2,12345678901234567890]`,
-		`"{{result.structuredContent.n}}"`:                                                                                `1.5`,
-		`"{{result.content.0.text}}/{{action.session}}.{{action.id}}"`:                                                    `"ok/s1.act-7"`,
+		`"{{result.structuredContent.made.*.name}}"`:                      `["a","b"]`,
+		`"{{result.structuredContent.made.*.tags}}"`:                      `[["x","y"],[]]`,
+		`"{{result.structuredContent.made.*.tags.*}}"`:                    `["x","y"]`,
+		`"{{result.structuredContent.made.*.in.*.id}}"`:                   `[1,2,12345678901234567890]`,
+		`"{{result.structuredContent.n}}"`:                                `1.5`,
+		`"{{result.content.only.type}}/{{action.session}}.{{action.id}}"`: `"text/s1.act-7"`,
+		`"{{json.id}}"`: `7`,
 		`{"{{each result.structuredContent.made}}": {"who":"{{each.name}}","first":["{{args.source}}","{{each.tags}}"]}}`: `[{"first":["/srv/a",["x","y"]],"who":"a"},{"first":["/srv/a",[]],"who":"b"}]`,
-		`{"{{each args.list}}": "{{each}}"}`:                                                                              `["first",{"x":"y"}]`,
-		`"{{image.json.e}}"`:                                                                                              `[{"k":"v"}]`,
-		`"{{image.json.n}}"`:                                                                                              `0.1`,
-		`"{{image.text}}"`:                                                                                                `"{\"e\":[{\"k\":\"v\"}],\"n\":0.10}"`,
-		`"{{image.base64}}"`:                                                                                              `"eyJlIjpbeyJrIjoidiJ9XSwibiI6MC4xMH0="`,
+		`{"{{each args.list}}": "{{each}}"}`: `["first",{"x":"y"}]`,
+		`"{{image.json.e}}"`:                 `[{"k":"v"}]`,
+		`"{{image.json.n}}"`:                 `0.1`,
+		`"{{image.text}}"`:                   `"{\"e\":[{\"k\":\"v\"}],\"n\":0.10}"`,
+		`"{{image.base64}}"`:                 `"eyJlIjpbeyJrIjoidiJ9XSwibiI6MC4xMH0="`,
 	} {
 		var value any
 		if err := json.Unmarshal([]byte(template), &value); err != nil {
@@ -160,7 +161,10 @@ func TestUndoThatCannotBeMadeIsAnError(t *testing.T) {
 		"{{result.content.*.0}}":                          ErrMissingValue,
 		"{{result.structuredContent.n.*}}":                ErrValueType,
 		"names: {{result.structuredContent.made.*.name}}": ErrValueType,
-		"{{image.json.e.1}}":                              ErrMissingValue,
+		"{{result.structuredContent.made.only}}":          ErrValueType,
+		"{{result.structuredContent.made.1.tags.only}}":   ErrValueType,
+		"{{json.name}}":      ErrMissingValue,
+		"{{image.json.e.1}}": ErrMissingValue,
 	} {
 		if got, err := (Call{Args: map[string]any{"v": template}}).Resolve(testScope(t)); !errors.Is(err, want) {
 			t.Errorf("%s became %s, %v; want %v", template, got, err, want)
@@ -184,9 +188,9 @@ func TestUndoThatCannotBeMadeIsAnError(t *testing.T) {
 
 func TestWhereWhatCanBeReferredTo(t *testing.T) {
 	for place, allowed := range map[Place]string{
-		InLook: "args", InBytes: "args result", InUndo: "args image result action", InUndoAbsent: "args result action", InAfter: "args image result", InProbe: "args action",
+		InLook: "args", InBytes: "args result json", InUndo: "args image result json action", InUndoAbsent: "args result json action", InAfter: "args image result json", InProbe: "args action",
 	} {
-		for root, text := range map[string]string{"args": "{{args.a}}", "image": "{{image.text}}", "result": "{{result.a}}", "action": "{{action.id}}", "each": "{{each.a}}"} {
+		for root, text := range map[string]string{"args": "{{args.a}}", "image": "{{image.text}}", "result": "{{result.a}}", "json": "{{json.a}}", "action": "{{action.id}}", "each": "{{each.a}}"} {
 			want := strings.Contains(" "+allowed+" ", " "+root+" ")
 			if _, err := ParseTemplate(text, place); (err == nil) != want {
 				t.Errorf("%s where only %s can be referred to: %v", text, place, err)

@@ -42,11 +42,19 @@ func (d Descriptor) UndoFor(absent bool) []Call {
 }
 
 // Rehearse returns why the undo cannot be made of an image and arguments, whatever the action answers; nil: it can. It is
-// asked before the action is decided: an image that cannot be put back is ImageFailed.
-func (d Descriptor) Rehearse(s Scope) error {
+// asked before the action is decided: an image that cannot be put back is ImageFailed. fits is asked whether a tool takes
+// arguments, of the calls that do not wait for an answer; the arguments are as DecodeArgs gives them.
+func (d Descriptor) Rehearse(s Scope, fits func(tool string, args map[string]any) error) error {
 	s.Result, s.ahead = nil, true
 	for _, c := range d.UndoFor(s.Image != nil && s.Image.Absent) {
-		if _, err := c.Resolve(s); err != nil {
+		canonical, err := c.Resolve(s)
+		if err == nil && !c.refersTo("result") && !c.refersTo("json") {
+			var args Args
+			if args, err = DecodeArgs(canonical); err == nil {
+				err = fits(c.Tool, args.Values)
+			}
+		}
+		if err != nil {
 			return fmt.Errorf("%w: preparing %s: %w", ErrImage, c.Tool, err)
 		}
 	}

@@ -84,8 +84,8 @@ func refersToImage(text string) bool {
 }
 
 func (d Descriptor) contradictsAbsence() string {
-	if d.UndoAbsent != nil && (d.Image == nil || d.Image.Absent == "") {
-		return "has an undo_absent, and no image that could say that nothing was there: image.absent"
+	if d.UndoAbsent != nil && (d.Image == nil || d.Image.Absent == "" && d.Image.Empty == nil) {
+		return "has an undo_absent, and no image that could say that nothing was there: image.absent, image.empty"
 	}
 	return ""
 }

@@ -27,6 +27,7 @@ func (l *loader) look(it item) *action.Look {
 			set((*string)(&look.Encoding), it, func(it item) (string, bool) { return l.Word(it, words...) })
 		},
 		"absent": func(it item) { set(&look.Absent, it, l.Text) },
+		"empty":  func(it item) { setPointer(&look.Empty, it, l.AnyText) },
 	})
 	if len(*l.Faults) > before || l.missing(it, seen, "tool", "bytes") {
 		return nil

@@ -105,7 +105,7 @@ func TestEveryFaultSaysWhereAndWhat(t *testing.T) {
 		{"undo of an image", at("actions: {x: {undo: {tool: y, args: {p: '{{image.text}}'}}}}"), `3:13: servers.a.actions.x: bad descriptor: a.x refers to an image and has none`},
 		{"undo list", at("actions: {x: {undo: [{tool: y}, {args: {}}]}}"), `3:35: servers.a.actions.x.undo[1]: tool is missing`},
 		{"undo, far too much", at("actions: {x: {undo: [" + strings.Repeat("{tool: y}, ", 17) + "]}}"), `3:200: servers.a.actions.x.undo[16]: more than 16 calls`},
-		{"undo where nothing was", at("actions: {x: {undo_absent: {tool: y, args: {p: '{{image.text}}'}}}}"), `3:50: servers.a.actions.x.undo_absent.args.p: bad template: {{image.text}}: only args, result, action can be referred to here; write {{args.name}}`},
+		{"undo where nothing was", at("actions: {x: {undo_absent: {tool: y, args: {p: '{{image.text}}'}}}}"), `3:50: servers.a.actions.x.undo_absent.args.p: bad template: {{image.text}}: only args, result, json, action can be referred to here; write {{args.name}}`},
 		{"each", at("actions: {x: {undo: {tool: y, args: {p: {'{{each args.l}}': {'{{each args.m}}': 1}}}}}}"), `3:64: servers.a.actions.x.undo.args.p.{{each args.l}}.{{each args.m}}: bad template: {{each args.m}}: no each inside another`},
 		{"each of many", at("actions: {x: {undo: {tool: y, args: {p: {'{{each args.l}}': 1, q: 2}}}}}"), `3:39: servers.a.actions.x.undo.args: bad template: {{each args.l}} does not stand alone in its mapping`},
 		{"after", at("actions: {x: {after: ' '}}"), `3:24: servers.a.actions.x.after: is empty`},
