@@ -26,7 +26,7 @@ var layers = [][]string{
 	{"internal/httpapi", "internal/gateway"},
 	{"internal/auth", "internal/config"},
 	{"."},
-	{"internal/executor", "internal/feed", "internal/sealer", "internal/cel"},
+	{"internal/executor", "internal/feed", "internal/killfile", "internal/sealer", "internal/cel"},
 	{"session", "system"},
 	{"agent"},
 	{"saga", "vfs", "liability"},

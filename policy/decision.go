@@ -16,6 +16,8 @@ const (
 	SessionNotActive    Code = "session_not_active"
 	SessionFull         Code = "session_full"
 	NotAParticipant     Code = "not_a_participant"
+	AgentKilled         Code = "agent_killed"
+	KilledAll           Code = "killed_all"
 	RateLimited         Code = "rate_limited"
 	ConcurrencyExceeded Code = "concurrency_exceeded"
 	UnknownAction       Code = "unknown_action"
