@@ -21,6 +21,9 @@ type State struct {
 	Credited    string            `json:"credited,omitempty"`    // the day of the newest clean session, in UTC: 2026-01-02
 	Asked       *WitnessAsked     `json:"asked,omitempty"`       // the newest act of ring 0 that a second operator may complete
 	Heard       map[string]uint64 `json:"heard,omitempty"`       // the newest entry's number, of each session that may send more
+
+	Killed *policy.Kill `json:"killed,omitempty"` // it is stopped everywhere; nil: it is not
+	Lifted string       `json:"lifted,omitempty"` // the kill that was lifted last, by its id
 }
 
 // Sigma returns σ_raw.
@@ -84,6 +87,10 @@ func decide(s *State, env *Env, c Command) Outcome {
 		return decideReport(s, env, c)
 	case Enter:
 		return decideEnter(s, env, c)
+	case Kill:
+		return decideKill(s, env, c)
+	case LiftKill:
+		return decideLiftKill(s, env)
 	}
 	panic(fmt.Sprintf("agent: unknown command %T", c))
 }
@@ -130,4 +137,6 @@ var readers = audit.Readers[Event]{
 	movedType:    reader[Moved](),
 	askedType:    reader[WitnessAsked](),
 	overType:     reader[SessionsOver](),
+	killedType:   reader[Killed](),
+	liftedType:   reader[KillLifted](),
 }

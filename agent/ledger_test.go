@@ -24,6 +24,8 @@ func samples() []Event {
 		Moved{Entry: Entry{Session: "s", Number: 3, Kind: Fault, Share: 1, Severity: 2, Cause: "\"\u2028"}, Sigma: 3, Risk: ring.One, Witness: ann, Unwitnessed: true},
 		Moved{Entry: Entry{Kind: Clean}},
 		WitnessAsked{Act: h, What: "slash", By: ann, Expires: at},
+		Killed{ID: "kil-1", Agent: ann, Scope: "agent", Reason: policy.Manual, Note: "\"\u2028", By: ann, At: at},
+		KillLifted{ID: "kil-1", Agent: ann},
 		SessionsOver{Sessions: []string{"a", "b"}},
 	}
 }

@@ -102,7 +102,7 @@ func (a *admission) inactive() *policy.Decision {
 func (a *admission) absent() *policy.Decision {
 	if a.operator {
 		a.ring, a.score = ring.Root, ring.One
-		return nil
+		return a.stopped("")
 	}
 	if a.env.Caller.Role != policy.AgentRole {
 		return deny(policy.Forbidden, "%s is %s, and only agents and operators act", a.agent, a.env.Caller.Role)
@@ -113,6 +113,15 @@ func (a *admission) absent() *policy.Decision {
 	}
 	a.member = member
 	a.ring, a.score = a.s.RingOf(a.env, a.agent)
+	return a.stopped(a.agent)
+}
+
+// stopped refuses who is killed; a kill of everything stops operators too.
+func (a *admission) stopped(agent policy.DID) *policy.Decision {
+	if k, ok := a.s.killed(a.env, agent); ok {
+		d := k.Refusal()
+		return &d
+	}
 	return nil
 }
 

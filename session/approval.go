@@ -236,7 +236,7 @@ func (a *admission) open(digest audit.Hash, ended ...Event) Outcome {
 func (a *admission) electors() []policy.DID {
 	var electors []policy.DID
 	for did := range a.s.Participants {
-		if did != a.agent && ring.ByScore(a.env.sigma(did)) <= ring.Standard {
+		if did != a.agent && ring.ByScore(a.env.sigma(did)) <= ring.Standard && !a.s.killedItself(a.env, did) {
 			electors = append(electors, did)
 		}
 	}
@@ -269,6 +269,8 @@ func (s *State) find(env *Env, id, digest string) (*Approval, *policy.Decision) 
 		return nil, deny(policy.ApprovalExpired, "the policies have changed since %s was opened; the agent must ask again", id)
 	case s.Lifecycle != Active:
 		return nil, deny(policy.SessionNotActive, "session %s is %s", s.ID, s.Lifecycle)
+	case s.killedItself(env, ap.Agent): // and it is closed soon
+		return nil, deny(policy.AgentKilled, "%s, which asked for %s, was killed", ap.Agent, id)
 	case ap.Status == ExpiredUnspoken || !env.Now.Before(ap.Expires):
 		return nil, deny(policy.ApprovalExpired, "%s ran out at %s", id, ap.Expires.Format(time.RFC3339))
 	}
@@ -325,6 +327,7 @@ func decideDeny(s *State, env *Env, c Deny) Outcome {
 func decideVote(s *State, env *Env, c Vote) Outcome {
 	ap, d := s.find(env, c.Approval, c.Digest)
 	voter := env.Caller.DID
+	k, stopped := s.killed(env, voter)
 	switch {
 	case d != nil:
 		return Outcome{Decision: *d}
@@ -332,6 +335,8 @@ func decideVote(s *State, env *Env, c Vote) Outcome {
 		return refuse(policy.Forbidden, "%s is not among the electors of %s", voter, ap.ID)
 	case s.Participants[voter] == nil:
 		return refuse(policy.NotAParticipant, "%s has left session %s", voter, s.ID)
+	case stopped:
+		return Outcome{Decision: k.Refusal()}
 	case slices.Contains(ap.For, voter) || slices.Contains(ap.Against, voter):
 		return refuse(policy.Forbidden, "%s has voted on %s; a vote is not taken back", voter, ap.ID)
 	case ap.Status != Open:
@@ -354,12 +359,16 @@ func decideVote(s *State, env *Env, c Vote) Outcome {
 	return out
 }
 
-// expire ends the approvals whose time is over.
+// expire ends the approvals whose time is over, or whose proposer is killed.
 func (s *State) expire(env *Env) []Event {
 	var events []Event
 	for _, id := range s.approvalIDs() {
-		if a := s.Approvals[id]; a.Status != ExpiredUnspoken && !env.Now.Before(a.Expires) {
+		switch a := s.Approvals[id]; {
+		case a.Status == ExpiredUnspoken:
+		case !env.Now.Before(a.Expires):
 			events = append(events, ApprovalExpired{ID: id, Why: "time"})
+		case a.Status != DeniedUntilEnd && s.killedItself(env, a.Agent): // SPEC §2: it dies with a killed proposer
+			events = append(events, ApprovalExpired{ID: id, Why: whyKilled})
 		}
 	}
 	return events
@@ -459,7 +468,7 @@ func (e ApprovalDenied) apply(s *State, _ Stamp) { s.Approvals[e.ID].Status = De
 // ApprovalExpired is recorded when an approval ends without having been used.
 type ApprovalExpired struct {
 	ID  string `json:"id"`
-	Why string `json:"why"` // time, session ended, the agent left, clock set back, not enough
+	Why string `json:"why"` // time, killed, session ended, the agent left, clock set back, not enough
 }
 
 // Append appends the event's JSON.

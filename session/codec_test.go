@@ -58,6 +58,9 @@ func samples() []session.Event {
 		session.ApprovalGranted{ID: "apr-1", By: "consensus", Expires: at},
 		session.ApprovalDenied{ID: "apr-1", By: string(ann)},
 		session.ApprovalExpired{ID: "apr-1", Why: odd},
+		session.AgentKilled{ID: "kil-1", Agent: ann, Scope: "session", Reason: policy.ForDrift, Note: odd, By: ann, At: at},
+		session.SessionKilled{ID: "kil-1", Scope: "session", Reason: policy.Manual, Note: odd, By: ann, At: at},
+		session.KillLifted{ID: "kil-1", Agent: ann},
 	}
 }
 

@@ -107,6 +107,10 @@ func decide(s *State, env *Env, c Command) (Outcome, error) {
 		return decideDeny(s, env, c), nil
 	case Vote:
 		return decideVote(s, env, c), nil
+	case Kill:
+		return decideKill(s, env, c)
+	case LiftKill:
+		return decideLiftKill(s, env, c), nil
 	case Terminate:
 		return decideTerminate(s, env, c), nil
 	case Tick:

@@ -72,6 +72,9 @@ func decideJoin(s *State, env *Env, c Join) Outcome {
 	if _, err := policy.ParseDID(string(c.Agent)); err != nil {
 		return refuse(policy.InvalidArguments, "the agent to join: %v", err)
 	}
+	if k, ok := s.killed(env, c.Agent); ok && !k.All {
+		return Outcome{Decision: k.Refusal()}
+	}
 	if _, there := s.Participants[c.Agent]; there {
 		r, score := s.RingOf(env, c.Agent)
 		out := allow(s.ringChange(env, c.Agent)...)
@@ -158,6 +161,9 @@ func decideLeave(s *State, env *Env, c Leave) Outcome {
 		agent = env.Caller.DID
 	}
 	_, there := s.Participants[agent]
+	if k, ok := s.killed(env, env.Caller.DID); ok && env.Caller.Role == policy.AgentRole {
+		return Outcome{Decision: k.Refusal()}
+	}
 	switch {
 	case agent != env.Caller.DID && !env.Caller.Runs():
 		return refuse(policy.Forbidden, "an agent leaves by itself; another is taken out by an operator")

@@ -135,13 +135,13 @@ func decideTerminate(s *State, env *Env, c Terminate) Outcome {
 	if reason == "" {
 		reason = "operator"
 	}
-	out := allow(s.endEvents(env, reason)...)
+	out := allow(s.endEvents(env, reason, grace)...)
 	out.Tallies = s.settled(env, true)
 	return out
 }
 
 // endEvents begins the end: refusals still unwritten, approvals that nobody will use, then the step itself.
-func (s *State) endEvents(env *Env, reason string) []Event {
+func (s *State) endEvents(env *Env, reason string, grace time.Duration) []Event {
 	events := s.flush(env, true)
 	for _, id := range s.approvalIDs() {
 		if a := s.Approvals[id]; a.Status == Open || a.Status == Granted {
@@ -189,7 +189,7 @@ func decideTick(s *State, env *Env, c Tick) Outcome {
 	var step []Event
 	switch {
 	case s.Lifecycle != Terminating && !env.Now.Before(s.Ends):
-		out := allow(s.endEvents(env, "max_duration")...)
+		out := allow(s.endEvents(env, "max_duration", grace)...)
 		out.Tallies = s.settled(env, true)
 		return out
 	case s.Lifecycle != Terminating:

@@ -33,7 +33,7 @@ const (
 type Settle struct {
 	ID     string
 	Result Result
-	Why    string // one word for a record: tool_error, not_sent, timeout, cancelled, lost; empty with Done
+	Why    string // one word for a record: tool_error, not_sent, timeout, cancelled, killed, lost; empty with Done
 	Output []byte // what the tool answered, JSON; nil: nothing
 }
 
@@ -106,9 +106,14 @@ func decideRecover(s *State, env *Env, c Recover) Outcome {
 			events = append(events, Unknown{ID: id, Why: "process ended"})
 		}
 	}
+	for _, id := range s.approvalIDs() {
+		if a := s.Approvals[id]; (a.Status == Open || a.Status == Granted) && s.killedItself(env, a.Agent) {
+			events = append(events, ApprovalExpired{ID: id, Why: whyKilled})
+		}
+	}
 	if env.ClockBehind {
 		for _, id := range s.approvalIDs() {
-			if s.Approvals[id].Status == Granted {
+			if a := s.Approvals[id]; a.Status == Granted && !s.killedItself(env, a.Agent) {
 				events = append(events, ApprovalExpired{ID: id, Why: "clock set back"})
 			}
 		}

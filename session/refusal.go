@@ -206,10 +206,19 @@ func (d Denial) append(dst []byte, kind string) []byte {
 		Strs("actions", d.Actions).Uint("ring", uint64(d.Ring)).OptStr("policy", d.Policy).OptStr("approval", d.Approval).End()
 }
 
+// untaken reports whether the refused calls took no token of the agent's bucket.
+func (d Denial) untaken() bool {
+	switch d.Code {
+	case policy.RateLimited, policy.SessionNotActive, policy.AgentKilled, policy.KilledAll:
+		return true
+	}
+	return false
+}
+
 func (d Denial) apply(s *State, at Stamp) {
 	delete(s.Approvals, d.Approval)
 	p := s.Participants[d.Agent]
-	if p == nil || d.Code == policy.RateLimited || d.Code == policy.SessionNotActive {
+	if p == nil || d.untaken() {
 		return // what found no token took none, and what was refused before the rate was asked for none
 	}
 	p.Bucket = p.Bucket.Refill(d.Ring, at.Time)

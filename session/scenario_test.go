@@ -153,6 +153,13 @@ func (p *player) perform(text string) ([]string, error) {
 	case "clock": // clock +61s: the time is that, and nobody has been told
 		return nil, p.setClock(name)
 
+	case "stopped": // stopped all | session | ann | ann here: a kill is in force that no record tells of
+		p.kills = p.kills.With(p.kill(l))
+		return nil, nil
+	case "unstopped": // unstopped: no such kill is in force
+		p.kills = policy.Kills{}
+		return nil, nil
+
 	// What the world does to it.
 	case "at": // at +61s: time goes by, and the session is told whenever something is due
 		return p.runTo(name)
@@ -196,6 +203,10 @@ func (p *player) command(l line) (by policy.Caller, c session.Command, err error
 		return l.by(name), session.Leave{Agent: did(name)}, nil
 	case "activate":
 		return l.by(operator), session.Activate{}, nil
+	case "kill": // kill session | ann here [reason=drift] [id=kil-2]
+		return l.by(operator), session.Kill{Kill: p.kill(l)}, nil
+	case "lift": // lift ann
+		return l.by(operator), session.LiftKill{Agent: did(name)}, nil
 	case "terminate":
 		return l.by(operator), session.Terminate{Reason: l.named["reason"]}, nil
 	case "act": // act ann files.write [args=x]
@@ -217,6 +228,23 @@ func (p *player) command(l line) (by policy.Caller, c session.Command, err error
 		return policy.System, session.Tick{All: name == "all"}, nil
 	}
 	return by, nil, fmt.Errorf("unknown command %q", l.word(0))
+}
+
+// kill reads what is stopped: all, session, or an agent, everywhere or here.
+func (p *player) kill(l line) policy.Kill {
+	k := policy.Kill{ID: cmp.Or(l.named["id"], "kil-1"), Reason: policy.Reason(cmp.Or(l.named["reason"], "manual")), By: did("ops"), At: p.now}
+	switch name := l.word(1); {
+	case name == "all":
+		k.All = true
+	case name == "session":
+		k.Session = p.live.ID
+	default:
+		k.Agent = did(name)
+		if l.word(2) == "here" {
+			k.Session = p.live.ID
+		}
+	}
+	return k
 }
 
 // digest is what the approval shows, or what the command says instead.

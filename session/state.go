@@ -64,6 +64,9 @@ type State struct {
 	Approvals    map[string]*Approval        `json:"approvals"` // by approval id: open, granted, denied, and expired ones not yet told of
 	Keys         map[string]KeyUse           `json:"keys"`      // by caller and idempotency key
 	KeyOrder     []string                    `json:"key_order"` // the same, oldest first
+	Killed       bool                        `json:"killed,omitempty"`
+	Kills        map[policy.DID]policy.Kill  `json:"kills,omitempty"`  // of agents in this session; nil: none
+	Lifted       map[policy.DID]string       `json:"lifted,omitempty"` // the kill of each agent that was lifted last, by its id; nil: none
 }
 
 // A Participant is an agent in the session.
@@ -149,6 +152,7 @@ type Env struct {
 	NodeEpoch   uint64
 	Operators   int                  // how many are configured: with two or more, admin actions need a witness
 	Tallies     map[policy.DID]Tally // refusals not yet written and bucket levels; read only
+	Kills       policy.Kills         // in force, as far as this process knows: also those that are in no record yet
 }
 
 // A Call is what the rim found out about an Act before it is decided.

@@ -33,6 +33,7 @@ type world struct {
 	version   int // of the rules
 	tallies   map[policy.DID]session.Tally
 	operators int
+	kills     policy.Kills // in force and in no record
 	node      uint64
 	process   int
 	behind    bool
@@ -66,7 +67,7 @@ func (r rules) Evaluate(q policy.Request) (v policy.Verdict) {
 func (w *world) env(by policy.Caller, c session.Command, key string) session.Env {
 	env := session.Env{Now: w.now, ClockBehind: w.behind, Caller: by, Standings: w.standings, Rules: w.rules, RulesID: fmt.Sprint("rules-", w.version),
 		Random: sha256.Sum256(fmt.Append(nil, len(w.log))), Secret: sha256.Sum256([]byte("secret")),
-		Incarnation: fmt.Sprint("process-", w.process), NodeEpoch: w.node, Operators: w.operators, Tallies: w.tallies}
+		Incarnation: fmt.Sprint("process-", w.process), NodeEpoch: w.node, Operators: w.operators, Tallies: w.tallies, Kills: w.kills}
 	if key != "" {
 		env.Key = session.Key{Text: key, Digest: sha256.Sum256(fmt.Appendf(nil, "%#v", c))}
 	}

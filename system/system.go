@@ -22,6 +22,8 @@ type State struct {
 	Config      audit.Hash            `json:"config"`      // of the configuration in force; zero: none was said
 	Tokens      map[string]Token      `json:"tokens"`      // by the hash of the secret; those that expired go when the next is issued
 	Aliases     map[string]string     `json:"aliases"`     // the newest session of each name
+	Killed      *policy.Kill          `json:"killed"`      // everything is stopped; nil: it is not
+	Lifted      string                `json:"lifted"`      // the kill of everything that was lifted last, by its id
 }
 
 // NewState returns the node before its first record.
@@ -115,7 +117,8 @@ type (
 type Env struct {
 	Now    time.Time
 	Caller policy.Caller
-	Random [32]byte // salts derive from it
+	Random [32]byte     // salts derive from it
+	Kills  policy.Kills // in force, as far as this process knows
 }
 
 // An Outcome is a decision and what is to be recorded because of it.
@@ -177,6 +180,12 @@ func decide(s *State, env *Env, c Command) Outcome {
 		return decideRevoke(s, c)
 	case BindAlias:
 		return decideAlias(s, c)
+	case Kill:
+		return decideKill(s, c)
+	case LiftKill:
+		return decideLift(s)
+	case RevokeTokensOf:
+		return decideRevokeOf(s, c)
 	}
 	panic(fmt.Sprintf("system: unknown command %T", c))
 }
@@ -264,6 +273,8 @@ var readers = audit.Readers[Event]{
 	issuedType:    reader[TokenIssued](),
 	revokedType:   reader[TokenRevoked](),
 	aliasType:     reader[AliasBound](),
+	killedType:    reader[Killed](),
+	liftedType:    reader[KillLifted](),
 	rulesType:     reader[RulesLoaded](),
 	configType:    reader[ConfigLoaded](),
 }

@@ -167,7 +167,8 @@ func TestPinsAreBounded(t *testing.T) {
 
 func samples() []Event {
 	odd := "\"\\\n\u2028é\U0001F600"
-	return []Event{Started{odd, 1 << 62, "v1"}, Stopped{}, Opened{odd}, Committed{"s1", 7, hash("x")}, Pinned{odd, hash("x"), hash("y")}, Accepted{odd, hash("x"), hash("w"), hash("y")}, TokenIssued{Token{ID: odd, Hash: hash("t"), Subject: "did:mesh:a", Role: policy.AgentRole, Alias: odd, Expires: time.Unix(9, 123456000).UTC()}}, TokenRevoked{odd}, AliasBound{odd, odd, odd}, RulesLoaded{odd}, ConfigLoaded{hash("c")}}
+	return []Event{Started{odd, 1 << 62, "v1"}, Stopped{}, Opened{odd}, Committed{"s1", 7, hash("x")}, Pinned{odd, hash("x"), hash("y")}, Accepted{odd, hash("x"), hash("w"), hash("y")}, TokenIssued{Token{ID: odd, Hash: hash("t"), Subject: "did:mesh:a", Role: policy.AgentRole, Alias: odd, Expires: time.Unix(9, 123456000).UTC()}}, TokenRevoked{odd}, AliasBound{odd, odd, odd}, RulesLoaded{odd}, ConfigLoaded{hash("c")},
+		Killed{odd, "all", policy.Manual, odd, "did:mesh:a", time.Unix(9, 123456000).UTC()}, KillLifted{odd, "all"}}
 }
 
 func TestEveryEventIsReadAsItWasWritten(t *testing.T) {

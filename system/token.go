@@ -56,6 +56,9 @@ func decideIssue(s *State, env *Env, c IssueToken) Outcome {
 	t := c.Token
 	life := t.Expires.Sub(env.Now)
 	agents := t.Role == policy.AgentRole
+	if k, barred := s.Barred(env.Kills, t); barred {
+		return Outcome{Decision: k.Refusal()}
+	}
 	switch {
 	case t.ID == "" || t.Subject == "" || t.Hash == (audit.Hash{}):
 		return refuse(policy.InvalidArguments, "a token needs an id, a subject and a hash")
