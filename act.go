@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/agenthypervisor/hypervisor/action"
@@ -31,12 +32,18 @@ type Outcome struct {
 // A call is an action under way.
 type call struct {
 	id       string
-	seq      uint64 // of the admitting record
+	session  string
+	agent    policy.DID // who asked; zero: an operator, whom a kill of an agent does not stop
+	seq      uint64     // of the admitting record
 	decision policy.Decision
 	tool     *Tool
 	args     json.RawMessage
 	ctx      context.Context // the caller's: its end cancels the call, its values reach the function
 	cancel   context.CancelCauseFunc
+
+	ended  chan struct{} // closed once its function has returned, or it is known that it will not be called
+	once   sync.Once     // closes ended
+	became string        // what its function's return means: done, failed or unknown; valid once ended is closed
 
 	done chan struct{} // closed once it is answered, which is when out and err are final
 	out  Outcome
@@ -105,7 +112,7 @@ func (s *Session) ask(ctx context.Context, caller policy.Caller, c session.Act) 
 		}
 	}, func(out session.Outcome) {
 		if out.Allowed {
-			started = s.begin(ctx, out, tool, found.Args)
+			started = s.begin(ctx, caller, out, tool, found.Args)
 		}
 	})
 	if started == nil {
@@ -162,13 +169,17 @@ func (s *Session) prepareCall(caller policy.Caller, c session.Act) (*Tool, *sess
 }
 
 // begin notes a call that is about to be recorded. The lock is held.
-func (s *Session) begin(ctx context.Context, out session.Outcome, tool *Tool, args []byte) *call {
-	c := &call{id: out.ID, seq: out.Seq, decision: out.Decision, tool: tool, args: args, done: make(chan struct{})}
+func (s *Session) begin(ctx context.Context, caller policy.Caller, out session.Outcome, tool *Tool, args []byte) *call {
+	c := &call{id: out.ID, session: s.id, seq: out.Seq, decision: out.Decision, tool: tool, args: args, ended: make(chan struct{}), done: make(chan struct{})}
+	if caller.Role == policy.AgentRole {
+		c.agent = caller.DID
+	}
 	c.ctx, c.cancel = context.WithCancelCause(ctx)
 	if s.calls == nil {
 		s.calls = map[string]*call{}
 	}
 	s.calls[c.id] = c // perhaps in the place of one whose admission was lost, and that is about to be abandoned
+	s.hv.kills.watch(c)
 	s.hv.busy.Add(1)
 	if s.hv.cutOff.Load() {
 		c.cancel(errClosing)
@@ -204,6 +215,7 @@ func (s *Session) answer(c *call, out Outcome, err error) {
 		return
 	}
 	c.answered, c.out, c.err = true, out, err
+	s.hv.kills.end(c, stateWords[session.Unsuccessful]) // if its function never was called
 	c.cancel(nil)
 	close(c.done)
 	s.hv.busy.Done()
@@ -244,9 +256,13 @@ func (s *Session) dispatch(id string) {
 	if c == nil {
 		return // it was abandoned
 	}
+	if _, dead := s.hv.kills.of(c.session, c.agent); dead { // since it was admitted
+		c.cancel(errKilled)
+	}
 	result, err := c.do()
 	settle := session.Settle{ID: id, Output: result}
 	settle.Result, settle.Why = classify(c.ctx, err)
+	s.hv.kills.end(c, stateWords[settle.Result])
 	s.settle(context.WithoutCancel(c.ctx), c, settle, Outcome{
 		Decision: c.decision, ID: c.id, State: stateWords[settle.Result], Result: result, Err: err})
 }
@@ -269,13 +285,21 @@ func classify(ctx context.Context, err error) (session.Result, string) {
 	case errors.Is(err, action.ErrNotDispatched):
 		return session.Unsuccessful, "not_sent"
 	case errors.Is(err, action.ErrUnknownOutcome):
-		return session.Uncertain, "lost"
+		return session.Uncertain, unlessKilled(ctx, "lost")
 	case errors.Is(err, context.DeadlineExceeded):
 		return session.Uncertain, "timeout"
 	case errors.Is(err, context.Canceled) || (ctx.Err() != nil && errors.Is(err, context.Cause(ctx))):
-		return session.Uncertain, "cancelled"
+		return session.Uncertain, unlessKilled(ctx, "cancelled")
 	}
 	return session.Unsuccessful, "tool_error"
+}
+
+// unlessKilled returns why a call was broken off.
+func unlessKilled(ctx context.Context, why string) string {
+	if errors.Is(context.Cause(ctx), errKilled) {
+		return "killed"
+	}
+	return why
 }
 
 // settle records an outcome. While the store is away it is owed: it is tried again, and the caller is told that the outcome

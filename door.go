@@ -30,6 +30,11 @@ func (hv *Hypervisor) IssueToken(ctx context.Context, caller policy.Caller, t sy
 		return policy.Decision{}, err
 	}
 	defer hv.leave()
+	if t.Role == policy.AgentRole { // whoever is killed gets none
+		if _, err := hv.agents.know(ctx, t.Subject); err != nil {
+			return policy.Decision{}, err
+		}
+	}
 	return hv.system.submit(ctx, caller, system.IssueToken{Token: t})
 }
 
@@ -47,6 +52,9 @@ func (hv *Hypervisor) Token(secret audit.Hash) (system.Token, bool) {
 	hv.system.mu.Lock()
 	defer hv.system.mu.Unlock()
 	t, ok := hv.system.state.Tokens[secret.String()]
+	if _, barred := hv.system.state.Barred(hv.kills.current(), t); barred {
+		return t, false // it is about to be revoked
+	}
 	return t, ok && hv.now(hv.system.state.Time).Before(t.Expires)
 }
 
@@ -150,8 +158,11 @@ func (hv *Hypervisor) newest(ctx context.Context, by policy.Caller, name string)
 		return s, true, nil
 	}
 	state, err := s.State(ctx)
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, false, err
+	case state.Killed: // it was stopped; who wants to go on opens another
+		return nil, false, &Refused{policy.Refuse(policy.SessionNotActive, "session %s, named %s, was killed; an operator can create another of that name", s.id, name)}
 	}
 	s, err = hv.CreateSession(ctx, policy.System.Through(by.Via), &state.Config)
 	return s, false, err

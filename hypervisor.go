@@ -50,6 +50,7 @@ type Hypervisor struct {
 
 	system  *systemHandle
 	agents  *standings
+	kills   *killSwitch
 	ruling  sync.Mutex // held over SetRules, so that the newest record of rules is of those in force
 	rules   atomic.Pointer[ruleSet]
 	bodies  sync.Pool      // of *[]byte: records' bytes on their way to the store
@@ -98,6 +99,12 @@ func Open(ctx context.Context, opts *Options) (*Hypervisor, error) {
 	hv.timers = executor.NewTimers(o.Clock, hv.tick)
 	hv.system = &systemHandle{hv: hv, seen: map[string]system.Seen{}}
 	hv.agents = &standings{hv: hv, handles: map[policy.DID]*agentHandle{}}
+	hv.kills = newKillSwitch(hv)
+	if o.Dir != "" {
+		if err := hv.kills.open(o.Dir); err != nil {
+			return nil, errors.Join(err, store.Close())
+		}
+	}
 	hv.rules.Store(&ruleSet{rules: policy.NoRules{}})
 	hv.rim = []stepper{hv.committer, hv.exec, hv.timers, hv.feed}
 	if f, ok := store.(interface{ Step(context.Context) bool }); ok {
@@ -105,14 +112,14 @@ func Open(ctx context.Context, opts *Options) (*Hypervisor, error) {
 	}
 	var id [8]byte
 	if err := hv.random(id[:]); err != nil {
-		return nil, errors.Join(err, store.Close())
+		return nil, errors.Join(err, hv.kills.close(), store.Close())
 	}
 	hv.incarnation = hex.EncodeToString(id[:])
 	hv.run()
 	if err := hv.begin(ctx); err != nil {
 		hv.endWork(true)
 		hv.halt()
-		return nil, errors.Join(err, store.Close())
+		return nil, errors.Join(err, hv.kills.close(), store.Close())
 	}
 	return hv, nil
 }
@@ -133,6 +140,9 @@ func (hv *Hypervisor) begin(ctx context.Context) error {
 		return fmt.Errorf("reading the system stream: %w", err)
 	}
 	newest := hv.system.state.Time
+	if k := hv.system.state.Killed; k != nil {
+		hv.kills.learn(*k)
+	}
 	if hv.opts.Clock.Now().Before(newest) {
 		hv.clockBehind = true
 		hv.opts.Logger.Warn("the clock is behind the newest record; unused grants end", "record", newest)
@@ -146,7 +156,7 @@ func (hv *Hypervisor) begin(ctx context.Context) error {
 		}
 		hv.arm(head)
 	}
-	return nil
+	return hv.kills.begin()
 }
 
 // run starts the goroutines that own the rim's. endWork ends the parts that do what is owed, then halt those that record it.
@@ -314,7 +324,7 @@ func (hv *Hypervisor) Close(ctx context.Context) error {
 	hv.putAway(end)
 	_, err := hv.system.submit(end, policy.System, system.Stop{})
 	hv.halt()
-	return errors.Join(err, hv.store.Close())
+	return errors.Join(err, hv.kills.close(), hv.store.Close())
 }
 
 // drain waits for what has entered and for the running calls, and cancels the calls that outlast ctx. It returns false if some

@@ -157,6 +157,7 @@ func (s *Session) env(caller policy.Caller) (session.Env, string, error) {
 		Now: s.used, Caller: caller, Standings: l.agents.current(s.hv.agents),
 		Rules: rules.rules, RulesID: rules.version, Random: [32]byte(b[:32]), Secret: l.secret,
 		Incarnation: s.hv.incarnation, NodeEpoch: s.hv.system.epoch(), Operators: len(s.hv.opts.Operators), Tallies: l.tallies,
+		Kills: s.hv.kills.current(),
 	}, traceParent([16]byte(b[32:48]), [8]byte(b[48:])), nil
 }
 

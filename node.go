@@ -98,7 +98,7 @@ func (h *systemHandle) decide(ctx context.Context, caller policy.Caller, c syste
 		return d, nil, err
 	}
 	at := h.hv.now(h.state.Time)
-	out := system.Decide(h.state, system.Env{Now: at, Caller: caller, Random: random}, c)
+	out := system.Decide(h.state, system.Env{Now: at, Caller: caller, Random: random, Kills: h.hv.kills.current()}, c)
 	if len(out.Events) == 0 {
 		return out.Decision, h.st.newest, nil
 	}

@@ -20,9 +20,10 @@ type Clock interface {
 
 // Options are what Open can be told. The zero value, or nil, is a hypervisor in memory.
 type Options struct {
-	// Dir is the data directory of the embedded store. Empty: everything is kept in memory and gone with the process.
+	// Dir is the data directory: of the embedded store, and of the kill file. Empty: everything is kept in memory and gone with the
+	// process, kills whose records a Store did not take included.
 	Dir string
-	// Store is used instead of the one in Dir; the hypervisor closes it. Nil: Dir decides.
+	// Store is used instead of the embedded one in Dir; the hypervisor closes it. Nil: Dir decides.
 	Store eventlog.Store
 	// Operators are those who can witness each other's administrative actions. With fewer than two, such an action is
 	// recorded as unwitnessed.

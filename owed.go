@@ -151,6 +151,7 @@ func (s *Session) seal(ctx context.Context) {
 		s.hv.later(settleRetry, s.seal)
 		return
 	}
+	s.hv.kills.drop(func(k policy.Kill) bool { return k.Session == s.id }) // nothing can happen in it any more
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	select {

@@ -117,6 +117,9 @@ func (a *standings) fold(ctx context.Context, h *agentHandle, name string, snap 
 // publish tells every session the agent's standing: each looks at its next command. The handle's lock is held.
 func (a *standings) publish(h *agentHandle) {
 	standing := h.state.Standing()
+	if h.state.Killed != nil {
+		a.hv.kills.learn(*h.state.Killed) // before anybody is told that the agent is known
+	}
 	h.standing.Store(&standing)
 	a.changes.Add(1)
 }

@@ -46,6 +46,13 @@ func (x *Executor) Reserve() error {
 	return nil
 }
 
+// Insist takes a place where there may be none: for what must not wait until calls have ended.
+func (x *Executor) Insist() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.taken++
+}
+
 // Release gives back a place that was reserved and not used.
 func (x *Executor) Release() {
 	x.mu.Lock()
