@@ -161,6 +161,11 @@ func (b *berth) start(legacy bool) {
 	} else {
 		b.up = NewUpstream(b.Name(), *b.server.spec.Command, opt)
 	}
+	var who seatKey // nobody: a shared one ends with everything only
+	if b.seat != nil {
+		who = b.seat.key
+	}
+	b.up.barred = killed(h.hv, who.session, who.agent)
 	ctx, cancel := context.WithCancel(h.ctx)
 	before, stopped := b.stopped, make(chan struct{})
 	b.stop, b.stopped, b.fresh, b.lists = cancel, stopped, true, editions{}

@@ -37,6 +37,7 @@ func TestMain(m *testing.M) {
 		"noisy":   func() { fmt.Println("Welcome to my server!"); rawServer("") },
 		"deaf":    deafServer,
 		"orphan":  holdFIFO,
+		"worker":  workingServer,
 		"parent":  parentOfUpstream,
 	}
 	children[name]()

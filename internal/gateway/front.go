@@ -88,6 +88,7 @@ func NewFront(hv *hypervisor.Hypervisor, s *hypervisor.Session, agent policy.Cal
 	if f.opt.Log == nil {
 		f.opt.Log = slog.New(slog.DiscardHandler)
 	}
+	up.barred = killed(hv, s.ID(), agent.DID)
 	f.faces = []*face{{source: up, claims: f.opt.Claims, trust: f.opt.TrustAnnotations}}
 	return f
 }

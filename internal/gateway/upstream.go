@@ -15,7 +15,9 @@ import (
 
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 
+	"github.com/agenthypervisor/hypervisor"
 	"github.com/agenthypervisor/hypervisor/action"
+	"github.com/agenthypervisor/hypervisor/policy"
 )
 
 // When a server that ended is started again: after a second, twice that each time, half a minute at most, each less up to
@@ -44,7 +46,8 @@ type Upstream struct {
 	command  Command
 	endpoint *Endpoint // nil: the command
 	opt      UpstreamOptions
-	tokens   atomic.Int64 // progress tokens given out
+	tokens   atomic.Int64                   // progress tokens given out
+	barred   func() (bool, <-chan struct{}) // whether its process must not run, and what is closed when that may have changed; nil: it may
 	tried    chan struct{}
 	changed  chan struct{} // one slot
 
@@ -94,12 +97,18 @@ func (u *Upstream) Name() string { return u.name }
 func (u *Upstream) Run(ctx context.Context) error {
 	delay := firstBackoff
 	for {
+		life, end := u.unbarred(ctx)
 		began := u.opt.Clock.Now()
-		err := u.serve(ctx)
+		err := u.serve(life)
+		end()
 		now := u.opt.Clock.Now()
 		if ctx.Err() != nil {
 			u.setDown(context.Cause(ctx), time.Time{})
 			return context.Cause(ctx)
+		}
+		if errors.Is(context.Cause(life), errBarred) {
+			delay = firstBackoff
+			continue
 		}
 		if now.Sub(began) >= maxBackoff {
 			delay = firstBackoff
@@ -114,6 +123,50 @@ func (u *Upstream) Run(ctx context.Context) error {
 			u.setDown(context.Cause(ctx), time.Time{})
 			return context.Cause(ctx)
 		}
+	}
+}
+
+// errBarred is why the process of who was killed does not run.
+var errBarred = errors.New("a kill stops it; an operator can lift that")
+
+// unbarred waits until the server may run, and returns a context that ends when it must not any more, with errBarred, and what
+// ends it before.
+func (u *Upstream) unbarred(ctx context.Context) (context.Context, func()) {
+	life, cancel := context.WithCancelCause(ctx)
+	if u.barred == nil || u.endpoint != nil { // what runs elsewhere cannot be stopped, only not be called
+		return life, func() { cancel(nil) }
+	}
+	barred, changed := u.barred()
+	for barred && ctx.Err() == nil {
+		u.setDown(errBarred, time.Time{})
+		select {
+		case <-changed:
+		case <-ctx.Done():
+		}
+		barred, changed = u.barred()
+	}
+	var own sync.WaitGroup
+	own.Go(func() {
+		for {
+			select {
+			case <-changed:
+			case <-life.Done():
+				return
+			}
+			if barred, changed = u.barred(); barred {
+				cancel(errBarred)
+				return
+			}
+		}
+	})
+	return life, func() { cancel(nil); own.Wait() }
+}
+
+// killed returns when a server that works for an agent in a session is barred.
+func killed(hv *hypervisor.Hypervisor, session string, agent policy.DID) func() (bool, <-chan struct{}) {
+	return func() (bool, <-chan struct{}) {
+		changed := hv.KillsChanged() // first, so that no change is missed
+		return hv.KilledIn(session, agent), changed
 	}
 }
 
