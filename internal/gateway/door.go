@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"strings"
 	"time"
 
 	jsonv2 "github.com/go-json-experiment/json"
@@ -85,7 +86,7 @@ func (h *Hub) enter(r *http.Request, who Seat, identify Identify) (*visit, error
 	if err != nil {
 		return nil, err
 	}
-	v := &visit{seat: s, identify: identify, r: r, waits: r.Method == http.MethodGet}
+	v := &visit{seat: s, identify: identify, r: r, waits: r.Method == http.MethodGet && !resumesCall(r)}
 	v.ctx, v.cancel = context.WithCancelCause(r.Context())
 	if v.client = s.clients[r.Header.Get(sessionHeader)]; v.client != nil {
 		v.client.open++
@@ -93,6 +94,12 @@ func (h *Hub) enter(r *http.Request, who Seat, identify Identify) (*visit, error
 	s.visits[v] = struct{}{}
 	h.visits++
 	return v, nil
+}
+
+// resumesCall reports whether a request is for the rest of a call's stream.
+func resumesCall(r *http.Request) bool {
+	stream, _, ok := strings.Cut(r.Header.Get(lastEventHeader), "_")
+	return ok && stream != ""
 }
 
 func (h *Hub) leave(v *visit) {

@@ -83,6 +83,7 @@ type Hub struct {
 	own      sync.WaitGroup // goroutines, added to while serving
 	wake     chan struct{}  // one slot: a seat is stale
 
+	replays replayTotal
 	serving chan struct{} // closed once Run has begun
 
 	mu       sync.Mutex

@@ -39,6 +39,7 @@ type seat struct {
 	server *Server
 
 	stateful, stateless http.Handler
+	replay              *replay         // of the clients with a session
 	ctx                 context.Context // ended when the seat is closed
 	cancel              context.CancelFunc
 
@@ -101,7 +102,9 @@ func (h *Hub) newSeat(key seatKey, who Seat) *seat {
 	get := func(*http.Request) *mcp.Server { return s.server.sdk }
 	quiet := slog.New(slog.DiscardHandler)
 	// Host and Origin are checked before the handler.
-	s.stateful = mcp.NewStreamableHTTPHandler(get, &mcp.StreamableHTTPOptions{Logger: quiet, DisableLocalhostProtection: true, MaxRequestBodyBytes: maxBodyBytes})
+	s.replay = newReplay(h.opt.Clock, &h.replays)
+	s.stateful = mcp.NewStreamableHTTPHandler(get, &mcp.StreamableHTTPOptions{Logger: quiet, DisableLocalhostProtection: true, MaxRequestBodyBytes: maxBodyBytes,
+		EventStore: s.replay})
 	s.stateless = mcp.NewStreamableHTTPHandler(get, &mcp.StreamableHTTPOptions{Logger: quiet, DisableLocalhostProtection: true, MaxRequestBodyBytes: maxBodyBytes,
 		Stateless: true, PropagateRequestCancellation: true})
 	return s
@@ -314,6 +317,7 @@ func (s *seat) endClient(id string) {
 
 // sweepClients ends the sessions nobody has used for long, and forgets those that ended. The caller holds the hub's mu.
 func (s *seat) sweepClients(now time.Time) {
+	s.replay.sweep(now)
 	live := map[string]bool{}
 	for ss := range s.server.sdk.Sessions() {
 		live[ss.ID()] = true
