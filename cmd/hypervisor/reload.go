@@ -96,7 +96,7 @@ func specs(cfg *config.Config) []gateway.ServerSpec {
 	var out []gateway.ServerSpec
 	for _, name := range slices.Sorted(maps.Keys(cfg.MCPServers)) {
 		s, said := cfg.MCPServers[name], cfg.Servers[name]
-		spec := gateway.ServerSpec{Name: name, Shared: said.Shared, TrustAnnotations: said.TrustAnnotations}
+		spec := gateway.ServerSpec{Name: name, Shared: said.Shared, TrustAnnotations: said.TrustAnnotations, Questions: questions(said)}
 		if s.URL != "" {
 			spec.Endpoint = &gateway.Endpoint{URL: s.URL, Headers: s.Headers}
 			if o := said.OAuth; o != nil {
@@ -108,6 +108,12 @@ func specs(cfg *config.Config) []gateway.ServerSpec {
 		out = append(out, spec)
 	}
 	return out
+}
+
+// questions are what a server may ask during a call, as the gateway wants it.
+func questions(said config.Server) gateway.Questions {
+	is := func(b *bool, want bool) bool { return b != nil && *b == want }
+	return gateway.Questions{NoModel: is(said.Sampling, false), NoRoots: is(said.Roots, false), AllRoots: is(said.Roots, true)}
 }
 
 // enforce puts a configuration in force. What can be refused is asked first, so that a refusal leaves all as it was; a store that

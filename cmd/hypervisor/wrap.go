@@ -212,7 +212,7 @@ func (w *wrapping) serve(ctx context.Context, hv *hypervisor.Hypervisor, dir str
 	fmt.Fprintf(w.stderr, "hypervisor: session %s: %s in ring %d (σ %s) before %s; data in %s\n", s.ID(), p.Agent, p.Ring, p.SigmaEff, w.name, dir)
 
 	up := gateway.NewUpstream(w.name, gateway.Command{Path: w.command[0], Args: w.command[1:], Env: gateway.InheritedEnvironment(os.Environ())},
-		&gateway.UpstreamOptions{Stderr: w.stderr, Log: hv.Logger(), Version: version().Version})
+		&gateway.UpstreamOptions{Stderr: w.stderr, Log: hv.Logger(), Version: version().Version, Questions: questions(set.cfg.Servers[w.name])})
 	front := gateway.NewFront(hv, s, policy.Agent(p.Agent).Through("stdio"), up, &gateway.FrontOptions{
 		Claims:           func(tool string) []action.Claim { return set.cfg.Claims(w.name, tool) },
 		TrustAnnotations: set.trusting, Version: version().Version, Log: hv.Logger(),

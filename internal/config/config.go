@@ -60,6 +60,8 @@ type Server struct {
 	TrustAnnotations bool                    // readOnlyHint and its like may be believed
 	OAuth            *OAuth                  // how the hypervisor gets a token for it; nil: it needs none
 	Shared           bool                    // one connection for all agents and sessions
+	Sampling         *bool                   // during a call it may ask the model of the client that makes it; nil: it may
+	Roots            *bool                   // and what files that client works on; nil: in calls of 2026-07-28 only
 	Pack             string                  // the bundled description that holds for it, a name of package packs; empty: none
 	Actions          map[string]action.Claim // by tool; "*": every tool
 }

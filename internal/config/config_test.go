@@ -120,6 +120,8 @@ mcpServers:
 servers:
   a:
     shared: true
+    sampling: false
+    roots: true
     actions:
       x: {name: X, read_only: false, admin: true, idempotent: true, network: true, files: true, subprocess: true, reversibility: partial,
           undo: {tool: y, args: {n: 1, f: 1.5, s: "t", b: true, z: null, l: [{}]}}}
@@ -139,7 +141,7 @@ roles: {operator: ["did:mesh:op"], approver: [alice@example.com], auditor: [a], 
 			"b": {Type: "sse", URL: "http://h/sse", Headers: map[string]string{"Authorization": "Bearer x"}},
 			"c": {Type: "http", URL: "http://h/mcp"},
 		},
-		Servers: map[string]Server{"a": {Shared: true, Actions: map[string]action.Claim{
+		Servers: map[string]Server{"a": {Shared: true, Sampling: ptr(false), Roots: yes, Actions: map[string]action.Claim{
 			"x": {Name: ptr("X"), ReadOnly: ptr(false), Admin: yes, Idempotent: yes, Network: yes, Files: yes, Subprocess: yes, Reversibility: ptr(action.Partial),
 				Undo: []action.Call{{Tool: "y", Args: map[string]any{"n": int64(1), "f": 1.5, "s": "t", "b": true, "z": nil, "l": []any{map[string]any{}}}}}},
 			"*": {Reversibility: ptr(action.Irreversible)},

@@ -84,6 +84,8 @@ func TestEveryFaultSaysWhereAndWhat(t *testing.T) {
 		{"against a pack", at("actions: {read_file: {admin: true}}, pack: filesystem"), `3:13: servers.a.actions.read_file: bad descriptor: a.read_file is both read_only and admin`},
 		{"trust", at("trust_annotations: 1"), `3:22: servers.a.trust_annotations: want true or false, got 1`},
 		{"shared", at("shared: maybe"), `3:11: servers.a.shared: want true or false, got "maybe"`},
+		{"sampling", at("sampling: ask"), `3:13: servers.a.sampling: want true or false, got "ask"`},
+		{"roots", at("roots: [x]"), `3:10: servers.a.roots: want true or false, got a list`},
 		{"reversibility", at("actions: {x: {reversibility: fully}}"), `3:32: servers.a.actions.x.reversibility: "fully" is not one of full, partial, none`},
 		{"action key", at("actions: {x: {read-only: true}}"), `3:17: unknown key "read-only" (did you mean "read_only"?)`},
 		{"action flag", at("actions: {x: {admin: 'true'}}"), `3:24: servers.a.actions.x.admin: want true or false, got "true"`},

@@ -185,6 +185,8 @@ func (l *loader) servers(it item) {
 		l.Object(it.AtValue(), map[string]field{
 			"trust_annotations": func(it item) { set(&s.TrustAnnotations, it, l.Boolean) },
 			"shared":            func(it item) { set(&s.Shared, it, l.Boolean) },
+			"sampling":          func(it item) { setPointer(&s.Sampling, it, l.Boolean) },
+			"roots":             func(it item) { setPointer(&s.Roots, it, l.Boolean) },
 			"oauth":             func(it item) { s.OAuth = l.oauth(name, it) },
 			"pack":              func(it item) { set(&s.Pack, it, l.pack) },
 			"actions":           func(it item) { s.Actions = l.actions(name, it, places) },

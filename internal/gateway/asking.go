@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
+	"sync/atomic"
 	"time"
 
 	jsonv2 "github.com/go-json-experiment/json"
@@ -15,13 +17,10 @@ import (
 	"github.com/agenthypervisor/hypervisor/action"
 )
 
-// asking.go: what an upstream asks or tells, during a call, of the agent whose call it is. It may ask for its user's input in a
-// form, and write to its log. It may not ask for its model, its files, or to be sent somewhere.
+// asking.go: what an upstream asks or tells, during a call, of the agent whose call it is, in either way: by a request while the
+// call waits (until 2025-11-25), or by a result that wants input before the call is done (2026-07-28).
 
 const (
-	askMethod       = "elicitation/create"
-	maxRounds       = 8  // of questions in one call
-	maxQuestions    = 16 // in one round, or open at once on one connection
 	questionTimeout = 10 * time.Minute
 	logLevel        = "info" // that upstreams are asked for; an agent's own level filters again
 
@@ -29,12 +28,11 @@ const (
 	metaCapabilities = "io.modelcontextprotocol/clientCapabilities"
 )
 
-var errNotAskable = errors.New("the client that made this call cannot be asked for input")
-
 // A caller is the client whose call is under way.
 type caller struct {
 	ss     *mcp.ServerSession
-	modern bool // it is asked by an answer that wants input, and calls again with that
+	modern bool         // it is asked by an answer that wants input, and calls again with that
+	asked  atomic.Int32 // questions in this call
 
 	// Of a modern call that is such a second one.
 	responses mcp.InputResponseMap
@@ -51,38 +49,6 @@ func withCaller(ctx context.Context, c *caller) context.Context {
 func callerOf(ctx context.Context) *caller {
 	c, _ := ctx.Value(callerKey{}).(*caller)
 	return c
-}
-
-// takesForms reports whether the client can ask its user.
-func (c *caller) takesForms() bool {
-	if c == nil {
-		return false
-	}
-	p := c.ss.InitializeParams()
-	if p == nil || p.Capabilities == nil || p.Capabilities.Elicitation == nil {
-		return false
-	}
-	e := p.Capabilities.Elicitation
-	return e.Form != nil || e.URL == nil
-}
-
-// ask puts a question to the client of a legacy call and returns the answer.
-func (c *caller) ask(ctx context.Context, params json.RawMessage) (json.RawMessage, error) {
-	params, _ = neutralise(params)
-	var p mcp.ElicitParams
-	if err := json.Unmarshal(params, &p); err != nil {
-		return nil, &jsonrpc.Error{Code: jsonrpc.CodeInvalidParams, Message: "invalid params: " + err.Error()}
-	}
-	if c == nil || c.modern || !c.takesForms() || p.Mode == "url" || p.URL != "" {
-		return nil, &jsonrpc.Error{Code: jsonrpc.CodeInvalidParams, Message: errNotAskable.Error()}
-	}
-	p.Meta = nil
-	r, err := c.ss.Elicit(ctx, &p)
-	if err != nil {
-		return nil, err
-	}
-	r.Meta = nil
-	return encode(r)
 }
 
 // log tells the client what the upstream logs.
@@ -104,10 +70,14 @@ type round struct {
 }
 
 // prepare returns the first round with a modern upstream.
-func (c *caller) prepare(f Features) round {
+func (c *caller) prepare(f Features, may Questions) round {
 	can := map[string]any{}
-	if c.takesForms() {
-		can["elicitation"] = map[string]any{"form": map[string]any{}}
+	for method, capability := range map[string]member{
+		askInput: {"elicitation", json.RawMessage(`{"form":{}}`)}, askModel: {"sampling", json.RawMessage(`{}`)}, askRoots: {"roots", json.RawMessage(`{}`)},
+	} {
+		if may.allow(method, true) && c.answers(method) {
+			can[capability.name] = capability.value
+		}
 	}
 	r := round{meta: mcp.Meta{metaCapabilities: can}}
 	if c == nil {
@@ -116,7 +86,16 @@ func (c *caller) prepare(f Features) round {
 	if f.Logging {
 		r.meta[metaLogLevel] = logLevel
 	}
-	r.responses, r.state = c.responses, c.state
+	r.responses, r.state = maps.Clone(c.responses), c.state
+	maps.DeleteFunc(r.responses, func(_ string, answer mcp.InputResponse) bool { // nobody may have asked for it
+		switch answer.(type) {
+		case *mcp.ListRootsResult:
+			return !may.allow(askRoots, true)
+		case *mcp.CreateMessageResult, *mcp.CreateMessageWithToolsResult:
+			return !may.allow(askModel, true)
+		}
+		return false
+	})
 	return r
 }
 
@@ -148,29 +127,39 @@ func callerIn(ss *mcp.ServerSession, p mcp.Params) *caller {
 
 // inputRequired is a result that wants input before the call is done (2026-07-28).
 type inputRequired struct {
-	Type     string `json:"resultType"`
-	Requests map[string]struct {
-		Method string          `json:"method"`
-		Params json.RawMessage `json:"params"`
-	} `json:"inputRequests"`
-	State string `json:"requestState"`
+	Type     string                   `json:"resultType"`
+	Requests map[string]inputQuestion `json:"inputRequests"`
+	State    string                   `json:"requestState"`
 }
 
-// input returns what a result wants, if it wants something that may be asked.
-func (l *link) input(result json.RawMessage, tool string) (*inputRequired, error) {
+type inputQuestion struct {
+	Method string          `json:"method"`
+	Params json.RawMessage `json:"params"`
+}
+
+// input returns what a result wants, if it wants what may be asked of the client.
+func (l *link) input(result json.RawMessage, tool string, c *caller) (*inputRequired, error) {
 	var r inputRequired
 	if err := jsonv2.Unmarshal(result, &r); err != nil {
 		return nil, fmt.Errorf("%w: server %s answered %s with what it wants, not readably: %w", action.ErrUnknownOutcome, l.upstream.name, tool, err)
 	}
 	for _, q := range r.Requests {
-		if q.Method != askMethod {
+		if !slices.Contains(questionMethods, q.Method) {
 			return nil, fmt.Errorf("server %s wants %s before it does %s; the hypervisor does not pass that on", l.upstream.name, clip(q.Method), tool)
+		}
+		if !l.upstream.opt.Questions.allow(q.Method, true) || !c.answers(q.Method) {
+			return nil, l.unasked(tool, q.Method, errNotAskable)
 		}
 	}
 	if len(r.Requests) > maxQuestions {
 		return nil, fmt.Errorf("server %s asks more than %d questions at once", l.upstream.name, maxQuestions)
 	}
 	return &r, nil
+}
+
+// unasked is why a call is not done that wants to ask something first.
+func (l *link) unasked(tool, method string, why error) error {
+	return fmt.Errorf("server %s asks %s before it does %s: %w", l.upstream.name, method, tool, why)
 }
 
 // errInput is returned beside a result that wants input.
@@ -180,50 +169,78 @@ var errInput = errors.New("the call wants input before it is done")
 // is asked while its request waits.
 func (l *link) asking(ctx context.Context, tool string, c *caller, do func(round) (json.RawMessage, error)) (json.RawMessage, error) {
 	var say round
-	if r := l.session.InitializeResult(); r != nil && r.ProtocolVersion >= modernProtocol {
-		say = c.prepare(l.features())
+	if l.modern() {
+		say = c.prepare(l.features(), l.upstream.opt.Questions)
 	}
 	for range maxRounds {
 		result, err := do(say)
 		if !errors.Is(err, errInput) {
 			return result, err
 		}
-		r, err := l.input(result, tool)
-		switch {
-		case err != nil:
-			return nil, err
-		case !c.takesForms():
-			return nil, fmt.Errorf("server %s asks for input before it does %s: %w", l.upstream.name, tool, errNotAskable)
-		case c.modern:
-			return result, nil
-		}
-		responses := map[string]json.RawMessage{}
-		for id, q := range r.Requests {
-			if responses[id], err = c.ask(ctx, q.Params); err != nil {
-				return nil, fmt.Errorf("server %s asks for input before it does %s: %w", l.upstream.name, tool, err)
-			}
-		}
-		text, err := encode(responses)
-		if err == nil {
-			say.responses = nil
-			err = json.Unmarshal(text, &say.responses)
-		}
+		r, err := l.input(result, tool, c)
 		if err != nil {
-			return nil, fmt.Errorf("encoding input: %w", err)
+			return nil, err
+		}
+		answers := map[string]json.RawMessage{}
+		for _, id := range slices.Sorted(maps.Keys(r.Requests)) {
+			method := r.Requests[id].Method
+			q, err := newQuestion(c, method, r.Requests[id].Params)
+			if err == nil {
+				answers[id], err = put(ctx, q)
+			}
+			if err != nil {
+				return nil, l.unasked(tool, method, err)
+			}
+			r.Requests[id] = inputQuestion{method, q.params}
+		}
+		if c.modern {
+			return r.passedOn(result)
+		}
+		if say.responses, err = decodeAnswers(answers); err != nil {
+			return nil, err
 		}
 		say.state = r.State
 	}
 	return nil, fmt.Errorf("server %s asks for input more than %d times in one call", l.upstream.name, maxRounds)
 }
 
+// passedOn returns a result that wants input with its questions as they may be asked.
+func (r *inputRequired) passedOn(result json.RawMessage) (json.RawMessage, error) {
+	parts, err := members(result)
+	if err != nil {
+		return nil, err
+	}
+	for i, m := range parts {
+		if m.name == "inputRequests" {
+			if parts[i].value, err = encode(r.Requests); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return (&rawResult{parts: parts}).MarshalJSON()
+}
+
+// decodeAnswers returns answers as the SDK sends them.
+func decodeAnswers(answers map[string]json.RawMessage) (out mcp.InputResponseMap, err error) {
+	text, err := encode(answers)
+	if err == nil {
+		err = json.Unmarshal(text, &out)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("encoding input: %w", err)
+	}
+	return out, nil
+}
+
 // asked takes in a request of the upstream's. A question goes to the client whose call it came on; on a stream that all calls
 // share, to the client of all that are under way, if that is one and the same.
 func (c *upstreamConn) asked(ctx context.Context, in incoming) error {
 	t := c.asker(in.of)
-	if in.method != askMethod || t == nil || c.open.Add(1) > maxQuestions {
-		if in.method == askMethod && t != nil {
-			c.open.Add(-1)
-		}
+	if t == nil || !slices.Contains(questionMethods, in.method) || !c.may.allow(in.method, false) {
+		return c.decline(ctx, in.envelope)
+	}
+	if c.open.Add(1) > maxQuestions {
+		c.open.Add(-1)
 		return c.decline(ctx, in.envelope)
 	}
 	c.questions.Go(func() {
@@ -233,13 +250,25 @@ func (c *upstreamConn) asked(ctx context.Context, in incoming) error {
 		defer cancel()
 		defer context.AfterFunc(c.asking, cancel)()
 		r := &jsonrpc.Response{ID: in.id}
-		result, err := t.caller.ask(ctx, in.params)
+		result, err := t.caller.question(ctx, in.method, in.params)
 		if r.Result = result; err != nil {
 			r.Result, r.Error = nil, wireError(err)
 		}
 		_ = c.Write(context.WithoutCancel(ctx), r) // a wire that has ended needs no answer
 	})
 	return nil
+}
+
+// question puts a legacy upstream's question.
+func (c *caller) question(ctx context.Context, method string, params json.RawMessage) (json.RawMessage, error) {
+	if c.modern || !c.answers(method) {
+		return nil, refusedQuestion(errNotAskable)
+	}
+	q, err := newQuestion(c, method, params)
+	if err != nil {
+		return nil, err
+	}
+	return put(ctx, q)
 }
 
 // wireError is an error as a peer is told it.

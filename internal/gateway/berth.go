@@ -155,7 +155,8 @@ func (h *Hub) stopLongestIdle() bool {
 // start begins a life of the connection, in the manner of the client that needs it first. The caller holds mu.
 func (b *berth) start(legacy bool) {
 	h := b.hub
-	opt := &UpstreamOptions{Stderr: h.opt.Stderr, Log: h.opt.Log, Clock: h.opt.Clock, Version: h.opt.Version, Legacy: legacy, Shared: b.seat == nil}
+	opt := &UpstreamOptions{Stderr: h.opt.Stderr, Log: h.opt.Log, Clock: h.opt.Clock, Version: h.opt.Version, Legacy: legacy, Shared: b.seat == nil,
+		Questions: b.server.spec.Questions}
 	if e := b.server.spec.Endpoint; e != nil {
 		b.up = NewRemoteUpstream(b.Name(), *e, opt)
 	} else {

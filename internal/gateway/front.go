@@ -161,7 +161,7 @@ func (f *Front) refresh(ctx context.Context, c *face) (bool, error) {
 			continue
 		}
 		pins[d.ID] = system.Seen{Digest: t.Digest, Text: t.Definition}
-		registered[t.Name] = hypervisor.Tool{Descriptor: d, Check: t.Check, Do: c.call(t)}
+		registered[t.Name] = hypervisor.Tool{Descriptor: d, Check: t.Check, Do: f.call(c, t)}
 	}
 	otherwise, err := f.hv.Pin(ctx, policy.System.Through("gateway"), pins)
 	if err != nil {
@@ -183,7 +183,7 @@ func (f *Front) refresh(ctx context.Context, c *face) (bool, error) {
 			shown = append(shown, seen)
 		}
 	}
-	if err := f.session.SetTools(f.agent.DID, server+".", slices.AppendSeq(f.readActions(c), maps.Values(registered))); err != nil {
+	if err := f.session.SetTools(f.agent.DID, server+".", slices.AppendSeq(f.withQuestions(c), maps.Values(registered))); err != nil {
 		return false, fmt.Errorf("registering tools of %s: %w", server, err)
 	}
 	f.mu.Lock()
@@ -194,14 +194,14 @@ func (f *Front) refresh(ctx context.Context, c *face) (bool, error) {
 }
 
 // call returns what does a call of a tool.
-func (c *face) call(t Tool) action.Func {
+func (f *Front) call(c *face, t Tool) action.Func {
 	return func(ctx context.Context, args json.RawMessage) (json.RawMessage, error) {
 		up, release, err := c.use(ctx)
 		if err != nil {
 			return nil, err
 		}
 		defer release()
-		return up.Call(ctx, t, args, ProgressOf(ctx))
+		return up.Call(withQuestioner(ctx, f.questioner(c)), t, args, ProgressOf(ctx))
 	}
 }
 

@@ -23,6 +23,7 @@ type ServerSpec struct {
 	Endpoint         *Endpoint // a Streamable HTTP server
 	Shared           bool      // one connection for all agents and sessions; it can ask nobody anything
 	TrustAnnotations bool      // the server's own hints are believed where the operator says nothing
+	Questions        Questions // that it may ask
 }
 
 // An Endpoint is a server reached over Streamable HTTP. Nothing of an agent's own request is ever sent to it.

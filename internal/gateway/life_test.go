@@ -194,22 +194,6 @@ func TestAPoisonedDescriptionIsShownHarmlessAndARugPullIsNotCalled(t *testing.T)
 	}
 }
 
-func TestAServerThatAsksForSamplingIsRefused(t *testing.T) {
-	hv, s := newSession(t, "0.80")
-	h := hallOf(t, hv, s, &HubOptions{Servers: []ServerSpec{stdio("two", "raw")}, Claims: func(string, string) []action.Claim { return readOnly }})
-	p := postman{t: t, h: h, token: h.token(agentDID)}.session()
-	up := func(tool string) string {
-		m, _ := p.say(`{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"two__` + tool + `"}}`)
-		return string(m.Result)
-	}
-	if got := up("sample"); !strings.HasPrefix(got, `{"content":[]`) {
-		t.Error(got)
-	}
-	if got := up("seen"); !strings.Contains(got, "does not serve") {
-		t.Error(got)
-	}
-}
-
 func TestAConfigurationReadAnewStopsWhatIsGoneAndKeepsTheRest(t *testing.T) {
 	one, two := stdio("one", "sdk"), stdio("two", "raw")
 	h := newHall(t, one, two)

@@ -79,9 +79,15 @@ func (u *Upstream) start(ctx context.Context, legacy bool) (*link, []Tool, error
 	return nil, nil, l.explain(err)
 }
 
+// modern reports whether the server speaks modernProtocol.
+func (l *link) modern() bool {
+	r := l.session.InitializeResult()
+	return r != nil && r.ProtocolVersion >= modernProtocol
+}
+
 // askForLog has a legacy server that belongs to one agent say what it logs.
 func (l *link) askForLog(ctx context.Context) {
-	if r := l.session.InitializeResult(); l.upstream.opt.Shared || !l.features().Logging || r.ProtocolVersion >= modernProtocol {
+	if l.upstream.opt.Shared || !l.features().Logging || l.modern() {
 		return
 	}
 	if err := l.session.SetLoggingLevel(ctx, &mcp.SetLoggingLevelParams{Level: logLevel}); err != nil {
@@ -94,7 +100,7 @@ func (l *link) open() error {
 	u := l.upstream
 	if u.endpoint != nil {
 		l.conn = newUpstreamConn(newHTTPWire(*u.endpoint, u.opt.Clock, u.opt.Log.With("server", u.name)))
-		l.conn.lists = u.listsChanged
+		l.conn.lists, l.conn.may = u.listsChanged, u.opt.Questions
 		return nil
 	}
 	p, err := startProcess(u.command, u.opt.Stderr, "["+u.name+"] ")
@@ -102,7 +108,7 @@ func (l *link) open() error {
 		return err
 	}
 	l.process, l.conn = p, newUpstreamConn(lineWire{newStream(p.stdout, p.stdin, false)})
-	l.conn.lists = u.listsChanged
+	l.conn.lists, l.conn.may = u.listsChanged, u.opt.Questions
 	return nil
 }
 

@@ -18,7 +18,7 @@ var (
 	notInPlain  = regexp.MustCompile(`[^A-Za-z0-9_-]`)
 	ownServer   = strings.TrimSuffix(ownPrefix, "__")
 	reservedIDs = []string{"resources/list", "resources/read", "resources/templates/list", "resources/subscribe", "resources/unsubscribe",
-		"prompts/list", "prompts/get", "completion/complete", "logging/setLevel"}
+		"prompts/list", "prompts/get", "completion/complete", "logging/setLevel", askInput, askModel, askRoots}
 )
 
 // shownName returns what the agent calls a server's tool or prompt. It depends on nothing but the two, and no two pairs have one

@@ -84,16 +84,12 @@ func (f *Front) readActions(c *face) []hypervisor.Tool {
 		return nil
 	}
 	var out []hypervisor.Tool
-	yes := true
 	for method, has := range readMethods {
 		if !has(features) {
 			continue
 		}
-		claims := append(slices.Clone(c.claims(method)), action.Claim{ReadOnly: &yes})
-		d := action.Resolve(c.Name()+"."+method, claims...)
-		d.ReadOnly = d.ReadOnly && !d.Admin // an operator who keeps it for himself need not know that it only reads
-		if err := d.Validate(); err != nil {
-			f.opt.Log.Warn("left out", "server", c.Name(), "action", method, "error", err)
+		d, ok := f.readOnly(c, method)
+		if !ok {
 			continue
 		}
 		out = append(out, hypervisor.Tool{Descriptor: d, Do: func(ctx context.Context, args json.RawMessage) (json.RawMessage, error) {
@@ -102,10 +98,22 @@ func (f *Front) readActions(c *face) []hypervisor.Tool {
 				return nil, err
 			}
 			defer release()
-			return up.Request(ctx, method, args, ProgressOf(ctx))
+			return up.Request(withQuestioner(ctx, f.questioner(c)), method, args, ProgressOf(ctx))
 		}})
 	}
 	return out
+}
+
+// readOnly returns the descriptor of what is no tool: read-only by nature, and whatever the operator says it is.
+func (f *Front) readOnly(c *face, method string) (action.Descriptor, bool) {
+	yes := true
+	d := action.Resolve(c.Name()+"."+method, append(slices.Clone(c.claims(method)), action.Claim{ReadOnly: &yes})...)
+	d.ReadOnly = d.ReadOnly && !d.Admin // an operator who keeps it for himself need not know that it only reads
+	if err := d.Validate(); err != nil {
+		f.opt.Log.Warn("left out", "server", c.Name(), "action", method, "error", err)
+		return d, false
+	}
+	return d, true
 }
 
 // Features returns what the servers have together; of one that was never connected to, that it may have everything.

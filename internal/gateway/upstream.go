@@ -37,6 +37,8 @@ type UpstreamOptions struct {
 	Version string         // of this program, as the server is told; empty: "dev"
 	Legacy  bool           // speak 2025-11-25 with it if it can, as the agent does: a server may ask in another way then
 	Shared  bool           // several agents use it: it can ask and tell none of them anything during a call
+
+	Questions Questions // that it may ask
 }
 
 // An Upstream is one MCP server: a child process with everything it starts, or an endpoint over HTTP. It is a handle, safe for
@@ -239,12 +241,20 @@ func sameTools(a, b []Tool) bool {
 	return slices.EqualFunc(a, b, func(x, y Tool) bool { return x.Digest == y.Digest })
 }
 
-// capabilities are what we tell the server that we can do: nothing of a model's, and nobody's files.
+// capabilities are what we tell the server that it can ask. Whether the client of a call can be asked shows when it is.
 func (u *Upstream) capabilities() *mcp.ClientCapabilities {
+	c := &mcp.ClientCapabilities{}
 	if u.opt.Shared {
-		return &mcp.ClientCapabilities{}
+		return c
 	}
-	return &mcp.ClientCapabilities{Elicitation: &mcp.ElicitationCapabilities{Form: &mcp.FormElicitationCapabilities{}}}
+	c.Elicitation = &mcp.ElicitationCapabilities{Form: &mcp.FormElicitationCapabilities{}}
+	if u.opt.Questions.allow(askModel, false) {
+		c.Sampling = &mcp.SamplingCapabilities{}
+	}
+	if u.opt.Questions.allow(askRoots, false) {
+		c.RootsV2 = &mcp.RootCapabilities{}
+	}
+	return c
 }
 
 // known returns the tools, and whether they were ever listed.

@@ -25,6 +25,7 @@ type upstreamConn struct {
 	said    atomic.Bool         // it was the upstream, since they were listed last
 	lists   func(method string) // told of notifications that another list has changed; nil: nobody is
 
+	may        Questions      // that the upstream may ask
 	questions  sync.WaitGroup // put to agents
 	open       atomic.Int32   // of them
 	asking     context.Context
