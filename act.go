@@ -174,7 +174,7 @@ func (s *Session) begin(ctx context.Context, caller policy.Caller, out session.O
 	if caller.Role == policy.AgentRole {
 		c.agent = caller.DID
 	}
-	c.ctx, c.cancel = context.WithCancelCause(ctx)
+	c.ctx, c.cancel = context.WithCancelCause(context.WithValue(ctx, actionKey{}, c.id))
 	if s.calls == nil {
 		s.calls = map[string]*call{}
 	}
@@ -185,6 +185,15 @@ func (s *Session) begin(ctx context.Context, caller policy.Caller, out session.O
 		c.cancel(errClosing)
 	}
 	return c
+}
+
+type actionKey struct{}
+
+// ActionOf returns the id of the action that a function is called for with ctx, for what is asked in its course
+// (session.Act.During); empty: ctx is of none.
+func ActionOf(ctx context.Context) string {
+	id, _ := ctx.Value(actionKey{}).(string)
+	return id
 }
 
 // abandon forgets a call whose admission could not be recorded. Should its record be there all the same, revive ends it.

@@ -61,8 +61,9 @@ type ActionView struct {
 	Reversibility action.Reversibility `json:"reversibility"`
 	ReadOnly      bool                 `json:"read_only"`
 	Approval      string               `json:"approval,omitempty"`
-	Args          json.RawMessage      `json:"args,omitempty"` // empty: collected
-	Outcome       string               `json:"outcome"`        // running, done, failed, unknown
+	During        string               `json:"during,omitempty"` // the action in whose course a server asked for this one
+	Args          json.RawMessage      `json:"args,omitempty"`   // empty: collected
+	Outcome       string               `json:"outcome"`          // running, done, failed, unknown
 	Why           string               `json:"why,omitempty"`
 	Result        json.RawMessage      `json:"result,omitempty"` // empty: nothing was answered, or collected
 	OutcomeSeq    uint64               `json:"outcome_seq,omitempty"`
@@ -149,7 +150,7 @@ func (s *Session) foldAction(ctx context.Context, r *stored, open map[string]*Ac
 			}
 			v := &ActionView{ID: e.ID, Session: s.id, Agent: e.Agent, Action: e.Action, Seq: r.Seq, Time: r.Time, Ring: e.Ring,
 				RequiredRing: e.RequiredRing, SigmaEff: e.SigmaEff, RiskWeight: e.RiskWeight, Reversibility: e.Reversibility,
-				ReadOnly: e.ReadOnly, Approval: e.Approval, Outcome: "running"}
+				ReadOnly: e.ReadOnly, Approval: e.Approval, During: e.During, Outcome: "running"}
 			if v.Args, err = s.hv.part(ctx, r, "args"); err != nil {
 				return nil, err
 			}

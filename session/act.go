@@ -24,6 +24,7 @@ type Act struct {
 	Action string          // as policies and records say it
 	Args   json.RawMessage // a JSON object; empty: {}
 	Key    string          // idempotency key; empty: none
+	During string          `json:",omitempty"` // the agent's running action in whose course its server asks for this (course.go); empty: none
 }
 
 func (Act) command() {}
@@ -43,6 +44,7 @@ type Admitted struct {
 	ReadOnly      bool                 `json:"read_only,omitempty"`
 	Rules         string               `json:"rules,omitempty"`       // version of the operator's rules
 	Approval      string               `json:"approval,omitempty"`    // used up by this
+	During        string               `json:"during,omitempty"`      // the action in whose course it was asked for
 	Unwitnessed   bool                 `json:"unwitnessed,omitempty"` // an admin action of the only operator there is
 }
 
@@ -65,7 +67,7 @@ type admission struct {
 	ring     ring.Ring
 	score    ring.Sigma
 	tally    Tally
-	counted  bool // a token was taken, so the tally is the agent's own
+	counted  bool // it came as far as the rate, so the tally is the agent's own
 
 	effective action.Reversibility
 	required  ring.Ring
@@ -77,7 +79,7 @@ func decideAct(s *State, env *Env, c Act) Outcome {
 	a := &admission{s: s, env: env, act: c, agent: env.Caller.DID, operator: env.Caller.Role == policy.OperatorRole}
 	for _, refuses := range [...]func(*admission) *policy.Decision{
 		(*admission).inactive, (*admission).absent, (*admission).tooFast, (*admission).tooMany,
-		(*admission).notKnown, (*admission).aboveRing, (*admission).beyondCapability, (*admission).againstPolicy,
+		(*admission).outOfCourse, (*admission).notKnown, (*admission).aboveRing, (*admission).beyondCapability, (*admission).againstPolicy,
 	} {
 		if d := refuses(a); d != nil {
 			return a.refused(*d)
@@ -125,11 +127,16 @@ func (a *admission) stopped(agent policy.DID) *policy.Decision {
 	return nil
 }
 
-// tooFast takes the call's token. Every call that comes this far pays one, refused or not.
+// tooFast takes the call's token. Every call that comes this far pays one, refused or not, but what the call pays for in whose
+// course it is asked for.
 func (a *admission) tooFast() *policy.Decision {
 	a.tally = a.env.Tallies[a.agent]
 	if a.tally.Bucket.At.IsZero() && a.member != nil {
 		a.tally.Bucket = a.member.Bucket
+	}
+	if a.inCourse() {
+		a.counted = true
+		return nil
 	}
 	bucket, wait, ok := a.tally.Bucket.Refill(a.ring, a.env.Now).Take()
 	a.tally.Bucket, a.counted = bucket, true
@@ -144,7 +151,7 @@ func (a *admission) tooFast() *policy.Decision {
 
 func (a *admission) tooMany() *policy.Decision {
 	running, most := a.running(), a.ring.Limits().Concurrent
-	if running >= most {
+	if running >= most && !a.inCourse() {
 		return deny(policy.ConcurrencyExceeded, "%s has %d calls running, and ring %d allows %d; wait for one to end", a.agent, running, a.ring, most)
 	}
 	return nil
@@ -155,7 +162,7 @@ func (a *admission) running() (n int) {
 		return a.member.Running
 	}
 	for _, r := range a.s.Running {
-		if r.Agent == a.agent {
+		if r.Agent == a.agent && r.During == "" {
 			n++
 		}
 	}
@@ -279,7 +286,7 @@ func (a *admission) admitted(approval string) Outcome {
 	out.Events = append(out.Events, Admitted{
 		ID: id, Agent: a.agent, Action: call.Descriptor.ID, Descriptor: call.Digest, Args: args.Commitment(),
 		Ring: a.ring, RequiredRing: a.required, SigmaEff: a.score, RiskWeight: a.effective.Weight(), Reversibility: a.effective,
-		ReadOnly: call.Descriptor.ReadOnly, Rules: a.env.RulesID, Approval: approval,
+		ReadOnly: call.Descriptor.ReadOnly, Rules: a.env.RulesID, Approval: approval, During: a.act.During,
 		Unwitnessed: a.operator && a.required == ring.Root && a.env.Operators < 2,
 	}, Started{id, a.env.Incarnation})
 	out.Durable = a.s.strong() || !call.Descriptor.ReadOnly || approval != "" // a grant whose use is lost would be used again
@@ -317,12 +324,14 @@ func (e Admitted) Append(dst []byte) []byte {
 		Hash("descriptor", e.Descriptor).Hash("args", e.Args).Uint("ring", uint64(e.Ring)).Uint("required_ring", uint64(e.RequiredRing)).
 		Millionths("sigma_eff", uint32(e.SigmaEff)).Millionths("risk_weight", uint32(e.RiskWeight)).
 		Str("reversibility", e.Reversibility.String()).OptBool("read_only", e.ReadOnly).OptStr("rules", e.Rules).
-		OptStr("approval", e.Approval).OptBool("unwitnessed", e.Unwitnessed).End()
+		OptStr("approval", e.Approval).OptStr("during", e.During).OptBool("unwitnessed", e.Unwitnessed).End()
 }
 
 func (e Admitted) apply(s *State, at Stamp) {
-	s.Running[e.ID] = &Running{Agent: e.Agent, Action: e.Action, ReadOnly: e.ReadOnly, Seq: at.Seq}
-	if p := s.Participants[e.Agent]; p != nil {
+	s.Running[e.ID] = &Running{Agent: e.Agent, Action: e.Action, ReadOnly: e.ReadOnly, Seq: at.Seq, During: e.During}
+	if r := s.Running[e.During]; r != nil {
+		r.Asked++
+	} else if p := s.Participants[e.Agent]; p != nil {
 		p.Running++
 		p.Bucket, _, _ = p.Bucket.Refill(e.Ring, at.Time).Take()
 	}

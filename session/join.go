@@ -127,7 +127,7 @@ func (e Joined) Append(dst []byte) []byte {
 func (e Joined) apply(s *State, at Stamp) {
 	p := &Participant{Joined: at.Time, Ring: ring.Sandbox, Probation: e.Probation}
 	for _, r := range s.Running { // of an agent that left and is back
-		if r.Agent == e.Agent {
+		if r.Agent == e.Agent && r.During == "" {
 			p.Running++
 		}
 	}

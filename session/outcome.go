@@ -130,7 +130,7 @@ func (s *State) runningIDs() []string {
 func (s *State) ended(id string, at Stamp) {
 	r := s.Running[id]
 	delete(s.Running, id)
-	if p := s.Participants[r.Agent]; p != nil && p.Running > 0 {
+	if p := s.Participants[r.Agent]; p != nil && p.Running > 0 && r.During == "" {
 		p.Running--
 	}
 	if use, ok := s.Keys[r.Key]; ok && use.Seq == r.Seq {

@@ -209,8 +209,8 @@ func (p *player) command(l line) (by policy.Caller, c session.Command, err error
 		return l.by(operator), session.LiftKill{Agent: did(name)}, nil
 	case "terminate":
 		return l.by(operator), session.Terminate{Reason: l.named["reason"]}, nil
-	case "act": // act ann files.write [args=x]
-		return caller(name), session.Act{Action: l.word(2), Args: []byte(cmp.Or(l.named["args"], "{}"))}, nil
+	case "act": // act ann files.write [args=x] [during=act-4]
+		return caller(name), session.Act{Action: l.word(2), Args: []byte(cmp.Or(l.named["args"], "{}")), During: l.named["during"]}, nil
 	case "settle": // settle act-4 done|failed|unknown [why=timeout]
 		result := map[string]session.Result{"done": session.Done, "failed": session.Unsuccessful, "unknown": session.Uncertain}[l.word(2)]
 		out := []byte(`{"ok":true}`)

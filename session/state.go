@@ -87,6 +87,8 @@ type Running struct {
 	Incarnation string     `json:"incarnation"` // of the process that started it
 	Key         string     `json:"key,omitempty"`
 	Seq         uint64     `json:"seq"`
+	During      string     `json:"during,omitempty"` // the action in whose course it was asked for
+	Asked       int        `json:"asked,omitempty"`  // how many were asked for in its course
 }
 
 // NewState returns the state before the first record.

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"sync/atomic"
 	"time"
 
 	jsonv2 "github.com/go-json-experiment/json"
@@ -31,8 +30,7 @@ const (
 // A caller is the client whose call is under way.
 type caller struct {
 	ss     *mcp.ServerSession
-	modern bool         // it is asked by an answer that wants input, and calls again with that
-	asked  atomic.Int32 // questions in this call
+	modern bool // it is asked by an answer that wants input, and calls again with that
 
 	// Of a modern call that is such a second one.
 	responses mcp.InputResponseMap

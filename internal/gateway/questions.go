@@ -27,11 +27,10 @@ const (
 
 var questionMethods = []string{askInput, askModel, askRoots}
 
-// Bounds of questions.
+// Bounds of questions; a call has at most session.MaxAsked of them.
 const (
 	maxRounds        = 8       // of questions in one call
 	maxQuestions     = 16      // in one round, or open at once on one connection
-	maxAsked         = 32      // in one call
 	maxQuestionBytes = 4 << 20 // as much as a client may send
 )
 
@@ -60,7 +59,7 @@ func (q Questions) allow(method string, modern bool) bool {
 
 var (
 	errNotAskable = errors.New("the client that made this call cannot be asked that")
-	errTooMuch    = fmt.Errorf("a call may ask %d questions of at most %d MiB each", maxAsked, maxQuestionBytes>>20)
+	errTooMuch    = fmt.Errorf("a question is at most %d MiB", maxQuestionBytes>>20)
 )
 
 // answers reports whether the client said that it can be asked by a method.
@@ -94,7 +93,7 @@ type question struct {
 // client add other servers' words, offer its model tools that nobody pinned, or send its user somewhere.
 func newQuestion(c *caller, method string, params json.RawMessage) (question, error) {
 	q := question{method: method, of: c, params: json.RawMessage(`{}`)}
-	if len(params) > maxQuestionBytes || c.asked.Add(1) > maxAsked {
+	if len(params) > maxQuestionBytes {
 		return q, refusedQuestion(errTooMuch)
 	}
 	parts, err := members(params)
@@ -147,10 +146,11 @@ func put(ctx context.Context, q question) (json.RawMessage, error) {
 	return by(ctx, q)
 }
 
-// questioner returns what puts a face's questions: as actions of the agent's.
+// questioner returns what puts a face's questions: as actions of the agent's, in the course of its call.
 func (f *Front) questioner(c *face) questioner {
 	return func(ctx context.Context, q question) (json.RawMessage, error) {
-		out, err := f.session.Act(context.WithValue(ctx, questionKey{}, q), f.agent, session.Act{Action: c.Name() + "." + q.method, Args: q.params})
+		out, err := f.session.Act(context.WithValue(ctx, questionKey{}, q), f.agent,
+			session.Act{Action: c.Name() + "." + q.method, Args: q.params, During: hypervisor.ActionOf(ctx)})
 		switch {
 		case err != nil:
 			return nil, fmt.Errorf("putting the question: %w", err)

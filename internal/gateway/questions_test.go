@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -16,7 +17,9 @@ import (
 	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 
+	"github.com/agenthypervisor/hypervisor"
 	"github.com/agenthypervisor/hypervisor/action"
+	"github.com/agenthypervisor/hypervisor/session"
 )
 
 // nosy is a server whose tools want the client's model and roots: by a request, or by a result.
@@ -45,7 +48,7 @@ func nosy() *mcp.Server {
 	})
 	add("insist", func(ctx context.Context, r *mcp.CallToolRequest) (*mcp.CallToolResult, error) {
 		answered := 0
-		for range maxAsked + 5 {
+		for range session.MaxAsked + 5 {
 			if _, err := r.Session.CreateMessage(ctx, prompt(r)); err == nil {
 				answered++
 			}
@@ -169,6 +172,9 @@ func TestAServerAsksTheModelOfTheClientWhoseCallItIsAndOfNobodyElse(t *testing.T
 	asked := map[string]string{}
 	for _, v := range views {
 		asked[v.Action] = v.Outcome + string(v.Args)
+		if of := slices.IndexFunc(views, func(o hypervisor.ActionView) bool { return o.ID == v.During }); strings.HasSuffix(v.Action, "/createMessage") != (of >= 0 && v.During != "") && v.Action != "modern.roots/list" {
+			t.Errorf("%s in the course of %q", v.Action, v.During)
+		}
 	}
 	if got := asked["legacy.sampling/createMessage"]; !strings.HasPrefix(got, "done") || !strings.Contains(got, `for {\"n\":1}`) {
 		t.Errorf("what was asked is not recorded: %v", asked)
@@ -229,10 +235,10 @@ func TestAServerThatAsksForSamplingIsRefusedWhereNobodyLendsItsModel(t *testing.
 }
 
 func TestAServerAsksSoOftenInOneCallAndNoMore(t *testing.T) {
-	hv, s := newSession(t, "0.96") // a ring whose rate is above the bound
+	hv, s := newSession(t, "0.50") // whose rate is far below that: the call has paid for its questions
 	h := hallOf(t, hv, s, &HubOptions{Servers: []ServerSpec{nosySpec(t, "legacy", Questions{}, nil)}, Claims: func(string, string) []action.Claim { return readOnly }})
 	me, mine := h.lend(t, "me", "2025-11-25")
-	if text := answered(t, me, "legacy__insist", `{}`); text != fmt.Sprint(maxAsked) || mine.asked() != maxAsked {
+	if text := answered(t, me, "legacy__insist", `{}`); text != fmt.Sprint(session.MaxAsked) || mine.asked() != session.MaxAsked {
 		t.Errorf("%s answered, %d asked", text, mine.asked())
 	}
 }
