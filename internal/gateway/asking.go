@@ -32,6 +32,8 @@ type caller struct {
 	ss     *mcp.ServerSession
 	modern bool // it is asked by an answer that wants input, and calls again with that
 
+	closeStream func(mcp.CloseSSEStreamArgs) // ends the stream that its call's answer comes on; nil: it could not be resumed
+
 	// Of a modern call that is such a second one.
 	responses mcp.InputResponseMap
 	state     string
@@ -47,6 +49,13 @@ func withCaller(ctx context.Context, c *caller) context.Context {
 func callerOf(ctx context.Context) *caller {
 	c, _ := ctx.Value(callerKey{}).(*caller)
 	return c
+}
+
+// pause has the client come back later for its call's answer (SEP-1699), as the upstream has us.
+func (c *caller) pause(d time.Duration) {
+	if c.closeStream != nil {
+		c.closeStream(mcp.CloseSSEStreamArgs{RetryAfter: d})
+	}
 }
 
 // log tells the client what the upstream logs.

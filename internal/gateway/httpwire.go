@@ -417,6 +417,9 @@ func (w *httpWire) readEvents(ctx context.Context, resp *http.Response, o *outgo
 		if cause := context.Cause(ctx); cause != nil {
 			return cause
 		}
+		if s.retry > 0 { // it is to be asked again later, and whoever waits for us may do the same
+			w.push(incoming{of: o, pause: min(s.retry, maxBackoff)})
+		}
 		switch {
 		case errors.Is(err, errCallTooLong):
 			return err

@@ -152,6 +152,42 @@ func slow(t *testing.T) (spec ServerSpec, let chan<- struct{}) {
 	return ServerSpec{Name: "slow", Endpoint: &Endpoint{URL: at.URL}, TrustAnnotations: true}, gate
 }
 
+// A server may end the stream of a call and say when to come back (SEP-1699).
+func TestAServerThatEndsTheStreamOfACallSaysToItsClientWhenToComeBack(t *testing.T) {
+	s := mcp.NewServer(&mcp.Implementation{Name: "polled", Version: "1"}, nil)
+	s.AddTool(&mcp.Tool{Name: "wait", InputSchema: json.RawMessage(`{"type":"object"}`), Annotations: &mcp.ToolAnnotations{ReadOnlyHint: true}},
+		func(_ context.Context, r *mcp.CallToolRequest) (*mcp.CallToolResult, error) {
+			r.Extra.CloseSSEStream(mcp.CloseSSEStreamArgs{RetryAfter: 70 * time.Millisecond})
+			return &mcp.CallToolResult{Content: []mcp.Content{&mcp.TextContent{Text: "at last"}}}, nil
+		})
+	at := httptest.NewServer(mcp.NewStreamableHTTPHandler(func(*http.Request) *mcp.Server { return s }, &mcp.StreamableHTTPOptions{EventStore: mcp.NewMemoryEventStore(nil)}))
+	t.Cleanup(at.Close)
+	h := newHall(t, ServerSpec{Name: "polled", Endpoint: &Endpoint{URL: at.URL}, TrustAnnotations: true})
+	const call = `{"jsonrpc":"2.0","id":3,"method":"tools/call","params":{"name":"polled__wait"}}`
+	p := postman{t: t, h: h, token: h.token(agentDID)}.session()
+	p.say(`{"jsonrpc":"2.0","id":2,"method":"tools/list"}`)
+	text, err := io.ReadAll(p.do(http.MethodPost, call).Body)
+	if err != nil || !strings.Contains(string(text), "retry: 70\n") || strings.Contains(string(text), "at last") {
+		t.Fatalf("%s %v", text, err)
+	}
+	h.clock.fire(firstReopening) // we come back, too
+	again := p.with(map[string]string{sessionHeader: p.extra[sessionHeader], versionHeader: "2025-11-25", lastEventHeader: eventID(t, bufio.NewReader(strings.NewReader(string(text))))})
+	if text, err = io.ReadAll(again.do(http.MethodGet, "").Body); err != nil || !strings.Contains(string(text), "at last") {
+		t.Errorf("%s %v", text, err)
+	}
+
+	older := h.connect(t, agentDID, "2025-06-18", nil)
+	fired := make(chan struct{})
+	go func() {
+		defer close(fired)
+		h.clock.fire(firstReopening)
+	}()
+	if text := answered(t, older, "polled__wait", `{}`); text != "at last" {
+		t.Errorf("an earlier client, which does not come back: %s", text)
+	}
+	<-fired
+}
+
 // eventID reads a stream up to the id of its next event.
 func eventID(t *testing.T, r *bufio.Reader) string {
 	t.Helper()

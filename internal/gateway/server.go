@@ -355,7 +355,11 @@ func (s *Server) call(ctx context.Context, r *mcp.CallToolRequest) (mcp.Result, 
 	if p.Name == statusTool {
 		return s.status(ctx, isModern(p))
 	}
-	ctx = withCaller(s.withProgressTo(ctx, r.Session, p), callerIn(r.Session, p))
+	c := callerIn(r.Session, p)
+	if i := r.Session.InitializeParams(); r.Extra != nil && !c.modern && i != nil && i.ProtocolVersion >= legacyProtocol {
+		c.closeStream = r.Extra.CloseSSEStream // an earlier client would not come back for the answer
+	}
+	ctx = withCaller(s.withProgressTo(ctx, r.Session, p), c)
 	args := p.Arguments
 	if len(args) == 0 {
 		args = json.RawMessage(`{}`)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	jsonv2 "github.com/go-json-experiment/json"
 	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
@@ -64,6 +65,8 @@ type incoming struct {
 	ours bool      // it is no message of the server's
 	of   *outgoing // the request on whose own answer it came; nil: on a stream that all requests share
 	err  error     // why of gets no answer; there is no message then
+
+	pause time.Duration // the server has ended of's stream and wants to be asked again so much later; there is no message then
 }
 
 // A lineWire is a wire of lines, one message each. A line that is no message breaks it.
@@ -165,6 +168,11 @@ func (c *upstreamConn) read(ctx context.Context) (jsonrpc.Message, error) {
 		return nil, err
 	case in.err != nil:
 		return c.unanswered(in.of, in.err), nil
+	case in.pause > 0:
+		if t := c.asker(in.of); t != nil {
+			t.caller.pause(in.pause)
+		}
+		return nil, nil
 	case in.method == "" && !in.id.IsValid() && in.of == nil:
 		return nil, nil // an error about no request we know of
 	case in.method == "":
