@@ -251,6 +251,8 @@ func (s *Session) owe(effects []session.Effect) {
 				defer s.mu.Unlock()
 				s.cancelCalls(errGrace) // no other runs: none is admitted any more
 			})
+		case session.Tell:
+			s.tellSoon()
 		case session.Seal:
 			s.hv.offer(s.seal)
 		}

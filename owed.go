@@ -54,10 +54,14 @@ func (s *Session) tick(ctx context.Context) {
 		s.live.armed = time.Time{} // the timer has fired
 	}
 	s.mu.Unlock()
-	unsealed := false
+	unsealed, owing := false, false
 	_, _, err := s.propose(ctx, policy.System, session.Tick{}, func(*session.Env) {
+		owing = len(s.live.state.Owed) > 0
 		unsealed = s.live.state.Lifecycle == session.Archived && s.live.st.newest == nil // else the record's own effect does it
 	}, nil)
+	if owing {
+		s.tellSoon()
+	}
 	switch {
 	case err == nil && unsealed:
 		s.seal(ctx)

@@ -30,6 +30,9 @@ type Session struct {
 
 	reviving atomic.Bool // revive waits for its time
 
+	tells   atomic.Bool // a task that tells what is owed waits for its turn
+	telling sync.Mutex  // held by who tells: what is told twice is harmless, and a waste
+
 	mu    sync.Mutex
 	live  *live                           // nil: to be loaded
 	tools map[policy.DID]map[string]*Tool // by action id; the zero DID's are everybody's

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/agenthypervisor/hypervisor"
 	"github.com/agenthypervisor/hypervisor/agent"
@@ -137,5 +139,99 @@ func (c *countingReads) Read(ctx context.Context, stream string, from uint64) it
 				return
 			}
 		}
+	}
+}
+
+// SPEC §3: a clean session credits, once a day, who completed a changing call in it; the ledger says for which session.
+func TestCleanSessionCreditsWhoDidSomething(t *testing.T) {
+	store, clock, ctx := newKept(), hypervisortest.NewClock(), context.Background()
+	hv := hypervisortest.Open(t, &hypervisor.Options{Store: store, Clock: clock})
+	var ends []string
+	for i, c := range []struct{ after, want string }{{"0s", "0.804"}, {"1h", "0.804"}, {"24h", "0.80792"}} {
+		d, err := time.ParseDuration(c.after)
+		if err != nil {
+			t.Fatal(err)
+		}
+		clock.Advance(d)
+		s, err := hv.CreateSession(ctx, admin, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sigma := ring.MustSigma("0.80")
+		if i > 0 {
+			sigma = 0 // not said: as it stands
+		}
+		for _, did := range []policy.DID{ann, bob} {
+			if _, err := s.Join(ctx, admin, session.Join{Agent: did, Sigma: sigma}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := s.Activate(ctx, admin); err != nil {
+			t.Fatal(err)
+		}
+		var tool echo
+		register(s, tool.do)
+		act(t, s, ann, "write", `{}`)
+		act(t, s, bob, "read", `{}`)
+		if _, err := s.Terminate(ctx, admin); err != nil {
+			t.Fatal(err)
+		}
+		ends = append(ends, s.ID())
+		v, err := hv.Agent(ctx, ann)
+		if err != nil || v.Sigma.String() != c.want {
+			t.Errorf("%d: ann has σ %s, want %s; %v", i, v.Sigma, c.want, err)
+		}
+		if v, err := hv.Agent(ctx, bob); err != nil || v.Sigma.String() != "0.80" {
+			t.Errorf("%d: bob, who only read, has σ %s, %v", i, v.Sigma, err)
+		}
+	}
+	var from []string
+	for e, err := range hv.Ledger(ctx, ann, 1) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.Kind == agent.Clean {
+			from = append(from, e.Session)
+		}
+	}
+	if !slices.Equal(from, []string{ends[0], ends[2]}) {
+		t.Errorf("credited for %v of %v", from, ends)
+	}
+	closeAll(t, hv)
+	verify(t, store)
+}
+
+// What an agent could not be told is told later, once; the session ends after that.
+func TestWhatIsOwedIsToldOnceTheStoreIsBack(t *testing.T) {
+	for name, fault := range map[string]struct {
+		text string
+		kept bool
+	}{
+		"the agent's record is lost": {"agent.standing_moved", false}, "it is reported lost": {"agent.standing_moved", true},
+		"the session's is lost": {"session.told", false}, "it is reported lost too": {"session.told", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			store, clock, ctx := newKept(), hypervisortest.NewClock(), context.Background()
+			hv := hypervisortest.Open(t, &hypervisor.Options{Store: store, Clock: clock})
+			s := hypervisortest.Session(t, hv, &session.Config{MaxDuration: time.Minute}, map[policy.DID]string{ann: "0.80"})
+			var tool echo
+			register(s, tool.do)
+			act(t, s, ann, "write", `{}`)
+			store.break_(store.failing(fault.text, eventlog.ErrUnknown, fault.kept))
+			clock.Advance(time.Minute)
+			steps(hv)
+			store.break_(nil)
+			for range 3 {
+				clock.Advance(2 * time.Second)
+				steps(hv)
+			}
+			if open := hv.OpenSessions(); len(open) != 0 {
+				t.Errorf("not ended: %v", open)
+			}
+			if v, err := hv.Agent(ctx, ann); err != nil || v.Sigma.String() != "0.804" || v.Records != 2 {
+				t.Errorf("%+v, %v", v, err)
+			}
+			verify(t, store)
+		})
 	}
 }

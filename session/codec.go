@@ -64,4 +64,7 @@ var readers = audit.Readers[Event]{
 	grantedType:       reader[ApprovalGranted](),
 	approvalDenied:    reader[ApprovalDenied](),
 	expiredType:       reader[ApprovalExpired](),
+
+	cleanType: reader[CleanSession](),
+	toldType:  reader[EntriesTold](),
 }

@@ -37,6 +37,8 @@ func samples() []session.Event {
 		session.Terminated{Reason: odd, Grace: at},
 		session.Cancelling{IDs: []string{"act-1", "act-2.2"}},
 		session.SessionArchived{},
+		session.CleanSession{Agents: []policy.DID{ann}},
+		session.EntriesTold{Answers: []session.Answer{{Number: 1, Sigma: ring.One}, {Number: 2}}},
 		session.EpochOpened{Epoch: 2, NodeEpoch: 3},
 		session.ConsistencyForced{},
 		session.KeyUsed{Caller: ann, Key: odd, Digest: h},

@@ -44,6 +44,8 @@ type (
 	Dispatch struct{ ID string }
 	// Cancel is owed when the grace time of an ending session is over: the end of the calls that still run.
 	Cancel struct{ IDs []string }
+	// Tell is owed by events that move standings: the entries that are owed, in their agents' streams.
+	Tell struct{}
 	// Seal is owed by a session's last record: its summary in the system stream.
 	Seal struct{}
 )
@@ -51,6 +53,7 @@ type (
 func (Announce) effect() {}
 func (Dispatch) effect() {}
 func (Cancel) effect()   {}
+func (Tell) effect()     {}
 func (Seal) effect()     {}
 
 // An Outcome is what Decide found: the decision, and what is to be recorded because of it.
@@ -111,6 +114,8 @@ func decide(s *State, env *Env, c Command) (Outcome, error) {
 		return decideKill(s, env, c)
 	case LiftKill:
 		return decideLiftKill(s, env, c), nil
+	case Told:
+		return decideTold(s, env, c), nil
 	case Terminate:
 		return decideTerminate(s, env, c), nil
 	case Tick:

@@ -148,7 +148,11 @@ func (s *State) endEvents(env *Env, reason string, grace time.Duration) []Event 
 			events = append(events, ApprovalExpired{ID: id, Why: "session ended"})
 		}
 	}
-	return append(events, Terminated{reason, env.Now.Add(grace)})
+	events = append(events, Terminated{reason, env.Now.Add(grace)})
+	if len(s.Running) == 0 {
+		events = append(events, s.close()...)
+	}
+	return events
 }
 
 // Append appends the event's JSON.
@@ -194,8 +198,11 @@ func decideTick(s *State, env *Env, c Tick) Outcome {
 		return out
 	case s.Lifecycle != Terminating:
 		step = s.expire(env)
+	case len(s.Running) == 0 && len(s.Owed) > 0: // archived is the last record, so what is owed is told before
 	case len(s.Running) == 0:
-		step, all = []Event{SessionArchived{}}, true
+		if step = s.close(); step == nil {
+			step, all = []Event{SessionArchived{}}, true
+		}
 	case !s.Grace.IsZero() && !env.Now.Before(s.Grace):
 		step = []Event{Cancelling{s.runningIDs()}}
 	case s.Grace.IsZero() && !env.Now.Before(s.Patience):

@@ -144,7 +144,12 @@ func (e Completed) Append(dst []byte) []byte {
 	return audit.Event(dst, completedType).Str("id", e.ID).OptHash("output", e.Output).End()
 }
 
-func (e Completed) apply(s *State, at Stamp) { s.ended(e.ID, at) }
+func (e Completed) apply(s *State, at Stamp) {
+	if r := s.Running[e.ID]; !r.ReadOnly && s.Participants[r.Agent] != nil {
+		s.conduct(r.Agent).Changed++
+	}
+	s.ended(e.ID, at)
+}
 
 // Append appends the event's JSON.
 func (e Failed) Append(dst []byte) []byte {

@@ -120,6 +120,9 @@ func (w *witness) count(t *rapid.T) {
 // rest ticks until nothing is due, as the rim does.
 func (w *witness) rest(t *rapid.T) {
 	for range 5 {
+		if len(w.live.Owed) > 0 {
+			w.perform(t, policy.System, tellAll(w.live), "")
+		}
 		due := w.due()
 		if due.IsZero() || due.After(w.now) {
 			return

@@ -224,6 +224,12 @@ func (p *player) command(l line) (by policy.Caller, c session.Command, err error
 		return l.by(operator), session.Deny{Approval: name, Digest: p.digest(l)}, nil
 	case "vote": // vote ann for|against apr-4
 		return l.by(name), session.Vote{Approval: l.word(3), Digest: p.digest(l), Against: l.word(2) == "against"}, nil
+	case "told": // told 0.51 0.60: every entry that is owed, with the σ each made
+		c := tellAll(p.live)
+		for i := range c.Answers {
+			c.Answers[i].Sigma = ring.MustSigma(cmp.Or(l.word(i+1), "0.50"))
+		}
+		return policy.System, c, nil
 	case "tick": // tick [all]: all, where the process is about to end
 		return policy.System, session.Tick{All: name == "all"}, nil
 	}

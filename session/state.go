@@ -67,6 +67,10 @@ type State struct {
 	Killed       bool                        `json:"killed,omitempty"`
 	Kills        map[policy.DID]policy.Kill  `json:"kills,omitempty"`  // of agents in this session; nil: none
 	Lifted       map[policy.DID]string       `json:"lifted,omitempty"` // the kill of each agent that was lifted last, by its id; nil: none
+	Conduct      map[policy.DID]*Conduct     `json:"conduct,omitempty"`
+	Owed         []OwedEntry                 `json:"owed,omitempty"`    // to agents' streams, oldest first
+	Entries      uint64                      `json:"entries,omitempty"` // owed ever
+	Closed       bool                        `json:"closed,omitempty"`  // nothing runs any more, and clean sessions are credited
 }
 
 // A Participant is an agent in the session.
@@ -117,6 +121,9 @@ func Due(s *State) time.Time {
 	case Absent, Archived:
 		return time.Time{}
 	case Terminating:
+		if len(s.Running) == 0 && len(s.Owed) > 0 {
+			return time.Time{} // once all is told
+		}
 		if len(s.Running) == 0 {
 			return s.Time // at once: nothing holds the end up
 		}
@@ -134,9 +141,11 @@ func Due(s *State) time.Time {
 	return due
 }
 
-// Owes reports whether a process that opens the log must look at the session before anyone calls it: a call was under way, or
-// the system stream may not know of its opening or its end yet.
-func Owes(s *State) bool { return len(s.Running) > 0 || s.Seq == 1 || s.Lifecycle == Archived }
+// Owes reports whether a process that opens the log must look at the session before anyone calls it: a call was under way, an agent
+// is to be told something, or the system stream may not know of its opening or its end yet.
+func Owes(s *State) bool {
+	return len(s.Running) > 0 || len(s.Owed) > 0 || s.Seq == 1 || s.Lifecycle == Archived
+}
 
 // Env is what a decision may know beyond the session's own state. All of it is stamped by package hypervisor.
 type Env struct {

@@ -86,6 +86,14 @@ func (w *world) setSigma(did policy.DID, sigma ring.Sigma) {
 	w.standings[did] = agent.Standing{Sigma: sigma}
 }
 
+// tellAll answers for everything that is owed.
+func tellAll(s *session.State) (c session.Told) {
+	for _, o := range s.Owed {
+		c.Answers = append(c.Answers, session.Answer{Number: o.Entry.Number, Sigma: ring.Newcomer})
+	}
+	return c
+}
+
 // setStanding sets a standing such as: 0.80 risk=0.35 blacklisted.
 func (w *world) setStanding(did policy.DID, l line) {
 	w.setSigma(did, ring.MustSigma(l.word(2)))
