@@ -69,8 +69,9 @@ type AgentView struct {
 	Sigma       ring.Sigma // σ_raw
 	Risk        ring.Sigma
 	Blacklisted bool
-	Records     uint64    // in its stream
-	Changed     time.Time // of the newest
+	Killed      *policy.Kill // everywhere; nil: it is not
+	Records     uint64       // in its stream
+	Changed     time.Time    // of the newest
 }
 
 // Agents yields the agents that have a ledger, in no order.
@@ -100,7 +101,11 @@ func (hv *Hypervisor) Agent(ctx context.Context, did policy.DID) (AgentView, err
 	if s.Seq == 0 {
 		return AgentView{}, fmt.Errorf("agent %s: %w", did, ErrNotFound)
 	}
-	return AgentView{DID: did, Sigma: s.Sigma(), Risk: s.Risk, Blacklisted: s.Blacklisted, Records: s.Seq, Changed: s.Time}, nil
+	v := AgentView{DID: did, Sigma: s.Sigma(), Risk: s.Risk, Blacklisted: s.Blacklisted, Records: s.Seq, Changed: s.Time}
+	if k, killed := hv.kills.current().In(policy.Scope{Agent: did}); killed {
+		v.Killed = &k
+	}
+	return v, nil
 }
 
 // A LedgerEntry is one thing that moved an agent's standing, and who did it.

@@ -62,6 +62,7 @@ type Agent struct {
 	Sigma       Decimal   `json:"sigma"`                 // its standing now
 	Risk        Decimal   `json:"risk"`                  // from 0.30 on it joins in ring 3 only, from 0.60 on not at all
 	Blacklisted bool      `json:"blacklisted,omitempty"` // slashed, and not reinstated
+	Killed      *Kill     `json:"killed,omitempty"`      // it is stopped everywhere; left out: it is not
 	Records     uint64    `json:"records"`               // in its ledger
 	Changed     time.Time `json:"changed"`
 }

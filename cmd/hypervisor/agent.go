@@ -15,9 +15,9 @@ import (
 )
 
 func newAgentCommand(g *globals) *cobra.Command {
-	return group("agent", "Register agents, give them tokens, look at their standing",
+	return group("agent", "Register agents, give them tokens, look at their standing, stop them",
 		"  hypervisor agent register did:mesh:ann --sigma 0.80\n  hypervisor agent token did:mesh:ann --session dev",
-		agentRegister(g), agentToken(g), agentList(g), agentShow(g), agentLedger(g), agentReinstate(g), agentSlash(g))
+		agentRegister(g), agentToken(g), agentList(g), agentShow(g), agentKill(g), agentLedger(g), agentReinstate(g), agentSlash(g))
 }
 
 func agentRegister(g *globals) *cobra.Command {
@@ -64,7 +64,11 @@ func agentDo(cmd *cobra.Command, g *globals, ask func(context.Context, *client.C
 	case g.json:
 		return g.printJSON(a)
 	}
-	g.printFields(field{"agent", a.DID}, field{"σ", string(a.Sigma)}, field{"risk", string(a.Risk)}, field{"admission", admission(a)}, field{"entries", strconv.FormatUint(a.Records, 10)}, field{"changed", when(a.Changed)})
+	stopped := ""
+	if k := a.Killed; k != nil {
+		stopped = "since " + when(k.At) + " by " + k.By + ": " + because(*k)
+	}
+	g.printFields(field{"agent", a.DID}, field{"σ", string(a.Sigma)}, field{"risk", string(a.Risk)}, field{"admission", admission(a)}, field{"killed", stopped}, field{"entries", strconv.FormatUint(a.Records, 10)}, field{"changed", when(a.Changed)})
 	return nil
 }
 

@@ -33,8 +33,9 @@ var (
 // serveTest serves DIR's control socket and does what it is told on its standard input, answering each line with one, until
 // that ends:
 //
-//	session NAME             opens a session with the agent ann, ring 2, and three actions; answers its id
+//	session NAME             opens a session with the agent ann, ring 2, and four actions, of which files.slow ends when it is cancelled; answers its id
 //	act SESSION ACTION ARGS  lets ann act; answers the code and, where there is one, the approval's id and digest
+//	begin SESSION ACTION ARGS  is act that does not wait for the outcome
 func serveTest() int {
 	if err := serveDir(context.Background(), os.Args[1]); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -72,12 +73,16 @@ func obey(ctx context.Context, hv *hypervisor.Hypervisor, words []string) (strin
 	switch words[0] {
 	case "session":
 		return openSession(ctx, hv, words[1])
-	case "act":
+	case "act", "begin":
 		s, err := hv.Session(ctx, words[1])
 		if err != nil {
 			return "", err
 		}
-		out, err := s.Act(ctx, ann, session.Act{Action: words[2], Args: json.RawMessage(words[3])})
+		act := s.Act
+		if words[0] == "begin" {
+			act = s.Begin
+		}
+		out, err := act(ctx, ann, session.Act{Action: words[2], Args: json.RawMessage(words[3])})
 		if err != nil {
 			return "", err
 		}
@@ -106,6 +111,10 @@ func openSession(ctx context.Context, hv *hypervisor.Hypervisor, name string) (s
 	s.Register(action.Descriptor{ID: "files.read", ReadOnly: true}, done)
 	s.Register(action.Descriptor{ID: "files.write", Reversibility: action.Partial}, done)
 	s.Register(action.Descriptor{ID: "files.delete"}, done)
+	s.Register(action.Descriptor{ID: "files.slow", Reversibility: action.Partial}, func(ctx context.Context, _ json.RawMessage) (json.RawMessage, error) {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	})
 	return s.ID(), nil
 }
 

@@ -103,6 +103,10 @@ func TestEachRouteLetsInItsRoles(t *testing.T) {
 		{"DELETE", "/v1/tokens/tok-none", "", "o"},
 		{"GET", "/v1/tools", "", "opu"},
 		{"POST", "/v1/tools/accept", `{"tool":"x.y","digest":"` + strings.Repeat("0", 64) + `"}`, "o"},
+		{"GET", "/v1/kill", "", "opu"},
+		{"POST", "/v1/kill", `{"session":"ses-none"}`, "o"},
+		{"DELETE", "/v1/kill", `{"agent":"did:mesh:bob"}`, "o"},
+		{"POST", "/v1/agents/did:mesh:bob/kill", `{"session":"ses-none"}`, "o"},
 		{"POST", one + "/terminate", "", "o"},
 	} {
 		for letter, role := range roles {

@@ -64,8 +64,13 @@ func (a *API) agents(ctx context.Context, caller policy.Caller, in request[none]
 }
 
 func agentView(v hypervisor.AgentView) api.Agent {
-	return api.Agent{DID: string(v.DID), Sigma: api.Decimal(v.Sigma.String()), Risk: api.Decimal(v.Risk.String()), Blacklisted: v.Blacklisted,
+	out := api.Agent{DID: string(v.DID), Sigma: api.Decimal(v.Sigma.String()), Risk: api.Decimal(v.Risk.String()), Blacklisted: v.Blacklisted,
 		Records: v.Records, Changed: v.Changed}
+	if v.Killed != nil {
+		k := killView(*v.Killed)
+		out.Killed = &k
+	}
+	return out
 }
 
 // known returns the DID that a path names, if its caller may look at that agent: an agent at itself.

@@ -1,0 +1,176 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/agenthypervisor/hypervisor/api"
+	"github.com/agenthypervisor/hypervisor/client"
+)
+
+func newKillCommand(g *globals) *cobra.Command {
+	var in api.Killing
+	var lift, list bool
+	cmd := &cobra.Command{
+		Use: "kill (--session ID | --agent DID [--session ID] | --all) [--reason R]", Short: "Stop an agent, a session, or everything, at once", Args: cobra.NoArgs,
+		Long: `Stop an agent, an agent in one session, a session, or everything, at once: what runs is cancelled, nothing more is sent, tokens are
+revoked and open approvals closed, and what could not be cancelled is said. It works with the disk full, and survives a crash.
+--lift lets an agent, or everything, go on; a killed session has ended. Revoked tokens stay revoked.
+R is one of drift, rate, breach, manual, quarantine_timeout, session_timeout, or a few words of your own.`,
+		Example: `  hypervisor kill --agent did:mesh:ann --reason "deletes what it should not"
+  hypervisor kill --agent did:mesh:ann --session dev
+  hypervisor kill --session dev --reason breach
+  hypervisor kill --all
+  hypervisor kill --list
+  hypervisor kill --lift --agent did:mesh:ann`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			switch {
+			case list && (lift || in != api.Killing{}):
+				return usage("--list stands alone")
+			case list:
+				return listKills(cmd, g)
+			case in.All && (in.Agent != "" || in.Session != ""):
+				return usage("--all names no session and no agent; say one")
+			case !in.All && in.Agent == "" && in.Session == "":
+				return usage("say what: --agent DID, --session ID, both, or --all; see %s --help", cmd.CommandPath())
+			case lift && in.Reason != "":
+				return usage("--lift takes no reason")
+			case lift:
+				return liftKill(cmd, g, in)
+			}
+			return kill(cmd, g, in)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&in.Agent, "agent", "", "the agent's DID")
+	f.StringVar(&in.Session, "session", "", "the session's id, or a name")
+	f.BoolVar(&in.All, "all", false, "everything")
+	f.StringVar(&in.Reason, "reason", "", "why, for the record")
+	f.BoolVar(&lift, "lift", false, "end a kill")
+	f.BoolVar(&list, "list", false, "list the kills in force")
+	return cmd
+}
+
+func agentKill(g *globals) *cobra.Command {
+	var in api.Killing
+	cmd := &cobra.Command{
+		Use: "kill DID [--session ID] [--reason R]", Short: "Stop an agent at once", Args: cobra.ExactArgs(1),
+		Long:    "Stop an agent at once, everywhere or in one session: as 'kill --agent DID' does, which also tells how to lift it.",
+		Example: "  hypervisor agent kill did:mesh:ann --reason drift\n  hypervisor agent kill did:mesh:ann --session dev",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			in.Agent = args[0]
+			return kill(cmd, g, in)
+		},
+	}
+	cmd.Flags().StringVar(&in.Session, "session", "", "in this session only")
+	cmd.Flags().StringVar(&in.Reason, "reason", "", "why, for the record")
+	return cmd
+}
+
+// whoKills returns the hypervisor that is meant: the one that has the session, where several run here.
+func (g *globals) whoKills(ctx context.Context, in api.Killing) (*client.Client, error) {
+	clients, err := g.clients()
+	if err != nil {
+		return nil, err
+	}
+	if len(clients) > 1 && in.Session != "" {
+		c, _, err := oneSession(ctx, g, in.Session)
+		return c, err
+	}
+	return g.one()
+}
+
+func kill(cmd *cobra.Command, g *globals, in api.Killing) error {
+	ctx, cancel := g.context(cmd, false)
+	defer cancel()
+	c, err := g.whoKills(ctx, in)
+	if err != nil {
+		return err
+	}
+	r, err := c.Kill(ctx, in)
+	switch {
+	case err != nil:
+		return err
+	case g.json:
+		return g.printJSON(r)
+	}
+	g.printf("killed: %s (%s, %s)\n", killed(r.Kill), because(r.Kill), r.Kill.ID)
+	for _, call := range r.Cancelled {
+		g.printf("cancelled: %s/%s %s: %s\n", call.Session, call.ID, call.Action, call.Outcome)
+	}
+	for _, call := range r.StillRunning {
+		g.printf("still running: %s/%s %s: it does not heed its cancelling\n", call.Session, call.ID, call.Action)
+	}
+	g.printf("%s revoked, %s closed\n", count(r.TokensRevoked, "token", "tokens"), count(r.ApprovalsClosed, "approval", "approvals"))
+	if !r.Recorded {
+		g.printf("its record is owed: the log could not take it yet; it is in force, and stays so over a restart\n")
+	}
+	if in.Session == "" || in.Agent != "" {
+		g.printf("to lift it: %s\n", g.again(liftArgs(r.Kill)...))
+	}
+	return nil
+}
+
+// killed says what a kill is of.
+func killed(k api.Kill) string {
+	switch {
+	case k.All:
+		return "everything"
+	case k.Agent == "":
+		return "session " + k.Session
+	case k.Session == "":
+		return k.Agent
+	}
+	return k.Agent + " in session " + k.Session
+}
+
+func because(k api.Kill) string {
+	return strings.Join(strings.Fields(k.Reason+" "+k.Note), " ")
+}
+
+func liftArgs(k api.Kill) []string {
+	args := []string{"kill", "--lift"}
+	if k.All {
+		args = append(args, "--all")
+	}
+	if k.Agent != "" {
+		args = append(args, "--agent", k.Agent)
+	}
+	if k.Session != "" {
+		args = append(args, "--session", k.Session)
+	}
+	return args
+}
+
+func liftKill(cmd *cobra.Command, g *globals, in api.Killing) error {
+	ctx, cancel := g.context(cmd, false)
+	defer cancel()
+	c, err := g.whoKills(ctx, in)
+	if err != nil {
+		return err
+	}
+	d, err := c.LiftKill(ctx, in)
+	switch {
+	case err != nil:
+		return err
+	case g.json:
+		return g.printJSON(d)
+	}
+	g.printf("lifted: %s may go on\n", killed(api.Kill{All: in.All, Agent: in.Agent, Session: in.Session}))
+	return nil
+}
+
+func listKills(cmd *cobra.Command, g *globals) error {
+	ctx, cancel := g.context(cmd, false)
+	defer cancel()
+	c, err := g.one()
+	if err != nil {
+		return err
+	}
+	return printList(g, c.Kills(ctx), []string{"KILL", "AGENT", "SESSION", "REASON", "BY", "SINCE"}, func(k api.Kill) []string {
+		return []string{k.ID, cmp.Or(k.Agent, "all"), cmp.Or(k.Session, "all"), because(k), k.By, when(k.At)}
+	})
+}
