@@ -60,21 +60,16 @@ func (n *node) close(ctx context.Context) error {
 
 // openSessions opens active sessions of one ring-1 agent each.
 func openSessions(ctx context.Context, hv *hypervisor.Hypervisor, n int) ([]*hypervisor.Session, error) {
-	const workers = 256
 	all := make([]*hypervisor.Session, n)
-	var next atomic.Int64
-	err := together(min(workers, n), func() error {
-		for i := next.Add(1) - 1; i < int64(n); i = next.Add(1) - 1 {
-			s, err := openSession(ctx, hv, session.Strong)
-			if err != nil {
-				return err
-			}
-			s.Register(writeCall().Descriptor, func(_ context.Context, args json.RawMessage) (json.RawMessage, error) { return args, nil })
-			all[i] = s
+	return all, eachOf(n, func(i int) error {
+		s, err := openSession(ctx, hv, session.Strong)
+		if err != nil {
+			return err
 		}
+		s.Register(writeCall().Descriptor, func(_ context.Context, args json.RawMessage) (json.RawMessage, error) { return args, nil })
+		all[i] = s
 		return nil
 	})
-	return all, err
 }
 
 func openSession(ctx context.Context, hv *hypervisor.Hypervisor, c session.Consistency) (*hypervisor.Session, error) {
@@ -86,6 +81,20 @@ func openSession(ctx context.Context, hv *hypervisor.Hypervisor, c session.Consi
 		return nil, err
 	}
 	return s, s.Activate(ctx, admin)
+}
+
+// eachOf runs f for each number below n, many at once, and returns the first error.
+func eachOf(n int, f func(i int) error) error {
+	const workers = 64
+	var next atomic.Int64
+	return together(min(workers, n), func() error {
+		for i := next.Add(1) - 1; i < int64(n); i = next.Add(1) - 1 {
+			if err := f(int(i)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // together runs f n times at once and returns the first error.

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"runtime"
-	"sync/atomic"
 	"time"
 
 	"github.com/agenthypervisor/hypervisor"
@@ -91,30 +90,24 @@ func heapOf(ctx context.Context, dir string, ids []string, most int) (float64, e
 
 // writeSessions makes a log of active sessions with ten participants each.
 func writeSessions(ctx context.Context, dir string, n int) ([]string, error) {
-	const workers, participants = 64, 10
+	const participants = 10
 	hv, err := hypervisor.Open(ctx, &hypervisor.Options{Dir: dir, MaxLoaded: n + 1})
 	if err != nil {
 		return nil, err
 	}
 	ids := make([]string, n)
-	var next atomic.Int64
-	err = together(workers, func() error {
-		for i := next.Add(1) - 1; i < int64(n); i = next.Add(1) - 1 {
-			s, err := hv.CreateSession(ctx, admin, &session.Config{MaxDuration: session.MaxDuration})
-			if err != nil {
-				return err
-			}
-			for j := range participants {
-				if _, err := s.Join(ctx, admin, session.Join{Agent: policy.DID(fmt.Sprintf("did:mesh:agent-%d", j)), Sigma: high}); err != nil {
-					return err
-				}
-			}
-			if err := s.Activate(ctx, admin); err != nil {
-				return err
-			}
-			ids[i] = s.ID()
+	err = eachOf(n, func(i int) error {
+		s, err := hv.CreateSession(ctx, admin, &session.Config{MaxDuration: session.MaxDuration})
+		if err != nil {
+			return err
 		}
-		return nil
+		for j := range participants {
+			if _, err := s.Join(ctx, admin, session.Join{Agent: policy.DID(fmt.Sprintf("did:mesh:agent-%d", j)), Sigma: high}); err != nil {
+				return err
+			}
+		}
+		ids[i] = s.ID()
+		return s.Activate(ctx, admin)
 	})
 	if err != nil {
 		return nil, err

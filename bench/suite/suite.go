@@ -65,6 +65,7 @@ func All() []Measurement {
 		{"gateway", "a governed MCP call over stdio pipes", gatewayCalls},
 		{"log", "verifying a long log, and serving again after a crash with it", longLog},
 		{"memory", "what a session costs, loaded and let go", memory},
+		{"idle", "what agents cost a daemon that are connected and do nothing", idleAgents},
 	}
 }
 
@@ -73,26 +74,31 @@ type Size struct {
 	Sample   time.Duration // of each figure in memory
 	Round    time.Duration // of each round of a rate
 	Rounds   int
-	Sessions int // of rate-many
-	Calls    int // through the gateway, and durable commands
-	Records  int // of the long log
-	Loaded   int // sessions whose memory is weighed
+	Sessions int           // of rate-many
+	Calls    int           // through the gateway, and durable commands
+	Records  int           // of the long log
+	Loaded   int           // sessions whose memory is weighed
+	Idle     int           // agents connected to a daemon
+	Settle   time.Duration // for so long a daemon's memory stays as it is before it is weighed
 }
 
 // The sizes.
 var (
-	Quick  = Size{200 * time.Millisecond, 250 * time.Millisecond, 8, 2_000, 300, 50_000, 500}
-	Normal = Size{time.Second, 400 * time.Millisecond, 16, 5_000, 1_000, 200_000, 1_000}
-	Long   = Size{time.Second, 500 * time.Millisecond, 30, 20_000, 3_000, 1_000_000, 2_000}
+	Quick  = Size{200 * time.Millisecond, 250 * time.Millisecond, 8, 2_000, 300, 50_000, 500, 1_000, 12 * time.Second}
+	Normal = Size{time.Second, 400 * time.Millisecond, 16, 5_000, 1_000, 200_000, 1_000, 1_000, 12 * time.Second}
+	Long   = Size{time.Second, 500 * time.Millisecond, 30, 20_000, 3_000, 1_000_000, 2_000, 1_000, 12 * time.Second}
 )
+
+// ToolServer is the subcommand of `bench` that calls ServeTools.
+const ToolServer = "tool-server"
 
 // Options are what Run can be told.
 type Options struct {
 	Size Size
 	// Dir is where data is written, and removed again: the disk that is measured. Empty: os.TempDir.
 	Dir string
-	// ToolServer is a command that calls ServeTools.
-	ToolServer gateway.Command
+	// Program is the hypervisor's: its own tool server, bare proxy and daemon.
+	Program string
 	// Progress is told what is being done. Nil: nobody is.
 	Progress func(text string)
 }
@@ -100,9 +106,10 @@ type Options struct {
 // A run is a measurement under way.
 type run struct {
 	Size
-	dir    string
-	server gateway.Command
-	say    func(text string)
+	dir     string
+	program string
+	server  gateway.Command // calls ServeTools
+	say     func(text string)
 }
 
 // Run makes a measurement.
@@ -112,7 +119,8 @@ func (m Measurement) Run(ctx context.Context, opts Options) (rows []Row, err err
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	r := &run{opts.Size, dir, opts.ToolServer, opts.Progress}
+	server := gateway.Command{Path: opts.Program, Args: []string{"bench", ToolServer}, Env: os.Environ()}
+	r := &run{opts.Size, dir, opts.Program, server, opts.Progress}
 	if r.say == nil {
 		r.say = func(string) {}
 	}

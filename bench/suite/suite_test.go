@@ -1,32 +1,45 @@
 package suite_test
 
 import (
-	"context"
-	"fmt"
+	"errors"
 	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/agenthypervisor/hypervisor/bench/suite"
-	"github.com/agenthypervisor/hypervisor/internal/gateway"
 )
 
-// The test binary is its own tool server when this variable is set.
-const serverVar = "BENCH_TOOL_SERVER"
+// program builds the shipped program, once.
+var program = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "hypervisor-suite-")
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, "hypervisor")
+	out, err := exec.Command("go", "build", "-o", path, "github.com/agenthypervisor/hypervisor/cmd/hypervisor").CombinedOutput()
+	if err != nil {
+		return "", errors.New(string(out))
+	}
+	return path, nil
+})
 
 func TestMain(m *testing.M) {
-	if os.Getenv(serverVar) == "" {
-		os.Exit(m.Run())
+	code := m.Run()
+	if path, err := program(); err == nil {
+		_ = os.RemoveAll(filepath.Dir(path))
 	}
-	if err := suite.ServeTools(context.Background()); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
+	os.Exit(code)
 }
 
 func options(tb testing.TB, size suite.Size) suite.Options {
-	return suite.Options{Size: size, Dir: tb.TempDir(),
-		ToolServer: gateway.Command{Path: os.Args[0], Env: append(os.Environ(), serverVar+"=1")}}
+	path, err := program()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return suite.Options{Size: size, Dir: tb.TempDir(), Program: path}
 }
 
 // BenchmarkRows reports the rows of `hypervisor bench --quick`, the first of a measurement as a, the second as b. A
@@ -57,7 +70,7 @@ func BenchmarkRows(b *testing.B) {
 }
 
 func TestEveryMeasurementMakesItsRows(t *testing.T) {
-	small := suite.Size{Sample: 5 * time.Millisecond, Round: 20 * time.Millisecond, Rounds: 1, Sessions: 300, Calls: 20, Records: 3000, Loaded: 10}
+	small := suite.Size{Sample: 5 * time.Millisecond, Round: 20 * time.Millisecond, Rounds: 1, Sessions: 300, Calls: 20, Records: 3000, Loaded: 10, Idle: 20, Settle: 100 * time.Millisecond}
 	for _, m := range suite.All() {
 		rows, err := m.Run(t.Context(), options(t, small))
 		if err != nil {

@@ -14,7 +14,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/agenthypervisor/hypervisor/bench/suite"
-	"github.com/agenthypervisor/hypervisor/internal/gateway"
 )
 
 // A benchmark is what `bench` was told.
@@ -43,18 +42,16 @@ Measurements: ` + strings.Join(measurements(), ", ") + ".",
 		},
 	}
 	f := cmd.Flags()
-	f.BoolVar(&b.quick, "quick", false, "small sizes: under a minute")
+	f.BoolVar(&b.quick, "quick", false, "small sizes: under two minutes")
 	f.BoolVar(&b.long, "long", false, "full sizes: a million records, 20,000 sessions")
 	f.StringSliceVar(&b.only, "only", nil, "only the measurement of this name")
 	f.StringVar(&b.dir, "dir", "", "directory on the disk to measure (default the system's for temporary files)")
 	cmd.MarkFlagsMutuallyExclusive("quick", "long")
-	cmd.AddCommand(&cobra.Command{Use: toolServer, Hidden: true, Args: cobra.NoArgs, Example: "  hypervisor bench " + toolServer,
+	cmd.AddCommand(&cobra.Command{Use: suite.ToolServer, Hidden: true, Args: cobra.NoArgs, Example: "  hypervisor bench " + suite.ToolServer,
 		Short: "Be the tool server that the gateway is measured with",
 		RunE:  func(cmd *cobra.Command, _ []string) error { return suite.ServeTools(cmd.Context()) }})
 	return cmd
 }
-
-const toolServer = "tool-server"
 
 func measurements() (names []string) {
 	for _, m := range suite.All() {
@@ -71,9 +68,9 @@ func (b *benchmark) run(ctx context.Context) error {
 	}
 	self, err := os.Executable()
 	if err != nil {
-		return fmt.Errorf("finding this program, which is its own tool server: %w", err)
+		return fmt.Errorf("finding this program, which is also the tool server: %w", err)
 	}
-	opts := suite.Options{Size: suite.Normal, Dir: b.dir, ToolServer: gateway.Command{Path: self, Args: []string{"bench", toolServer}, Env: os.Environ()}}
+	opts := suite.Options{Size: suite.Normal, Dir: b.dir, Program: self}
 	switch {
 	case b.quick:
 		opts.Size = suite.Quick

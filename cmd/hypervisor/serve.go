@@ -159,6 +159,7 @@ func (d *daemon) open(ctx context.Context, at doors, hello greeting) error {
 	d.own.Go(func() { _ = d.door.KeepOperatorToken(ctx, d.dir) })
 	d.own.Go(func() { d.followAccepted(ctx) })
 	d.own.Go(func() { d.followSignals(ctx) })
+	d.own.Go(func() { giveBack(ctx) })
 	calling, hangUp := context.WithCancel(open)
 	defer hangUp()
 	ended := make(chan struct{})

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"strings"
 	"time"
@@ -36,20 +37,26 @@ var ErrForbidden = errors.New("forbidden")
 // and Origin around it.
 func (h *Hub) Handler(identify Identify) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		who, err := identify(r)
-		if err != nil {
-			refuse(w, err)
-			return
+		if v := h.admit(w, r, identify); v != nil {
+			v.serve(w)
 		}
-		v, err := h.enter(r, who, identify)
-		if err != nil {
-			w.Header().Set("Retry-After", retryAfter)
-			http.Error(w, err.Error(), http.StatusServiceUnavailable)
-			return
-		}
-		defer h.leave(v)
-		v.serve(w)
 	})
+}
+
+// admit counts a request in, or answers it and returns nil.
+func (h *Hub) admit(w http.ResponseWriter, r *http.Request, identify Identify) *visit {
+	who, err := identify(r)
+	if err != nil {
+		refuse(w, err)
+		return nil
+	}
+	v, err := h.enter(r, who, identify)
+	if err != nil {
+		w.Header().Set("Retry-After", retryAfter)
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		return nil
+	}
+	return v
 }
 
 // refuse answers a request whose sender is not let in.
@@ -131,10 +138,22 @@ func (v *visit) checkAgain() {
 	v.cancel(ErrForbidden)
 }
 
-// serve checks the body and gives the request to the handler of its revision: the SDK's takes 2026-07-28 only without sessions,
-// and can ask a client something only with one.
+// serve serves a request until it has its answer or its stream ends, and counts it out.
+//
+// What stands between net/http and here stands on the stack of each open stream, and a stack is a power of two, so these functions
+// are small: all else is done and gone when the SDK's handler waits (docs/decisions/035-what-an-idle-agent-costs.md).
 func (v *visit) serve(w http.ResponseWriter) {
-	r := v.r.Clone(v.ctx)
+	defer v.seat.hub.leave(v)
+	if next, pw, r := v.route(w); next != nil {
+		next.ServeHTTP(pw, r)
+	}
+}
+
+// route checks the body and returns the handler of the request's revision with what it is to be given, or answers and returns
+// nil: the SDK takes 2026-07-28 only without sessions, and can ask a client something only with one.
+func (v *visit) route(w http.ResponseWriter) (http.Handler, *patientWriter, *http.Request) {
+	r := v.r.WithContext(v.ctx)
+	r.Header = maps.Clone(r.Header)
 	r.Header.Del("Authorization") // nobody behind here has any business with it
 	r.Header.Del("Cookie")
 	pw := &patientWriter{ResponseWriter: w, rc: http.NewResponseController(w), patience: v.seat.hub.patience, giveUp: v.cancel}
@@ -144,7 +163,7 @@ func (v *visit) serve(w http.ResponseWriter) {
 	if r.Method == http.MethodPost {
 		var ok bool
 		if e, body, ok = v.readBody(pw, r); !ok {
-			return
+			return nil, nil, nil
 		}
 		if version == "" {
 			version = claimedVersion(e.params)
@@ -158,17 +177,16 @@ func (v *visit) serve(w http.ResponseWriter) {
 	if version >= modernProtocol {
 		if why := v.seat.checkHeaders(r.Header, e); why != nil {
 			answerFault(pw, &fault{code: codeHeaderMismatch, text: why.Error(), id: salvageID(body)})
-			return
+			return nil, nil, nil
 		}
-		v.seat.stateless.ServeHTTP(pw, r)
-		return
+		return v.seat.stateless, pw, r
 	}
 	if r.Method == http.MethodPost && r.Header.Get(sessionHeader) == "" && !v.seat.hasRoom() {
 		pw.Header().Set("Retry-After", retryAfter)
 		http.Error(pw, "this agent has too many clients in this session", http.StatusServiceUnavailable)
-		return
+		return nil, nil, nil
 	}
-	v.seat.stateful.ServeHTTP(pw, r)
+	return v.seat.stateful, pw, r
 }
 
 // readBody reads and checks the body, puts it back, and reports whether there is more to do.
