@@ -33,8 +33,8 @@ type Outcome struct {
 type call struct {
 	id       string
 	session  string
-	agent    policy.DID // who asked; zero: an operator, whom a kill of an agent does not stop
-	seq      uint64     // of the admitting record
+	line     []policy.DID // who asked, and who brought it, to the root; none: an operator, whom a kill of an agent does not stop
+	seq      uint64       // of the admitting record
 	decision policy.Decision
 	tool     *Tool
 	args     json.RawMessage
@@ -172,7 +172,7 @@ func (s *Session) prepareCall(caller policy.Caller, c session.Act) (*Tool, *sess
 func (s *Session) begin(ctx context.Context, caller policy.Caller, out session.Outcome, tool *Tool, args []byte) *call {
 	c := &call{id: out.ID, session: s.id, seq: out.Seq, decision: out.Decision, tool: tool, args: args, ended: make(chan struct{}), done: make(chan struct{})}
 	if caller.Role == policy.AgentRole {
-		c.agent = caller.DID
+		c.line = s.live.state.Line(caller.DID)
 	}
 	c.ctx, c.cancel = context.WithCancelCause(context.WithValue(ctx, actionKey{}, c.id))
 	if s.calls == nil {
@@ -267,7 +267,7 @@ func (s *Session) dispatch(id string) {
 	if c == nil {
 		return // it was abandoned
 	}
-	if _, dead := s.hv.kills.of(c.session, c.agent); dead { // since it was admitted
+	if _, dead := s.hv.kills.ofAny(c.session, c.line); dead { // since it was admitted
 		c.cancel(errKilled)
 	}
 	result, err := c.do()

@@ -62,6 +62,19 @@ func (ks *killSwitch) of(session string, agent policy.DID) (policy.Kill, bool) {
 	return ks.current().Of(session, agent)
 }
 
+// ofAny is of for an agent and those who brought it: a killed parent's children are killed (SPEC §2).
+func (ks *killSwitch) ofAny(session string, line []policy.DID) (policy.Kill, bool) {
+	if len(line) == 0 {
+		return ks.of(session, "")
+	}
+	for _, did := range line {
+		if k, killed := ks.of(session, did); killed {
+			return k, true
+		}
+	}
+	return policy.Kill{}, false
+}
+
 // swap puts another set in force. mu is held.
 func (ks *killSwitch) swap(next policy.Kills) {
 	ks.set.Store(&next)
@@ -93,7 +106,7 @@ func (ks *killSwitch) cancel(scope policy.Scope) []*call {
 	defer ks.mu.Unlock()
 	var calls []*call
 	for c := range ks.running {
-		if scope.All || (scope.Session == "" || scope.Session == c.session) && (scope.Agent == "" || scope.Agent == c.agent) {
+		if scope.All || (scope.Session == "" || scope.Session == c.session) && (scope.Agent == "" || slices.Contains(c.line, scope.Agent)) {
 			c.cancel(errKilled)
 			calls = append(calls, c)
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/agenthypervisor/hypervisor/agent"
@@ -148,8 +149,24 @@ func (hv *Hypervisor) Kills() []policy.Kill { return hv.kills.current().All() }
 
 // KilledIn reports whether an agent is stopped in a session, by a kill of whatever scope.
 func (hv *Hypervisor) KilledIn(session string, agent policy.DID) bool {
-	_, killed := hv.kills.of(session, agent)
+	_, killed := hv.kills.ofAny(session, hv.line(session, agent))
 	return killed
+}
+
+// line returns an agent and those who brought it, as far as the session is in memory.
+func (hv *Hypervisor) line(id string, agent policy.DID) []policy.DID {
+	hv.mu.Lock()
+	s := hv.sessions[id]
+	hv.mu.Unlock()
+	if s == nil {
+		return []policy.DID{agent}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.live == nil {
+		return []policy.DID{agent}
+	}
+	return s.live.state.Line(agent)
 }
 
 // KillsChanged returns a channel that is closed when a kill begins or ends next: a gateway then stops the servers of who is
@@ -299,7 +316,7 @@ func (s *Session) hasApprovals(did policy.DID) bool {
 		return false
 	}
 	for _, a := range s.live.state.Approvals {
-		if a.Agent == did {
+		if slices.Contains(s.live.state.Line(a.Agent), did) {
 			return true
 		}
 	}

@@ -31,9 +31,9 @@ func ByScore(s Sigma) Ring {
 	return Sandbox
 }
 
-// Of returns the ring of an agent: the less privileged of its ceiling and what its score gives (SPEC §2).
-// A ceiling of Root lowers nothing.
-func Of(score Sigma, ceiling Ring) Ring { return max(ceiling, ByScore(score)) }
+// Of returns the ring of an agent: what its score gives, or an elevation where that is more, but never above its ceiling
+// (SPEC §2). An elevation to Sandbox lifts nothing, and a ceiling of Root lowers nothing.
+func Of(score Sigma, elevated, ceiling Ring) Ring { return max(ceiling, min(ByScore(score), elevated)) }
 
 // Limits is what a ring allows per agent and session (SPEC §2, the table).
 type Limits struct {

@@ -23,17 +23,20 @@ func TestThresholdsAreStrict(t *testing.T) {
 	}
 }
 
-// SPEC §2: "ring = max(ceilings, …)".
+// SPEC §2: "ring = max(ceilings, min(by score, by elevation))".
 func TestCeilingLowersAndNeverLifts(t *testing.T) {
 	for _, c := range []struct {
-		score   string
-		ceiling Ring
-		want    Ring
+		score    string
+		elevated Ring
+		ceiling  Ring
+		want     Ring
 	}{
-		{"0.99", Root, Privileged}, {"0.99", Sandbox, Sandbox}, {"0.10", Privileged, Sandbox}, {"0.70", Standard, Standard},
+		{"0.99", Sandbox, Root, Privileged}, {"0.99", Sandbox, Sandbox, Sandbox}, {"0.10", Sandbox, Privileged, Sandbox},
+		{"0.70", Sandbox, Standard, Standard}, {"0.55", Standard, Root, Standard}, {"0.55", Standard, Sandbox, Sandbox},
+		{"0.99", Standard, Root, Privileged}, {"0.90", Privileged, Root, Privileged}, {"0.90", Privileged, Standard, Standard},
 	} {
-		if got := Of(MustSigma(c.score), c.ceiling); got != c.want {
-			t.Errorf("Of(%s, %d) = %d, want %d", c.score, c.ceiling, got, c.want)
+		if got := Of(MustSigma(c.score), c.elevated, c.ceiling); got != c.want {
+			t.Errorf("Of(%s, %d, %d) = %d, want %d", c.score, c.elevated, c.ceiling, got, c.want)
 		}
 	}
 }
@@ -133,7 +136,8 @@ func TestTogglingRingsRefillsNothing(t *testing.T) {
 	})
 }
 
-// SPEC §2 in its own words and whole numbers: "σ_eff > 0.95 → 1, > 0.60 → 2, else 3" and "ring = max(ceilings, by score)".
+// SPEC §2 in its own words and whole numbers: "σ_eff > 0.95 → 1, > 0.60 → 2, else 3" and "ring = max(ceilings, min(by score, by
+// elevation))".
 func TestRingAgreesWithThePage(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		near := rapid.SampledFrom([]int{0, 600_000, 950_000, 1_000_000}).Draw(t, "near")
@@ -145,12 +149,16 @@ func TestRingAgreesWithThePage(t *testing.T) {
 		if m*100 > 95*1_000_000 {
 			want = 1
 		}
+		elevated := rapid.IntRange(1, 3).Draw(t, "elevated")
+		if elevated < want {
+			want = elevated
+		}
 		ceiling := rapid.IntRange(0, 3).Draw(t, "ceiling")
 		if want < ceiling {
 			want = ceiling
 		}
-		if got := Of(Sigma(m), Ring(ceiling)); int(got) != want {
-			t.Fatalf("Of(%d, %d) = %d, want %d", m, ceiling, got, want)
+		if got := Of(Sigma(m), Ring(elevated), Ring(ceiling)); int(got) != want {
+			t.Fatalf("Of(%d, %d, %d) = %d, want %d", m, elevated, ceiling, got, want)
 		}
 	})
 }

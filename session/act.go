@@ -78,7 +78,7 @@ type admission struct {
 func decideAct(s *State, env *Env, c Act) Outcome {
 	a := &admission{s: s, env: env, act: c, agent: env.Caller.DID, operator: env.Caller.Role == policy.OperatorRole}
 	for _, refuses := range [...]func(*admission) *policy.Decision{
-		(*admission).inactive, (*admission).absent, (*admission).tooFast, (*admission).tooMany,
+		(*admission).inactive, (*admission).absent, (*admission).brokenOff, (*admission).tooFast, (*admission).tooMany,
 		(*admission).outOfCourse, (*admission).notKnown, (*admission).aboveRing, (*admission).beyondCapability, (*admission).againstPolicy,
 	} {
 		if d := refuses(a); d != nil {
@@ -114,7 +114,7 @@ func (a *admission) absent() *policy.Decision {
 		return deny(policy.NotAParticipant, "%s is not in session %s; an operator can join it", a.agent, a.s.ID)
 	}
 	a.member = member
-	a.ring, a.score = a.s.RingOf(a.env, a.agent)
+	a.ring, a.score = a.s.ringAs(a.env, a.agent, a.s.stanceOf(a.env, a.agent, member))
 	return a.stopped(a.agent)
 }
 
@@ -203,11 +203,8 @@ func (a *admission) aboveRing() *policy.Decision {
 
 // shortOf says what would have to be true for a ring-3 agent to do more.
 func (a *admission) shortOf() string {
-	if a.member.Probation {
-		return "it is on probation for as long as it is in this session"
-	}
-	if least := *a.s.Config.MinSigmaEff; a.score < least && ring.ByScore(a.score) < ring.Sandbox {
-		return "this session holds everyone under " + least.String() + " in ring 3"
+	if most, why := a.s.ceiling(a.env, a.agent); most > a.required {
+		return why
 	}
 	return "above " + ring.StandardAbove.String() + " is needed"
 }
@@ -334,6 +331,7 @@ func (e Admitted) apply(s *State, at Stamp) {
 	} else if p := s.Participants[e.Agent]; p != nil {
 		p.Running++
 		p.Bucket, _, _ = p.Bucket.Refill(e.Ring, at.Time).Take()
+		p.window().called([]string{e.Action}, 1, false, at.Time)
 	}
 	delete(s.Approvals, e.Approval)
 }

@@ -64,6 +64,8 @@ type Approval struct {
 	Expires    time.Time    `json:"expires"`
 	GrantedBy  string       `json:"granted_by,omitempty"` // a DID, or consensus
 	Seq        uint64       `json:"seq"`                  // of the record that opened it, beside which the arguments stand
+	// Elevation says that it is for an elevation, and not for a call.
+	Elevation *AskedElevation `json:"elevation,omitempty"`
 }
 
 // An approvalNeed says why a call needs an approval and so who can grant it. The zero value needs none.
@@ -125,6 +127,8 @@ type ApprovalOpened struct {
 	Electors   []policy.DID `json:"electors,omitempty"`
 	Expires    time.Time    `json:"expires"`
 	Ring       ring.Ring    `json:"ring"`
+
+	Elevation *AskedElevation `json:"elevation,omitempty"` // what it is for, if for no call
 }
 
 // digest is what is recognised again: HMAC under the session's key over agent, descriptor, policy version and arguments.
@@ -236,7 +240,8 @@ func (a *admission) open(digest audit.Hash, ended ...Event) Outcome {
 func (a *admission) electors() []policy.DID {
 	var electors []policy.DID
 	for did := range a.s.Participants {
-		if did != a.agent && ring.ByScore(a.env.sigma(did)) <= ring.Standard && !a.s.killedItself(a.env, did) {
+		// A child is its parent (SPEC §2), so it has no vote beside it, and nobody one on its own proposal through a child.
+		if a.s.Participants[did].Parent == "" && did != a.s.root(a.agent) && ring.ByScore(a.env.sigma(did)) <= ring.Standard && !a.s.killedItself(a.env, did) {
 			electors = append(electors, did)
 		}
 	}
@@ -292,6 +297,9 @@ func mayDecide(env *Env, ap *Approval) *policy.Decision {
 
 func decideGrant(s *State, env *Env, c Grant) Outcome {
 	ap, d := s.find(env, c.Approval, c.Digest)
+	if d == nil && ap.Elevation != nil {
+		return s.sponsor(env, ap)
+	}
 	if d == nil {
 		d = mayDecide(env, ap)
 	}
@@ -331,12 +339,18 @@ func decideVote(s *State, env *Env, c Vote) Outcome {
 	switch {
 	case d != nil:
 		return Outcome{Decision: *d}
+	case ap.Elevation != nil && c.Against:
+		return refuse(policy.Forbidden, "a participant sponsors %s or does not; only an approver or an operator denies it", ap.ID)
+	case ap.Elevation != nil:
+		return s.sponsor(env, ap)
 	case env.Caller.Role != policy.AgentRole || !slices.Contains(ap.Electors, voter):
 		return refuse(policy.Forbidden, "%s is not among the electors of %s", voter, ap.ID)
 	case s.Participants[voter] == nil:
 		return refuse(policy.NotAParticipant, "%s has left session %s", voter, s.ID)
 	case stopped:
 		return Outcome{Decision: k.Refusal()}
+	case s.kin(voter, ap.Agent): // it left since, and was brought back
+		return refuse(policy.Forbidden, "%s and %s answer as one", voter, ap.Agent)
 	case slices.Contains(ap.For, voter) || slices.Contains(ap.Against, voter):
 		return refuse(policy.Forbidden, "%s has voted on %s; a vote is not taken back", voter, ap.ID)
 	case ap.Status != Open:
@@ -389,7 +403,11 @@ func (e ApprovalOpened) Append(dst []byte) []byte {
 	if len(e.Electors) > 0 {
 		o = o.Strs("electors", texts(e.Electors))
 	}
-	return o.Time("expires", e.Expires).Uint("ring", uint64(e.Ring)).End()
+	o = o.Time("expires", e.Expires).Uint("ring", uint64(e.Ring))
+	if e.Elevation != nil {
+		o = o.Raw("elevation", e.Elevation.append(nil))
+	}
+	return o.End()
 }
 
 func texts(dids []policy.DID) []string {
@@ -408,9 +426,11 @@ func (e ApprovalOpened) apply(s *State, at Stamp) {
 		}
 	}
 	s.Approvals[e.ID] = &Approval{ID: e.ID, Agent: e.Agent, Action: e.Action, Digest: e.Digest, Descriptor: e.Descriptor,
-		Rules: e.Rules, Rule: e.Rule, By: e.By, Electors: e.Electors, Status: Open, Opened: at.Time, Expires: e.Expires, Seq: at.Seq}
-	if p := s.Participants[e.Agent]; p != nil {
+		Rules: e.Rules, Rule: e.Rule, By: e.By, Electors: e.Electors, Status: Open, Opened: at.Time, Expires: e.Expires, Seq: at.Seq,
+		Elevation: e.Elevation}
+	if p := s.Participants[e.Agent]; p != nil && e.Elevation == nil {
 		p.Bucket, _, _ = p.Bucket.Refill(e.Ring, at.Time).Take()
+		p.window().called([]string{e.Action}, 1, false, at.Time)
 	}
 }
 

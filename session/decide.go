@@ -116,6 +116,12 @@ func decide(s *State, env *Env, c Command) (Outcome, error) {
 		return decideLiftKill(s, env, c), nil
 	case Told:
 		return decideTold(s, env, c), nil
+	case Elevate:
+		return decideElevate(s, env, c), nil
+	case EndElevation:
+		return decideEndElevation(s, env, c), nil
+	case LiftDemotion:
+		return decideLiftDemotion(s, env, c), nil
 	case Terminate:
 		return decideTerminate(s, env, c), nil
 	case Tick:

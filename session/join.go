@@ -1,6 +1,7 @@
 package session
 
 import (
+	"cmp"
 	"maps"
 	"time"
 
@@ -20,8 +21,8 @@ const (
 	demotedType  = "ring.demoted"
 )
 
-// Join brings an agent into the session. Only an operator may; it may say the agent's σ, which is written to the agent's
-// own stream first, so that the join is decided on it.
+// Join brings an agent into the session. An operator may, who may say the agent's σ: it is written to the agent's own stream
+// first, so that the join is decided on it. A participant may bring one too, and is its parent then.
 type Join struct {
 	Agent policy.DID
 	Sigma ring.Sigma // zero: not said
@@ -43,6 +44,8 @@ type Joined struct {
 	// Standing is the number of the record of the agent's stream that the join was decided on; 0: it has none.
 	Standing  uint64 `json:"standing,omitempty"`
 	Probation bool   `json:"probation,omitempty"` // its risk holds it in ring 3 as long as it is here
+	// Parent is the agent whose token the join was made with; empty: an operator's.
+	Parent policy.DID `json:"parent,omitempty"`
 }
 
 // RingAssigned is recorded when an agent is given a ring, at join or later a more privileged one.
@@ -58,12 +61,14 @@ type RingDemoted struct {
 	From     ring.Ring  `json:"from"`
 	Ring     ring.Ring  `json:"ring"`
 	SigmaEff ring.Sigma `json:"sigma_eff"`
+	Held     bool       `json:"held,omitempty"` // it stays until an operator lifts it
+	Why      string     `json:"why,omitempty"`  // of one that is held
 }
 
 func decideJoin(s *State, env *Env, c Join) Outcome {
 	switch {
-	case !env.Caller.Runs():
-		return refuse(policy.Forbidden, "only an operator joins agents to a session")
+	case !env.Caller.Runs() && env.Caller.Role != policy.AgentRole:
+		return refuse(policy.Forbidden, "only an operator joins agents to a session, or a participant one that it spawns; %s is %s", env.Caller.DID, env.Caller.Role)
 	case s.Lifecycle != Handshaking && s.Lifecycle != Active:
 		return refuse(policy.SessionNotActive, "session %s is %s; agents join while it is handshaking or active", s.ID, s.Lifecycle)
 	case !env.Now.Before(s.Ends):
@@ -75,11 +80,28 @@ func decideJoin(s *State, env *Env, c Join) Outcome {
 	if k, ok := s.killed(env, c.Agent); ok && !k.All {
 		return Outcome{Decision: k.Refusal()}
 	}
+	var parent policy.DID
+	if env.Caller.Role == policy.AgentRole {
+		parent = env.Caller.DID
+		if k, ok := s.killed(env, parent); ok {
+			return Outcome{Decision: k.Refusal()}
+		}
+		if d := decideSpawn(s, env, c); d != nil {
+			return Outcome{Decision: *d}
+		}
+	}
 	if _, there := s.Participants[c.Agent]; there {
 		r, score := s.RingOf(env, c.Agent)
 		out := allow(s.ringChange(env, c.Agent)...)
 		out.Ring, out.SigmaEff = &r, &score
 		return out
+	}
+	st := stance{parent: parent, elevated: ring.Sandbox}
+	if before := s.Left[c.Agent]; before != nil {
+		if before.Parent != "" && env.Caller.Role == policy.SystemRole { // its token alone brings it back without whom it is held by
+			return refuse(policy.Forbidden, "%s was brought by %s, who alone, or an operator, brings it again", c.Agent, before.Parent)
+		}
+		st.held = before.Held
 	}
 	if len(s.Participants) >= s.Config.MaxParticipants {
 		return refuse(policy.SessionFull, "session %s has its %d participants", s.ID, s.Config.MaxParticipants)
@@ -92,40 +114,26 @@ func decideJoin(s *State, env *Env, c Join) Outcome {
 		return refuse(policy.RiskDenied, "%s has risk %s, and none is admitted with %s or more; clean sessions lower it, or an operator reinstates it",
 			c.Agent, standing.Risk, agent.RiskDenied)
 	}
-	joined := Joined{Agent: c.Agent, Sigma: standing.Sigma, Standing: standing.Version, Probation: standing.Risk >= agent.RiskProbation}
-	r, score := s.RingOf(env, c.Agent)
-	if joined.Probation {
-		r = ring.Sandbox
-	}
-	out := allow(joined, RingAssigned{c.Agent, r, score})
+	st.probation = standing.Risk >= agent.RiskProbation
+	r, score := s.ringAs(env, c.Agent, st)
+	out := allow(Joined{Agent: c.Agent, Sigma: standing.Sigma, Standing: standing.Version, Probation: st.probation, Parent: parent}, RingAssigned{c.Agent, r, score})
 	out.Ring, out.SigmaEff = &r, &score
 	return out
-}
-
-// ringChange computes an agent's ring anew and returns the event if it differs from the recorded one (SPEC §2 "Demotion").
-func (s *State) ringChange(env *Env, agent policy.DID) []Event {
-	p, ok := s.Participants[agent]
-	if !ok {
-		return nil
-	}
-	r, score := s.RingOf(env, agent)
-	switch {
-	case r > p.Ring:
-		return []Event{RingDemoted{agent, p.Ring, r, score}}
-	case r < p.Ring:
-		return []Event{RingAssigned{agent, r, score}}
-	}
-	return nil
 }
 
 // Append appends the event's JSON.
 func (e Joined) Append(dst []byte) []byte {
 	return audit.Event(dst, joinedType).Str("agent", string(e.Agent)).Millionths("sigma", uint32(e.Sigma)).
-		OptUint("standing", e.Standing).OptBool("probation", e.Probation).End()
+		OptUint("standing", e.Standing).OptBool("probation", e.Probation).OptStr("parent", string(e.Parent)).End()
 }
 
 func (e Joined) apply(s *State, at Stamp) {
-	p := &Participant{Joined: at.Time, Ring: ring.Sandbox, Probation: e.Probation}
+	p := &Participant{}
+	if before := s.Left[e.Agent]; before != nil {
+		p = before // with its bucket and what holds it: leaving sheds neither
+		delete(s.Left, e.Agent)
+	}
+	p.Joined, p.Ring, p.Parent, p.Probation, p.Running = at.Time, ring.Sandbox, e.Parent, e.Probation, 0
 	for _, r := range s.Running { // of an agent that left and is back
 		if r.Agent == e.Agent && r.During == "" {
 			p.Running++
@@ -145,10 +153,34 @@ func (e RingAssigned) apply(s *State, _ Stamp) { s.Participants[e.Agent].Ring = 
 // Append appends the event's JSON.
 func (e RingDemoted) Append(dst []byte) []byte {
 	return audit.Event(dst, demotedType).Str("agent", string(e.Agent)).Uint("from", uint64(e.From)).Uint("ring", uint64(e.Ring)).
-		Millionths("sigma_eff", uint32(e.SigmaEff)).End()
+		Millionths("sigma_eff", uint32(e.SigmaEff)).OptBool("held", e.Held).OptStr("why", e.Why).End()
 }
 
-func (e RingDemoted) apply(s *State, _ Stamp) { s.Participants[e.Agent].Ring = e.Ring }
+func (e RingDemoted) apply(s *State, _ Stamp) {
+	p := s.Participants[e.Agent]
+	p.Ring = e.Ring
+	if e.Held {
+		p.Held = e.Ring
+	}
+}
+
+// maxLeft bounds those who took part before and are remembered; whoever joined first is forgotten first.
+const maxLeft = MaxParticipants
+
+// depart remembers who leaves.
+func (s *State) depart(did policy.DID) {
+	if len(s.Left) >= maxLeft {
+		first := policy.DID("")
+		for other, p := range s.Left {
+			if first == "" || cmp.Or(p.Joined.Compare(s.Left[first].Joined), cmp.Compare(other, first)) < 0 {
+				first = other
+			}
+		}
+		delete(s.Left, first)
+	}
+	s.Left[did] = s.Participants[did]
+	delete(s.Participants, did)
+}
 
 // Left is recorded when an agent no longer takes part. Its running calls go on; their outcomes are recorded.
 type Left struct {
@@ -173,12 +205,23 @@ func decideLeave(s *State, env *Env, c Leave) Outcome {
 		return refuse(policy.NotAParticipant, "%s is not in session %s", agent, s.ID)
 	}
 	var events []Event
+	for _, did := range append(s.descendants(agent), agent) { // whom it brought does not stay without it
+		events = append(events, s.leaving(did)...)
+	}
+	return allow(events...)
+}
+
+// leaving is what ends with an agent's part in the session.
+func (s *State) leaving(did policy.DID) (events []Event) {
 	for _, id := range s.approvalIDs() {
-		if a := s.Approvals[id]; a.Agent == agent && (a.Status == Open || a.Status == Granted) {
-			events = append(events, ApprovalExpired{ID: id, Why: "the agent left"})
+		if a := s.Approvals[id]; a.Agent == did && (a.Status == Open || a.Status == Granted) {
+			events = append(events, ApprovalExpired{ID: id, Why: whyLeft})
 		}
 	}
-	return allow(append(events, Left{agent})...)
+	if e := s.Elevations[did]; e != nil {
+		events = append(events, ElevationExpired{e.ID, did, whyLeft})
+	}
+	return append(events, Left{did})
 }
 
 // Append appends the event's JSON.
@@ -187,6 +230,6 @@ func (e Left) Append(dst []byte) []byte {
 }
 
 func (e Left) apply(s *State, _ Stamp) {
-	delete(s.Participants, e.Agent)
+	s.depart(e.Agent)
 	maps.DeleteFunc(s.Approvals, func(_ string, a *Approval) bool { return a.Agent == e.Agent && a.Status == ExpiredUnspoken })
 }

@@ -2,6 +2,7 @@ package session
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/agenthypervisor/hypervisor/audit"
@@ -61,10 +62,19 @@ const scopeSession = "session"
 
 // killed returns the kill that stops an agent here, the narrowest first, and whether there is one. The zero agent is an operator.
 func (s *State) killed(env *Env, agent policy.DID) (policy.Kill, bool) {
-	if k, ok := s.Kills[agent]; ok {
-		return k, true
+	for {
+		if k, ok := s.Kills[agent]; ok {
+			return k, true
+		}
+		if k, ok := env.Kills.Of(s.ID, agent); ok {
+			return k, true
+		}
+		p := s.Participants[agent]
+		if p == nil || p.Parent == "" {
+			return policy.Kill{}, false
+		}
+		agent = p.Parent // a killed parent's children are killed (SPEC §2)
 	}
-	return env.Kills.Of(s.ID, agent)
 }
 
 // killedItself is killed without a kill of everything: one of the agent, or of the session.
@@ -112,7 +122,7 @@ func (s *State) runs(agent policy.DID) bool {
 // closeApprovals ends the approvals that a killed agent waits for.
 func (s *State) closeApprovals(agent policy.DID) (events []Event) {
 	for _, id := range s.approvalIDs() {
-		if a := s.Approvals[id]; a.Agent == agent && (a.Status == Open || a.Status == Granted) {
+		if a := s.Approvals[id]; slices.Contains(s.Line(a.Agent), agent) && (a.Status == Open || a.Status == Granted) {
 			events = append(events, ApprovalExpired{ID: id, Why: whyKilled})
 		}
 	}

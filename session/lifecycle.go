@@ -148,6 +148,9 @@ func (s *State) endEvents(env *Env, reason string, grace time.Duration) []Event 
 			events = append(events, ApprovalExpired{ID: id, Why: "session ended"})
 		}
 	}
+	for _, did := range s.elevatedIDs() {
+		events = append(events, ElevationExpired{s.Elevations[did].ID, did, whyEnded})
+	}
 	events = append(events, Terminated{reason, env.Now.Add(grace)})
 	if len(s.Running) == 0 {
 		events = append(events, s.close()...)
@@ -197,7 +200,7 @@ func decideTick(s *State, env *Env, c Tick) Outcome {
 		out.Tallies = s.settled(env, true)
 		return out
 	case s.Lifecycle != Terminating:
-		step = s.expire(env)
+		step = append(s.expire(env), s.review(env)...)
 	case len(s.Running) == 0 && len(s.Owed) > 0: // archived is the last record, so what is owed is told before
 	case len(s.Running) == 0:
 		if step = s.close(); step == nil {

@@ -114,8 +114,11 @@ func decideRecover(s *State, env *Env, c Recover) Outcome {
 	if env.ClockBehind {
 		for _, id := range s.approvalIDs() {
 			if a := s.Approvals[id]; a.Status == Granted && !s.killedItself(env, a.Agent) {
-				events = append(events, ApprovalExpired{ID: id, Why: "clock set back"})
+				events = append(events, ApprovalExpired{ID: id, Why: whyClock})
 			}
+		}
+		for _, did := range s.elevatedIDs() {
+			events = append(events, s.endElevation(env, did, whyClock)...)
 		}
 	}
 	return allow(events...)

@@ -88,6 +88,9 @@ func (a *admission) refused(d policy.Decision) Outcome {
 			e.Agent = who // some of them were others'
 		}
 		out.Events = append(out.Events, e.event())
+		if who != "" && !a.operator {
+			out.Events = append(out.Events, a.s.breach(a.env, e)...)
+		}
 	}
 	out.Tallies = []TallyOf{{who, tally}}
 	return out
@@ -157,10 +160,15 @@ func (e *Env) refused() (agents []policy.DID) {
 func (s *State) flush(env *Env, all bool) []Event {
 	var events []Event
 	for _, agent := range env.refused() {
+		var denials []Denial
 		for _, r := range env.Tallies[agent].Refused {
 			if r.Count > 0 && (all || env.Now.Sub(r.Written) >= coalesce) {
-				events = append(events, Denial{Agent: agent, Code: r.Code, Count: r.Count, Actions: r.Actions, Ring: r.Ring}.event())
+				denials = append(denials, Denial{Agent: agent, Code: r.Code, Count: r.Count, Actions: r.Actions, Ring: r.Ring})
+				events = append(events, denials[len(denials)-1].event())
 			}
+		}
+		if len(denials) > 0 && s.Lifecycle == Active {
+			events = append(events, s.breach(env, denials...)...)
 		}
 	}
 	return events
@@ -209,7 +217,7 @@ func (d Denial) append(dst []byte, kind string) []byte {
 // untaken reports whether the refused calls took no token of the agent's bucket.
 func (d Denial) untaken() bool {
 	switch d.Code {
-	case policy.RateLimited, policy.SessionNotActive, policy.AgentKilled, policy.KilledAll:
+	case policy.RateLimited, policy.SessionNotActive, policy.BreakerOpen, policy.AgentKilled, policy.KilledAll:
 		return true
 	}
 	return false
@@ -224,6 +232,9 @@ func (d Denial) apply(s *State, at Stamp) {
 	p.Bucket = p.Bucket.Refill(d.Ring, at.Time)
 	for range min(d.Count, uint64(ring.Privileged.Limits().Burst)) {
 		p.Bucket, _, _ = p.Bucket.Take()
+	}
+	if judged(d.Code) {
+		p.window().called(d.Actions, d.Count, refusedForRing(d.Code), at.Time)
 	}
 }
 

@@ -201,12 +201,28 @@ func (p *player) command(l line) (by policy.Caller, c session.Command, err error
 		return l.by(operator), session.Join{Agent: did(name)}, nil
 	case "leave":
 		return l.by(name), session.Leave{Agent: did(name)}, nil
+	case "spawn": // spawn ann kid
+		return l.by(name), session.Join{Agent: did(l.word(2))}, nil
 	case "activate":
 		return l.by(operator), session.Activate{}, nil
 	case "kill": // kill session | ann here [reason=drift] [id=kil-2]
 		return l.by(operator), session.Kill{Kill: p.kill(l)}, nil
 	case "lift": // lift ann
 		return l.by(operator), session.LiftKill{Agent: did(name)}, nil
+	case "elevate": // elevate ann 2 [for=60s] [reason=…] [by=operator:ops]
+		to, err := strconv.Atoi(l.word(2))
+		c := session.Elevate{Ring: ring.Ring(to), Reason: l.named["reason"]}
+		if v := l.named["for"]; v != "" && err == nil {
+			c.For, err = time.ParseDuration(v)
+		}
+		if l.named["by"] != "" {
+			c.Agent = did(name)
+		}
+		return l.by(name), c, err
+	case "lower": // lower elv-4
+		return l.by(operator), session.EndElevation{ID: name}, nil
+	case "lift-demotion": // lift-demotion ann
+		return l.by(operator), session.LiftDemotion{Agent: did(name)}, nil
 	case "terminate":
 		return l.by(operator), session.Terminate{Reason: l.named["reason"]}, nil
 	case "act": // act ann files.write [args=x] [during=act-4]

@@ -60,7 +60,9 @@ type State struct {
 	NodeEpoch    uint64                      `json:"node_epoch"`
 	ForcedStrong bool                        `json:"forced_strong,omitempty"` // an eventual session that admitted a non-reversible action
 	Participants map[policy.DID]*Participant `json:"participants"`
-	Running      map[string]*Running         `json:"running"`   // by action id
+	Running      map[string]*Running         `json:"running"` // by action id
+	Left         map[policy.DID]*Participant `json:"left"`    // who took part before, as they left
+	Elevations   map[policy.DID]*Elevation   `json:"elevations"`
 	Approvals    map[string]*Approval        `json:"approvals"` // by approval id: open, granted, denied, and expired ones not yet told of
 	Keys         map[string]KeyUse           `json:"keys"`      // by caller and idempotency key
 	KeyOrder     []string                    `json:"key_order"` // the same, oldest first
@@ -80,7 +82,10 @@ type Participant struct {
 	Bucket  ring.Bucket `json:"bucket"` // as the recorded calls left it
 	Running int         `json:"running"`
 	// Probation says that the agent's risk when it joined holds it in ring 3 (SPEC §3).
-	Probation bool `json:"probation,omitempty"`
+	Probation bool       `json:"probation,omitempty"`
+	Parent    policy.DID `json:"parent,omitempty"` // who brought it; empty: no agent
+	Held      ring.Ring  `json:"held,omitempty"`   // the ring a demotion holds it in until an operator lifts it; zero: none
+	Window    *Window    `json:"window,omitempty"` // nil: it has not called
 }
 
 // A Running is an admitted action whose outcome is not recorded.
@@ -98,7 +103,7 @@ type Running struct {
 // NewState returns the state before the first record.
 func NewState(id string) *State {
 	return &State{ID: id, Participants: map[policy.DID]*Participant{}, Running: map[string]*Running{},
-		Approvals: map[string]*Approval{}, Keys: map[string]KeyUse{}}
+		Left: map[policy.DID]*Participant{}, Elevations: map[policy.DID]*Elevation{}, Approvals: map[string]*Approval{}, Keys: map[string]KeyUse{}}
 }
 
 // strong reports whether acknowledgements must be durable, whatever they are about.
@@ -136,6 +141,11 @@ func Due(s *State) time.Time {
 	for _, a := range s.Approvals {
 		if a.Status != ExpiredUnspoken && a.Expires.Before(due) {
 			due = a.Expires
+		}
+	}
+	for _, e := range s.Elevations {
+		if e.Until.Before(due) {
+			due = e.Until
 		}
 	}
 	return due
@@ -187,21 +197,3 @@ func (e *Env) standing(did policy.DID) agent.Standing {
 
 // sigma returns an agent's σ_eff in this session.
 func (e *Env) sigma(did policy.DID) ring.Sigma { return e.standing(did).Sigma }
-
-// ceiling returns the least privilege an agent is held to: ring 3 under the session's least σ_eff (SPEC §1), else none.
-func (s *State) ceiling(score ring.Sigma) ring.Ring {
-	if score < *s.Config.MinSigmaEff {
-		return ring.Sandbox
-	}
-	return ring.Root
-}
-
-// RingOf computes an agent's ring and σ_eff from its standing as it is now: what a decision is made on.
-func (s *State) RingOf(env *Env, agent policy.DID) (ring.Ring, ring.Sigma) {
-	sigma := env.sigma(agent)
-	ceiling := s.ceiling(sigma)
-	if p := s.Participants[agent]; p != nil && p.Probation {
-		ceiling = ring.Sandbox
-	}
-	return ring.Of(sigma, ceiling), sigma
-}

@@ -131,7 +131,7 @@ func ringCheck(_ context.Context, r *run) ([]Row, error) {
 			if score < least {
 				ceiling = ring.Sandbox
 			}
-			in := ring.Of(score, ceiling)
+			in := ring.Of(score, ring.Sandbox, ceiling)
 			if l := in.Limits(); in <= d.RequiredRing(d.Effective(action.NoImage)) && (!d.Network || l.Network == ring.Full) {
 				admitted++
 			}
