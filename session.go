@@ -218,8 +218,9 @@ type Participant struct {
 	SigmaEff ring.Sigma
 }
 
-// Join brings an agent into the session. An operator's. A Sigma in it is written to the agent's own stream first, so that the
-// join is decided on it. The error is *Refused where the rules say no.
+// Join brings an agent into the session: an operator does, or a participant, who is its parent then. A Sigma in it, which only an
+// operator may say, is written to the agent's own stream first, so that the join is decided on it. The error is *Refused where
+// the rules say no.
 func (s *Session) Join(ctx context.Context, caller policy.Caller, c session.Join) (Participant, error) {
 	if _, err := policy.ParseDID(string(c.Agent)); err != nil {
 		return Participant{}, fmt.Errorf("joining an agent: %w", err)
@@ -228,6 +229,11 @@ func (s *Session) Join(ctx context.Context, caller policy.Caller, c session.Join
 		return Participant{}, err
 	}
 	defer s.hv.leave()
+	if caller.Role == policy.AgentRole {
+		if err := s.maySpawn(ctx, c.Agent); err != nil {
+			return Participant{}, err
+		}
+	}
 	known, err := s.hv.agents.know(ctx, c.Agent)
 	if err != nil {
 		return Participant{}, err
@@ -259,6 +265,28 @@ func (s *Session) Join(ctx context.Context, caller policy.Caller, c session.Join
 		return s.Participant(ctx, c.Agent)
 	}
 	return Participant{c.Agent, *out.Ring, *out.SigmaEff}, nil
+}
+
+// maySpawn refuses an agent that has a token of its own for this session: it comes by itself, and is nobody's child. One that was
+// brought before has its token by that.
+func (s *Session) maySpawn(ctx context.Context, did policy.DID) error {
+	state, err := s.State(ctx)
+	if err != nil {
+		return err
+	}
+	if state.Participants[did] != nil || state.Left[did] != nil {
+		return nil // the session knows whose it is
+	}
+	for _, t := range s.hv.Tokens() {
+		id := t.Session
+		if t.Alias != "" {
+			id, _ = s.hv.Named(t.Alias)
+		}
+		if t.Subject == did && t.Role == policy.AgentRole && id == s.id {
+			return &Refused{policy.Refuse(policy.Forbidden, "%s has a token for session %s and comes by itself; an agent brings one that has none", did, s.id)}
+		}
+	}
+	return nil
 }
 
 // Participant returns an agent as it stands in the session now, or ErrNotFound.

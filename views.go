@@ -215,18 +215,23 @@ func (s *Session) Approvals(ctx context.Context) ([]ApprovalView, error) {
 	var views []ApprovalView
 	for _, a := range slices.SortedFunc(maps.Values(state.Approvals), func(a, b *session.Approval) int { return int(a.Seq) - int(b.Seq) }) {
 		v := ApprovalView{Approval: *a, Session: s.id}
-		for r, err := range s.hv.read(ctx, audit.SessionPrefix+s.id, a.Seq) {
-			if err != nil {
-				return nil, err
-			}
-			if v.Args, err = s.hv.part(ctx, r, "args"); err != nil {
-				return nil, err
-			}
-			break
+		if v.Args, err = s.approvalArgs(ctx, a.Seq); err != nil {
+			return nil, err
 		}
 		views = append(views, v)
 	}
 	return views, nil
+}
+
+// approvalArgs returns what an approval is for, from beside the record that opened it; nil: collected.
+func (s *Session) approvalArgs(ctx context.Context, opened uint64) (json.RawMessage, error) {
+	for r, err := range s.hv.read(ctx, audit.SessionPrefix+s.id, opened) {
+		if err != nil {
+			return nil, err
+		}
+		return s.hv.part(ctx, r, "args")
+	}
+	return nil, nil
 }
 
 // Sessions yields the ids of all sessions whose log is kept, in no order.

@@ -22,7 +22,7 @@ type SessionConfig struct {
 	FilesScope      []string `json:"files_scope,omitempty"`
 }
 
-// A Join is the body that brings an agent into a session.
+// A Join is the body that brings an agent into a session. With an agent's token it brings that agent's child.
 type Join struct {
 	Agent string  `json:"agent"`
 	Sigma Decimal `json:"sigma,omitempty"` // an operator's word on its standing; empty: as it stands
@@ -38,6 +38,30 @@ type Joined struct {
 // A Leave is the body that takes an agent out of a session.
 type Leave struct {
 	Agent string `json:"agent,omitempty"` // empty: the caller
+}
+
+// An ElevationRequest is the body that asks for a more privileged ring for a while.
+type ElevationRequest struct {
+	Agent  string `json:"agent,omitempty"` // empty: the caller; another is an operator's to name
+	Ring   int    `json:"ring"`            // 1 or 2
+	For    string `json:"for,omitempty"`   // at most an hour; empty: five minutes
+	Reason string `json:"reason"`          // for who sponsors it
+}
+
+// An Elevation is one that is asked for or in effect.
+type Elevation struct {
+	ID       string      `json:"id"`
+	Session  string      `json:"session"`
+	Agent    string      `json:"agent"`
+	Ring     int         `json:"ring"`
+	Status   string      `json:"status"` // asked: it waits for its sponsor; active
+	For      string      `json:"for"`
+	Reason   string      `json:"reason,omitempty"`
+	Since    *time.Time  `json:"since,omitempty"` // when it took effect
+	Until    time.Time   `json:"until"`           // when it ends by itself, or the wait for its sponsor does
+	By       string      `json:"by,omitempty"`    // its sponsor
+	Approval ApprovalRef `json:"approval"`        // what its sponsor grants; of an active one the id alone
+	Decision *Decision   `json:"decision,omitempty"`
 }
 
 // An Act is the body that asks to have an action done.

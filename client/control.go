@@ -37,6 +37,29 @@ func (c *Client) Activate(ctx context.Context, session string) (s api.Session, e
 	return s, err
 }
 
+// Elevate asks for a more privileged ring for a while: for the caller, or for another where an operator asks.
+func (c *Client) Elevate(ctx context.Context, session string, in api.ElevationRequest) (e api.Elevation, err error) {
+	err = c.call(ctx, http.MethodPost, sessionPath(session, "elevations"), nil, in, &e)
+	return e, err
+}
+
+// Elevations yields a session's elevations that are asked for or in effect.
+func (c *Client) Elevations(ctx context.Context, session string) iter.Seq2[api.Elevation, error] {
+	return list[api.Elevation](ctx, c, sessionPath(session, "elevations"), url.Values{})
+}
+
+// EndElevation revokes an elevation, or withdraws the request for one.
+func (c *Client) EndElevation(ctx context.Context, session, id string) (d api.Decision, err error) {
+	err = c.call(ctx, http.MethodDelete, sessionPath(session, "elevations/"+url.PathEscape(id)), nil, nil, &d)
+	return d, err
+}
+
+// LiftDemotion ends what holds an agent in a ring since a breach or drift.
+func (c *Client) LiftDemotion(ctx context.Context, session, did string) (d api.Decision, err error) {
+	err = c.call(ctx, http.MethodDelete, sessionPath(session, "demotions/"+url.PathEscape(did)), nil, nil, &d)
+	return d, err
+}
+
 // Act asks to have an action done. A refusal is an *Error whose details hold the decision. With a key it can be repeated.
 func (c *Client) Act(ctx context.Context, session string, in api.Act, key string) (o api.Outcome, err error) {
 	err = c.callOnce(ctx, key, http.MethodPost, sessionPath(session, "actions"), in, &o)

@@ -36,7 +36,8 @@ func run() int {
 // commands makes the program's commands, in the order help lists them.
 var commands = []func(*globals) *cobra.Command{
 	newServeCommand, newWrapCommand, newDemoCommand, newDemoServerCommand,
-	newSessionCommand, newAgentCommand, newTokenCommand, newToolsCommand, newActionCommand, newApprovalCommand, newKillCommand, newSagaCommand, newAuditCommand, newPolicyCommand, newBenchCommand, newVersionCommand,
+	newSessionCommand, newAgentCommand, newTokenCommand, newToolsCommand, newActionCommand, newApprovalCommand, newElevationCommand,
+	newKillCommand, newSagaCommand, newAuditCommand, newPolicyCommand, newBenchCommand, newVersionCommand,
 }
 
 // globals are what all commands share: the flags that stand behind any of them, and where to read and print.

@@ -133,7 +133,8 @@ func figure(name string, d api.Decimal) (*ring.Sigma, error) {
 }
 
 func (a *API) join(ctx context.Context, caller policy.Caller, in request[api.Join]) (api.Joined, error) {
-	if err := mustRun(caller); err != nil {
+	s, err := a.ownOr(ctx, in.who, in.path("id"), mustRun)
+	if err != nil {
 		return api.Joined{}, err
 	}
 	did, err := policy.ParseDID(in.body.Agent)
@@ -144,13 +145,12 @@ func (a *API) join(ctx context.Context, caller policy.Caller, in request[api.Joi
 	if err != nil {
 		return api.Joined{}, err
 	}
-	s, err := a.named(ctx, in.path("id"))
-	if err != nil {
-		return api.Joined{}, err
-	}
 	c := session.Join{Agent: did, Key: in.key}
 	if sigma != nil {
 		c.Sigma = *sigma
+	}
+	if sigma != nil && caller.Role == policy.AgentRole {
+		return api.Joined{}, forbidden("only an operator says an agent's σ")
 	}
 	if sigma != nil && *sigma == 0 { // which a Join takes for nothing said
 		if _, err := a.hv.RegisterAgent(ctx, caller, did, sigma); err != nil {

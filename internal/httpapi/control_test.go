@@ -85,14 +85,21 @@ func TestEachRouteLetsInItsRoles(t *testing.T) {
 		{"GET", one + "/actions", "", "opua"},
 		{"GET", one + "/actions/act-1", "", "opua"},
 		{"POST", one + "/actions?dry_run=true", `{"action":"read"}`, "oa"},
-		{"POST", one + "/join", `{"agent":"did:mesh:bob"}`, "o"},
-		{"POST", one + "/leave", `{"agent":"did:mesh:bob"}`, "o"}, // ann may leave, bob is not hers to take out
+		{"POST", one + "/join", `{"agent":"did:mesh:bob","sigma":0.5}`, "o"},
+		{"POST", one + "/join", `{"agent":"bob"}`, "oa"}, // an agent brings whom it spawns; bob is no DID
+		{"POST", one + "/elevations", `{"ring":7,"agent":"did:mesh:ann"}`, "oa"},
+		{"GET", one + "/elevations", "", "opua"},
+		{"DELETE", one + "/elevations/elv-1", "", "opa"},
+		{"DELETE", one + "/demotions/did:mesh:ann", "", "o"},
+		{"POST", one + "/leave", `{"agent":"did:mesh:bob"}`, "o"}, // ann may leave, another is not hers to take out
 		{"POST", one + "/activate", "", "o"},
 		{"GET", "/v1/actions/act-1", "", "opu"},
-		{"GET", "/v1/approvals", "", "opu"},
+		{"GET", "/v1/approvals", "", "opuae"}, // an agent those that concern it, in its own session
+		{"GET", "/v1/approvals?session=" + h.one.ID(), "", "opua"},
 		{"GET", "/v1/approvals/apr-1", "", "opu"},
-		{"POST", "/v1/approvals/apr-1/grant", `{"digest":"00"}`, "op"},
-		{"POST", "/v1/approvals/apr-1/deny", `{"digest":"00"}`, "op"},
+		{"POST", "/v1/approvals/apr-1/grant", `{"digest":"00"}`, "opae"}, // an agent's is its vote, in its own session
+		{"POST", "/v1/approvals/apr-1/deny", `{"digest":"00"}`, "opae"},
+		{"POST", "/v1/approvals/apr-1/deny?session=" + h.one.ID(), `{"digest":"00"}`, "opa"},
 		{"GET", "/v1/agents", "", "opu"},
 		{"POST", "/v1/agents", `{"did":"did:mesh:bob"}`, "o"},
 		{"GET", "/v1/agents/did:mesh:ann", "", "opua"},

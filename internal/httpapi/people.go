@@ -154,10 +154,13 @@ func (a *API) register(ctx context.Context, caller policy.Caller, in request[api
 
 // seat issues an agent's token.
 func (a *API) seat(ctx context.Context, caller policy.Caller, in request[api.SeatRequest]) (api.IssuedToken, error) {
-	if err := mustRun(caller); err != nil {
-		return api.IssuedToken{}, err
-	}
 	did, err := policy.ParseDID(in.path("did"))
+	if caller.Role == policy.AgentRole && err == nil {
+		return a.seatChild(ctx, in, did)
+	}
+	if denied := mustRun(caller); denied != nil {
+		err = denied
+	}
 	if err != nil {
 		return api.IssuedToken{}, err
 	}

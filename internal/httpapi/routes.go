@@ -317,10 +317,13 @@ func candidates(id string, sessions []string) []string {
 func (a *API) approvals(ctx context.Context, caller policy.Caller, in request[none]) (api.Page[api.Approval], error) {
 	page := api.Page[api.Approval]{Items: []api.Approval{}}
 	limit, err := pageLimit(in.query)
-	if err == nil {
-		err = mayRead(caller)
+	switch {
+	case err != nil:
+		return page, err
+	case caller.Role == policy.AgentRole:
+		return a.ownApprovals(ctx, in)
 	}
-	if err != nil {
+	if err := mayRead(caller); err != nil {
 		return page, err
 	}
 	ids := a.hv.OpenSessions()
@@ -405,12 +408,18 @@ func (a *API) approval(ctx context.Context, caller policy.Caller, in request[non
 }
 
 func (a *API) grant(ctx context.Context, caller policy.Caller, in request[api.Ballot]) (api.Decision, error) {
+	if caller.Role == policy.AgentRole {
+		return a.vote(ctx, caller, in, false)
+	}
 	return a.decide(ctx, caller, in, func(s *hypervisor.Session, id string) (policy.Decision, error) {
 		return s.Grant(ctx, caller, session.Grant{Approval: id, Digest: in.body.Digest})
 	})
 }
 
 func (a *API) deny(ctx context.Context, caller policy.Caller, in request[api.Ballot]) (api.Decision, error) {
+	if caller.Role == policy.AgentRole {
+		return a.vote(ctx, caller, in, true)
+	}
 	return a.decide(ctx, caller, in, func(s *hypervisor.Session, id string) (policy.Decision, error) {
 		return s.Deny(ctx, caller, session.Deny{Approval: id, Digest: in.body.Digest})
 	})
