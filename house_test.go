@@ -50,6 +50,7 @@ var beside = map[string][]string{
 	"eventlogtest": {"eventlog", "audit"},
 
 	"internal/document": {},
+	"internal/packtest": {"internal/document", "action", "ring"},
 	"saga":              {"internal/document"},
 	"client":            {"api", "session", "system", "agent", "saga", "policy", "action", "ring", "audit"},
 

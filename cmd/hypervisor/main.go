@@ -37,7 +37,7 @@ func run() int {
 var commands = []func(*globals) *cobra.Command{
 	newServeCommand, newWrapCommand, newDemoCommand, newDemoServerCommand,
 	newSessionCommand, newAgentCommand, newTokenCommand, newToolsCommand, newActionCommand, newApprovalCommand, newElevationCommand,
-	newKillCommand, newSagaCommand, newAuditCommand, newPolicyCommand, newBenchCommand, newVersionCommand,
+	newKillCommand, newSagaCommand, newAuditCommand, newPolicyCommand, newPackCommand, newBenchCommand, newVersionCommand,
 }
 
 // globals are what all commands share: the flags that stand behind any of them, and where to read and print.

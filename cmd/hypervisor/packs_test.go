@@ -25,7 +25,8 @@ import (
 type official struct {
 	variable    string // of the environment: names its program
 	args        []string
-	read, write string // tools; empty write: it has none
+	scratch     []string // the same, for pack test
+	read, write string   // tools; empty write: it has none
 	reading     map[string]any
 	writing     map[string]any
 }
@@ -33,13 +34,13 @@ type official struct {
 // officials are the official servers by pack, working in dir.
 func officials(dir string) map[string]official {
 	return map[string]official{
-		"filesystem": {filesystemServer, []string{dir}, "list_directory", "write_file",
+		"filesystem": {filesystemServer, []string{dir}, []string{"{dir}"}, "list_directory", "write_file",
 			map[string]any{"path": dir}, map[string]any{"path": filepath.Join(dir, "a.txt"), "content": "x"}},
-		"memory": {"HYPERVISOR_TEST_MEMORY_SERVER", nil, "read_graph", "create_entities",
+		"memory": {"HYPERVISOR_TEST_MEMORY_SERVER", nil, nil, "read_graph", "create_entities",
 			map[string]any{}, map[string]any{"entities": []any{map[string]any{"name": "ann", "entityType": "agent", "observations": []any{"writes"}}}}},
-		"everything": {"HYPERVISOR_TEST_EVERYTHING_SERVER", nil, "get-sum", "toggle-simulated-logging",
+		"everything": {"HYPERVISOR_TEST_EVERYTHING_SERVER", nil, nil, "get-sum", "toggle-simulated-logging",
 			map[string]any{"a": 1, "b": 2}, map[string]any{}},
-		"sequential-thinking": {"HYPERVISOR_TEST_SEQUENTIAL_THINKING_SERVER", nil, "sequentialthinking", "",
+		"sequential-thinking": {"HYPERVISOR_TEST_SEQUENTIAL_THINKING_SERVER", nil, nil, "sequentialthinking", "",
 			map[string]any{"thought": "one", "thoughtNumber": 1, "totalThoughts": 1, "nextThoughtNeeded": false}, nil},
 	}
 }
@@ -126,6 +127,22 @@ func TestPackDescribesEveryToolOfItsServerAndNoOther(t *testing.T) {
 		}
 		if diff := cmp.Diff(toolsOf(t, os.Getenv(o.variable), o.args), described); diff != "" {
 			t.Errorf("the server's tools and the pack's (-server +pack):\n%s", diff)
+		}
+	})
+}
+
+// SPEC §4: "Never claim more than is so". Every undo of a bundled pack is done against the real server, and what is there
+// afterwards compared byte for byte, by the command that users try their own packs with.
+func TestPackClaimsNoMoreThanItsServerBearsOut(t *testing.T) {
+	forEachOfficial(t, func(t *testing.T, pack, _ string, o official) {
+		var out, errout bytes.Buffer
+		command := append([]string{"pack", "test", pack, "--", os.Getenv(o.variable)}, o.scratch...)
+		if pack == "memory" {
+			command = slices.Insert(command, 4, "env", "MEMORY_FILE_PATH={dir}/memory.jsonl")
+		}
+		code := execute(t.Context(), command, strings.NewReader(""), &out, &errout)
+		if t.Log(out.String()); code != exitDone {
+			t.Errorf("exit %d\n%s", code, &errout)
 		}
 	})
 }

@@ -86,7 +86,7 @@ func TestNothingSurprisesInTheReportOfContractsExample(t *testing.T) {
 		}
 	}
 	for _, a := range r.Actions {
-		if a.Action == "files.write_file" && (a.Resource != "{{args.path}}" || a.Reversibility != action.Partial) {
+		if a.Action == "files.write_file" && (a.Resource != "{{args.path}}" || a.Reversibility != action.Full) {
 			t.Errorf("what the policy is about: %+v", a)
 		}
 	}

@@ -26,6 +26,15 @@ var bundled = sync.OnceValue(func() map[string]map[string]action.Claim {
 // packSource is what a pack is called where a file would be.
 func packSource(name string) string { return "pack " + name }
 
+// ParsePack reads an adapter pack: what it claims of each tool. name is what its faults call it; what is wrong are Faults.
+func ParsePack(name string, text []byte) (map[string]action.Claim, error) {
+	claims, faults := parsePack(name, text)
+	if len(faults) > 0 {
+		return nil, faults
+	}
+	return claims, nil
+}
+
 // parsePack reads a pack as strictly as what an operator says of a server's actions.
 func parsePack(source string, text []byte) (map[string]action.Claim, document.Faults) {
 	var faults document.Faults

@@ -58,12 +58,12 @@ servers:
 		readOnly bool
 		resource string
 	}{
-		{"a.write_file", action.Partial, false, "{{args.path}}"}, // the annotation loosens nothing
-		{"a.move_file", action.Full, false, "{{args.source}}"},
+		{"a.write_file", action.Full, false, "{{args.path}}"}, // the annotation loosens nothing
+		{"a.move_file", action.Partial, false, "{{args.source}}"},
 		{"a.unheard_of", action.Full, true, ""}, // only the annotation speaks
 		{"b.write_file", action.Irreversible, false, "{{args.path}}"},
-		{"b.edit_file", action.Partial, false, "{{args.path}}"}, // the pack tightens "*"
-		{"b.move_file", action.Full, false, "{{args.source}}"},
+		{"b.edit_file", action.Full, false, "{{args.path}}"}, // the pack tightens "*"
+		{"b.move_file", action.Partial, false, "{{args.source}}"},
 		{"b.read_file", action.Full, true, "{{args.path}}"},
 		{"c.write_file", action.Full, true, ""},
 	} {
