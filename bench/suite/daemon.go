@@ -1,7 +1,6 @@
 package suite
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,7 +11,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 
@@ -22,10 +20,9 @@ import (
 
 // daemon.go: `hypervisor serve` in a process of its own, and what comes to it.
 
-// A daemon is a process that serves.
+// A daemon is a process that serves agents, and a client of its API.
 type daemon struct {
-	cmd *exec.Cmd
-	mcp string // its address for agents
+	*serving
 	ctl *client.Client
 }
 
@@ -52,39 +49,21 @@ func agentNo(i int) string { return "did:mesh:agent-" + strconv.Itoa(i) }
 // startDaemon starts a daemon with a configuration on the run's directory and returns once it serves.
 func (r *run) startDaemon(ctx context.Context, config string) (*daemon, error) {
 	data := filepath.Join(r.dir, "data")
-	d := &daemon{cmd: exec.CommandContext(ctx, r.program, "serve", "--json", "-c", config, "--data", data)}
-	d.cmd.Cancel = func() error { return d.cmd.Process.Signal(syscall.SIGTERM) }
-	said := &strings.Builder{}
-	d.cmd.Stderr = said
-	out, err := d.cmd.StdoutPipe()
-	if err == nil {
-		err = d.cmd.Start()
-	}
+	p, err := startServing(exec.CommandContext(ctx, r.program, "serve", "--json", "-c", config, "--data", data))
 	if err != nil {
 		return nil, err
 	}
-	var hello struct{ MCP string }
-	line, err := bufio.NewReader(out).ReadBytes('\n')
-	if err == nil {
-		err = json.Unmarshal(line, &hello)
-	}
-	var socket string
-	if err == nil {
-		socket, err = client.SocketIn(data)
-	}
+	socket, err := client.SocketIn(data)
 	if err != nil {
-		return nil, errors.Join(err, d.end(), fmt.Errorf("the daemon said: %s", said))
+		return nil, errors.Join(err, p.end())
 	}
-	d.mcp, d.ctl = hello.MCP, client.Socket(socket)
-	return d, nil
+	return &daemon{p, client.Socket(socket)}, nil
 }
 
-// end ends the daemon as its user would and waits for it.
+// end ends the daemon and waits for it.
 func (d *daemon) end() error {
-	if d.ctl != nil {
-		d.ctl.Close()
-	}
-	return errors.Join(d.cmd.Process.Signal(syscall.SIGTERM), d.cmd.Wait())
+	d.ctl.Close()
+	return d.serving.end()
 }
 
 // seats opens the session and returns a token in it for each of so many agents.

@@ -16,9 +16,9 @@ type Row struct {
 	Name     string  `json:"name"` // of its measurement
 	Work     string  `json:"work"`
 	Value    float64 `json:"value"`
-	Unit     string  `json:"unit"` // of Value, Bound and Baseline: ns, µs, ms, s, B, KiB, commands/s
-	Reach    string  `json:"reach"`
-	Bound    float64 `json:"bound"`              // Reach as a figure of this run
+	Unit     string  `json:"unit"`               // of Value, Bound and Baseline: ns, µs, ms, s, B, KiB, commands/s
+	Reach    string  `json:"reach,omitempty"`    // empty: it is only reported
+	Bound    float64 `json:"bound,omitempty"`    // Reach as a figure of this run
 	Beside   string  `json:"beside,omitempty"`   // what ran beside it; empty: nothing
 	Baseline float64 `json:"baseline,omitempty"` // its figure; zero: none
 	Ratio    float64 `json:"ratio,omitempty"`    // Value to Baseline
@@ -35,6 +35,12 @@ func (r Row) atMost(bound float64) Row {
 // atLeast completes a row of which more is better.
 func (r Row) atLeast(bound float64) Row {
 	r.Bound, r.OK = bound, r.Value >= bound
+	return r.compared()
+}
+
+// reported completes a row that has nothing to reach.
+func (r Row) reported() Row {
+	r.OK = true
 	return r.compared()
 }
 
@@ -62,7 +68,9 @@ func All() []Measurement {
 		{"durable", "one durable command after the other", oneCommand},
 		{"rate-few", "governed calls of 256 sessions at once, on disk", rateFew},
 		{"rate-many", "governed calls over many sessions, on disk", rateMany},
-		{"gateway", "a governed MCP call over stdio pipes", gatewayCalls},
+		{"gateway", "a governed MCP call over stdio pipes, one agent and many", gatewayStdio},
+		{"gateway-http", "a governed MCP call over Streamable HTTP, one agent and many", gatewayHTTP},
+		{"start", "from starting the program to the answer of a first governed call", startUp},
 		{"log", "verifying a long log, and serving again after a crash with it", longLog},
 		{"memory", "what a session costs, loaded and let go", memory},
 		{"idle", "what agents cost a daemon that are connected and do nothing", idleAgents},
@@ -80,17 +88,21 @@ type Size struct {
 	Loaded   int           // sessions whose memory is weighed
 	Idle     int           // agents connected to a daemon
 	Settle   time.Duration // for so long a daemon's memory stays as it is before it is weighed
+	Starts   int           // of the program
 }
 
 // The sizes.
 var (
-	Quick  = Size{200 * time.Millisecond, 250 * time.Millisecond, 8, 2_000, 300, 50_000, 500, 1_000, 12 * time.Second}
-	Normal = Size{time.Second, 400 * time.Millisecond, 16, 5_000, 1_000, 200_000, 1_000, 1_000, 12 * time.Second}
-	Long   = Size{time.Second, 500 * time.Millisecond, 30, 20_000, 3_000, 1_000_000, 2_000, 1_000, 12 * time.Second}
+	Quick  = Size{200 * time.Millisecond, 250 * time.Millisecond, 8, 2_000, 300, 50_000, 500, 1_000, 12 * time.Second, 5}
+	Normal = Size{time.Second, 400 * time.Millisecond, 16, 5_000, 1_000, 200_000, 1_000, 1_000, 12 * time.Second, 10}
+	Long   = Size{time.Second, 500 * time.Millisecond, 30, 20_000, 3_000, 1_000_000, 2_000, 1_000, 12 * time.Second, 20}
 )
 
-// ToolServer is the subcommand of `bench` that calls ServeTools.
-const ToolServer = "tool-server"
+// The subcommands of `bench` that are run as processes of their own.
+const (
+	ToolServer  = "tool-server"  // calls ServeTools
+	PassThrough = "pass-through" // calls PassOn with what follows
+)
 
 // Options are what Run can be told.
 type Options struct {

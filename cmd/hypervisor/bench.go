@@ -47,9 +47,16 @@ Measurements: ` + strings.Join(measurements(), ", ") + ".",
 	f.StringSliceVar(&b.only, "only", nil, "only the measurement of this name")
 	f.StringVar(&b.dir, "dir", "", "directory on the disk to measure (default the system's for temporary files)")
 	cmd.MarkFlagsMutuallyExclusive("quick", "long")
-	cmd.AddCommand(&cobra.Command{Use: suite.ToolServer, Hidden: true, Args: cobra.NoArgs, Example: "  hypervisor bench " + suite.ToolServer,
-		Short: "Be the tool server that the gateway is measured with",
-		RunE:  func(cmd *cobra.Command, _ []string) error { return suite.ServeTools(cmd.Context()) }})
+	for _, part := range []struct {
+		name, short string
+		run         func(ctx context.Context, args []string) error
+	}{
+		{suite.ToolServer, "Be the tool server that is measured with", func(ctx context.Context, _ []string) error { return suite.ServeTools(ctx) }},
+		{suite.PassThrough, "Be the bare proxy that is measured beside: of a command, at an address or on standard input", suite.PassOn},
+	} {
+		cmd.AddCommand(&cobra.Command{Use: part.name, Short: part.short, Hidden: true, Example: "  hypervisor bench " + part.name,
+			RunE: func(cmd *cobra.Command, args []string) error { return part.run(cmd.Context(), args) }})
+	}
 	return cmd
 }
 
@@ -126,8 +133,11 @@ func (b *benchmark) printTable(rows []suite.Row) error {
 	fmt.Fprintln(w, "WORK\tMEASURED\tREACH\t\tRATIO\tBESIDE")
 	for _, r := range rows {
 		verdict, ratio, beside := "ok", "", r.Beside
-		if !r.OK {
+		switch {
+		case !r.OK:
 			verdict = "missed"
+		case r.Reach == "":
+			verdict = "reported"
 		}
 		if r.Baseline > 0 {
 			ratio, beside = fmt.Sprintf("%.2f", r.Ratio), fmt.Sprintf("%s: %s", r.Beside, figure(r.Baseline, r.Unit))
