@@ -76,6 +76,7 @@ func (p Policy) wanted(n int) int {
 	case Any:
 		return 1
 	case Majority:
+		return n/2 + 1
 	}
 	return n
 }
