@@ -40,11 +40,12 @@ type killSwitch struct {
 
 // An owedKill is a kill whose records are not known to be in their streams.
 type owedKill struct {
-	kill     policy.Kill
-	caller   policy.Caller
-	recorded chan struct{} // closed when they are, or when there are to be none
+	kill   policy.Kill
+	caller policy.Caller
+	tried  chan struct{} // closed when they are, or cannot be for now, or when there are to be none
+	once   sync.Once     // closes tried
 
-	// Valid once recorded is closed.
+	// Guarded by the switch's mu; valid once the kill is owed no more.
 	refused           *policy.Decision // why there are none
 	tokens, approvals int              // that it has ended
 }
@@ -127,7 +128,7 @@ func (ks *killSwitch) stop(k policy.Kill, caller policy.Caller) (policy.Kill, *o
 		k = old
 	} else {
 		ks.swap(ks.current().With(k))
-		ks.owed[k.ID] = &owedKill{kill: k, caller: caller, recorded: make(chan struct{})}
+		ks.owed[k.ID] = &owedKill{kill: k, caller: caller, tried: make(chan struct{})}
 	}
 	o := ks.owed[k.ID]
 	ks.mu.Unlock()
@@ -233,7 +234,7 @@ func (ks *killSwitch) open(dir string) error {
 	defer ks.mu.Unlock()
 	for _, k := range kills {
 		ks.swap(ks.current().With(k))
-		ks.owed[k.ID] = &owedKill{kill: k, caller: policy.System.Through("kill file"), recorded: make(chan struct{})}
+		ks.owed[k.ID] = &owedKill{kill: k, caller: policy.System.Through("kill file"), tried: make(chan struct{})}
 	}
 	return nil
 }

@@ -71,12 +71,12 @@ func (hv *Hypervisor) Kill(ctx context.Context, caller policy.Caller, k policy.K
 	}
 	hv.kills.changed.pass() // the servers of the killed end now, when they have heard of the cancelling
 	if owed != nil {
-		if report.Recorded = hv.closes(waiting, owed.recorded); report.Recorded {
-			report.TokensRevoked, report.ApprovalsClosed = owed.tokens, owed.approvals
-			if owed.refused != nil {
-				return report, &Refused{*owed.refused}
-			}
-		} else if unsaved != nil {
+		hv.closes(waiting, owed.tried)
+		refused := hv.kills.tell(owed, &report)
+		switch {
+		case refused != nil:
+			return report, &Refused{*refused}
+		case !report.Recorded && unsaved != nil:
 			return report, fmt.Errorf("the kill of %s is in force, and would not survive a crash: %w", k.Scope, unsaved)
 		}
 	}
@@ -147,6 +147,16 @@ func (hv *Hypervisor) submitLift(ctx context.Context, caller policy.Caller, scop
 // since it started, and of agents in sessions that are not loaded.
 func (hv *Hypervisor) Kills() []policy.Kill { return hv.kills.current().All() }
 
+// Stopped returns the kill that stops an agent wherever it comes: of the agent, or of everything. It returns false where there is
+// none.
+func (hv *Hypervisor) Stopped(ctx context.Context, did policy.DID) (policy.Kill, bool, error) {
+	if _, err := hv.agents.know(ctx, did); err != nil {
+		return policy.Kill{}, false, err
+	}
+	k, stopped := hv.kills.of("", did)
+	return k, stopped, nil
+}
+
 // KilledIn reports whether an agent is stopped in a session, by a kill of whatever scope.
 func (hv *Hypervisor) KilledIn(session string, agent policy.DID) bool {
 	_, killed := hv.kills.ofAny(session, hv.line(session, agent))
@@ -173,6 +183,16 @@ func (hv *Hypervisor) line(id string, agent policy.DID) []policy.DID {
 // killed.
 func (hv *Hypervisor) KillsChanged() <-chan struct{} { return hv.kills.changed.wait() }
 
+// tell puts into a report what is known of a kill's records, and returns why there are none.
+func (ks *killSwitch) tell(o *owedKill, report *KillReport) *policy.Decision {
+	ks.mu.Lock()
+	defer ks.mu.Unlock()
+	_, owed := ks.owed[o.kill.ID]
+	report.Recorded = !owed
+	report.TokensRevoked, report.ApprovalsClosed = o.tokens, o.approvals
+	return o.refused
+}
+
 // pursue records a kill, and tries again until its streams have it.
 func (ks *killSwitch) pursue(o *owedKill) {
 	ks.hv.exec.Insist() // it stands behind no call
@@ -186,6 +206,7 @@ func (ks *killSwitch) pursue(o *owedKill) {
 
 // record brings a kill into its streams. It may be called again, also at the same time. An error says that it must be.
 func (ks *killSwitch) record(ctx context.Context, o *owedKill) error {
+	defer o.once.Do(func() { close(o.tried) })
 	k := o.kill
 	var told toldKill
 	var err error
@@ -208,7 +229,6 @@ func (ks *killSwitch) record(ctx context.Context, o *owedKill) error {
 	delete(ks.owed, k.ID)
 	if first {
 		o.refused, o.tokens, o.approvals = told.refused, told.tokens, told.approvals
-		close(o.recorded)
 	}
 	ks.mu.Unlock()
 	if told.over || told.refused != nil {

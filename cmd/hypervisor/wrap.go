@@ -191,7 +191,7 @@ func operators(cfg *config.Config) []policy.DID {
 // serve opens a session and stands before the server until the agent ends its input.
 func (w *wrapping) serve(ctx context.Context, hv *hypervisor.Hypervisor, dir string, set setting) error {
 	admin := policy.Operator("did:mesh:operator").Through("config")
-	s, p, err := w.prepare(ctx, hv, admin, set)
+	s, p, err := w.prepare(ctx, hv, admin, dir, set)
 	if err != nil {
 		return err
 	}
@@ -237,7 +237,7 @@ func (w *wrapping) serve(ctx context.Context, hv *hypervisor.Hypervisor, dir str
 }
 
 // prepare puts the policies in force, ends what an earlier process left, and opens the session.
-func (w *wrapping) prepare(ctx context.Context, hv *hypervisor.Hypervisor, admin policy.Caller, set setting) (*hypervisor.Session, hypervisor.Participant, error) {
+func (w *wrapping) prepare(ctx context.Context, hv *hypervisor.Hypervisor, admin policy.Caller, dir string, set setting) (*hypervisor.Session, hypervisor.Participant, error) {
 	var none hypervisor.Participant
 	if _, err := hv.SetRules(ctx, admin, set.cfg.Rules, set.cfg.Rules.Version()); err != nil {
 		return nil, none, err
@@ -260,6 +260,9 @@ func (w *wrapping) prepare(ctx context.Context, hv *hypervisor.Hypervisor, admin
 			return nil, none, err
 		}
 	}
+	if err := w.notKilled(ctx, hv, dir, set.agent); err != nil {
+		return nil, none, err
+	}
 	cfg, err := sessionConfig(set.cfg.Session)
 	if err != nil {
 		return nil, none, usage("%w", err)
@@ -276,6 +279,20 @@ func (w *wrapping) prepare(ctx context.Context, hv *hypervisor.Hypervisor, admin
 		return nil, none, err
 	}
 	return s, p, s.Activate(ctx, admin)
+}
+
+// notKilled returns, for an agent that is killed, that it is and how to lift it: what runs here is for it alone.
+func (w *wrapping) notKilled(ctx context.Context, hv *hypervisor.Hypervisor, dir string, agent policy.DID) error {
+	k, stopped, err := hv.Stopped(ctx, agent)
+	if err != nil || !stopped {
+		return err
+	}
+	what := "--all"
+	if !k.All {
+		what = "--agent " + string(k.Agent)
+	}
+	d := k.Refusal()
+	return fmt.Errorf("%s: with 'hypervisor serve --data %s' running, 'hypervisor kill --lift %s --data %s'", d.Reason, dir, what, dir)
 }
 
 // sessionConfig makes of the file's settings what a session is created with.
