@@ -1,7 +1,7 @@
 // Package conformance holds tests only: the official MCP conformance suite against the SDK's own conformance server, once
 // directly and once with `hypervisor serve` between the two, with an ordinary configuration and all stages on: before the same
-// server over HTTP, and before one over stdio. The tables are printed side by side. What the gateway loses is listed in testdata/lost.yaml, each with its reason; a loss that is not listed
-// fails, and so does a listed one that is none any more.
+// server over HTTP, and before one over stdio. The tables are printed side by side. A scenario
+// that goes worse through the gateway fails the test.
 //
 // serve lists a server's tools and prompts as server__name, while the suite calls them by names of its own. So a small proxy
 // stands between suite and gateway, in the test, which puts that prefix before names on the way in, takes it off on the way

@@ -18,6 +18,7 @@ type berth struct {
 	seat   *seat // nil: shared
 
 	users   int
+	kept    int // of them for more than a call
 	used    time.Time
 	up      *Upstream          // of the life under way, or the last
 	stop    context.CancelFunc // nil: not running
@@ -60,19 +61,54 @@ func (b *berth) features() (Features, bool) {
 }
 
 // use returns the running upstream once it is ready.
-func (b *berth) use(ctx context.Context) (*Upstream, func(), error) {
+func (b *berth) use(ctx context.Context, keep bool) (*Upstream, func(), error) {
+	leave := b.leave
+	if keep {
+		if err := b.keep(); err != nil {
+			return nil, nil, fmt.Errorf("%w: server %s: %w", action.ErrNotDispatched, b.Name(), err)
+		}
+		leave = func() { b.leave(); b.unkeep() }
+	}
 	up, err := b.board(ctx)
 	if err != nil {
+		if keep {
+			b.unkeep()
+		}
 		return nil, nil, fmt.Errorf("%w: server %s: %w", action.ErrNotDispatched, b.Name(), err)
 	}
 	if up.Ready(ctx) == nil {
 		b.update(up) // a call's tools are compared with what the server lists now
 	}
 	if ctx.Err() != nil {
-		b.leave()
+		leave()
 		return nil, nil, fmt.Errorf("%w: %w", action.ErrNotDispatched, context.Cause(ctx))
 	}
-	return up, b.leave, nil // where it is down, the call says so and when it is worth another try
+	return up, leave, nil // where it is down, the call says so and when it is worth another try
+}
+
+var errKept = errors.New("too many connections are kept for subscriptions; end some, or ask the operator for more connections")
+
+// keep counts in who uses the connection for more than a call. Half of all connections may be kept so.
+func (b *berth) keep() error {
+	h := b.hub
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if b.kept == 0 {
+		if h.kept >= max(1, h.opt.MaxConnections/2) {
+			return errKept
+		}
+		h.kept++
+	}
+	b.kept++
+	return nil
+}
+
+func (b *berth) unkeep() {
+	b.hub.mu.Lock()
+	defer b.hub.mu.Unlock()
+	if b.kept--; b.kept == 0 {
+		b.hub.kept--
+	}
 }
 
 // board counts a user in and sees to it that the upstream runs. Where all connections are in use it waits for one a while.
@@ -156,7 +192,7 @@ func (h *Hub) stopLongestIdle() bool {
 func (b *berth) start(legacy bool) {
 	h := b.hub
 	opt := &UpstreamOptions{Stderr: h.opt.Stderr, Log: h.opt.Log, Clock: h.opt.Clock, Version: h.opt.Version, Legacy: legacy, Shared: b.seat == nil,
-		Questions: b.server.spec.Questions}
+		Questions: b.server.spec.Questions, Again: b.stopped != nil}
 	if e := b.server.spec.Endpoint; e != nil {
 		b.up = NewRemoteUpstream(b.Name(), *e, opt)
 	} else {

@@ -35,6 +35,7 @@ func TestMain(m *testing.M) {
 		"exits":   func() { os.Exit(3) },
 		"curious": func() { _ = curious().Run(context.Background(), &mcp.StdioTransport{}) },
 		"noisy":   func() { fmt.Println("Welcome to my server!"); rawServer("") },
+		"board":   boardServer,
 		"deaf":    deafServer,
 		"orphan":  holdFIFO,
 		"worker":  workingServer,

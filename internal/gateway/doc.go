@@ -8,13 +8,14 @@
 // which decides, and a Server answers the agent with what came of it. A Hub is many upstreams behind one address for many agents:
 // per agent and session a seat, with its own clients, whose sessions no other seat can name, and its own connections (berths),
 // which are made at their first use and ended when idle. What an upstream asks or tells during a call (asking.go) reaches the
-// client whose call it is, or nobody; each question is an action of that agent's (questions.go).
+// client whose call it is, or nobody; each question is an action of that agent's (questions.go). What resources clients are
+// subscribed to, and who is told of them, is watch.go, subscribe.go and tell.go: the upstream, the action, the client.
 //
 // What is hidden in a definition or result, or drives a terminal, is replaced before a model sees it (neutral.go); pins are of
 // the definition as the server wrote it.
 //
-// The package decides nothing, records nothing and knows no ring: that is the Session's. It does not forward
-// elicitation by URL, tools for an agent's model, subscriptions to resources, or an agent's own _meta; see docs/rough-edges.md.
+// The package decides nothing, records nothing and knows no ring: that is the Session's. It does not forward elicitation by
+// URL, tools for an agent's model, or an agent's own _meta; see docs/rough-edges.md.
 //
 // It may import hypervisor, session, action and policy, the MCP SDK, jsonschema-go, go-json-experiment and x/oauth2.
 package gateway

@@ -41,12 +41,16 @@ type Front struct {
 	opt     FrontOptions
 	render  func(server string, t Tool) Tool // a tool as the agent is shown it
 
-	refreshing sync.Mutex // one at a time, so that what is shown is what was registered last
+	spawn      func(func())   // starts a goroutine that ends a subscription
+	own        sync.WaitGroup // of spawn, where Run waits
+	refreshing sync.Mutex     // one at a time, so that what is shown is what was registered last
 
 	mu     sync.Mutex
 	faces  []*face
 	told   bool // the agent has been shown a list
 	routes routing
+
+	subscriptions map[*subscription]struct{}
 }
 
 // A face is one upstream as a front shows it.
@@ -70,7 +74,8 @@ type source interface {
 	features() (Features, bool)
 	// use returns the upstream, being started if it was not running, and keeps it until release is called. An error wraps
 	// action.ErrNotDispatched.
-	use(ctx context.Context) (up *Upstream, release func(), err error)
+	// To keep it is for more than a call: only so many are.
+	use(ctx context.Context, keep bool) (up *Upstream, release func(), err error)
 }
 
 // ErrUpstream is returned, wrapped with why, by Front.Run when the server could not be started at first.
@@ -89,6 +94,7 @@ func NewFront(hv *hypervisor.Hypervisor, s *hypervisor.Session, agent policy.Cal
 		f.opt.Log = slog.New(slog.DiscardHandler)
 	}
 	up.barred = killed(hv, s.ID(), agent.DID)
+	f.spawn = f.own.Go
 	f.faces = []*face{{source: up, claims: f.opt.Claims, trust: f.opt.TrustAnnotations}}
 	return f
 }
@@ -104,6 +110,7 @@ func asItIs(_ string, t Tool) Tool {
 func (f *Front) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var own sync.WaitGroup
+	defer f.own.Wait()
 	defer own.Wait()
 	defer cancel()
 	own.Go(func() { _ = f.up.Run(ctx) }) // it ends with ctx and says nothing else
@@ -196,7 +203,7 @@ func (f *Front) refresh(ctx context.Context, c *face) (bool, error) {
 // call returns what does a call of a tool.
 func (f *Front) call(c *face, t Tool) action.Func {
 	return func(ctx context.Context, args json.RawMessage) (json.RawMessage, error) {
-		up, release, err := c.use(ctx)
+		up, release, err := c.use(ctx, false)
 		if err != nil {
 			return nil, err
 		}
@@ -267,6 +274,7 @@ func (f *Front) all() []*face {
 // replace puts other faces in the place of those there are, forgets the tools of those that are gone, and reports whether the
 // agent was shown any of them.
 func (f *Front) replace(faces []*face) (changed bool) {
+	defer f.dropGone()
 	f.refreshing.Lock()
 	defer f.refreshing.Unlock()
 	f.mu.Lock()
@@ -277,6 +285,7 @@ func (f *Front) replace(faces []*face) (changed bool) {
 		if !slices.Contains(faces, c) {
 			_ = f.session.SetTools(f.agent.DID, c.Name()+".", nil) // nothing in it that could be wrong
 			changed = changed || len(c.shown) > 0
+			f.routes = routing{} // some of them lead to it
 		}
 	}
 	return changed && f.told

@@ -94,6 +94,7 @@ type Hub struct {
 	seats    map[seatKey]*seat
 	visits   int
 	running  map[*berth]struct{}
+	kept     int                // berths that are used for more than a call
 	freed    chan struct{}      // closed, and another put in its place, when a connection has no user any more
 	stale    map[*seat]struct{} // seats whose lists are to be made anew
 	rendered map[renderKey]Tool

@@ -100,7 +100,7 @@ func (l *link) open() error {
 	u := l.upstream
 	if u.endpoint != nil {
 		l.conn = newUpstreamConn(newHTTPWire(*u.endpoint, u.opt.Clock, u.opt.Log.With("server", u.name)))
-		l.conn.lists, l.conn.may = u.listsChanged, u.opt.Questions
+		l.conn.lists, l.conn.updated, l.conn.may = u.listsChanged, u.updated, u.opt.Questions
 		return nil
 	}
 	p, err := startProcess(u.command, u.opt.Stderr, "["+u.name+"] ")
@@ -108,7 +108,7 @@ func (l *link) open() error {
 		return err
 	}
 	l.process, l.conn = p, newUpstreamConn(lineWire{newStream(p.stdout, p.stdin, false)})
-	l.conn.lists, l.conn.may = u.listsChanged, u.opt.Questions
+	l.conn.lists, l.conn.updated, l.conn.may = u.listsChanged, u.updated, u.opt.Questions
 	return nil
 }
 
@@ -144,6 +144,7 @@ func (l *link) features() Features {
 	f := Features{Instructions: r.Instructions}
 	if c := r.Capabilities; c != nil {
 		f.Resources, f.Prompts, f.Completions, f.Logging = c.Resources != nil, c.Prompts != nil, c.Completions != nil, c.Logging != nil
+		f.Subscribe = c.Resources != nil && c.Resources.Subscribe
 	}
 	return f
 }
@@ -157,6 +158,8 @@ func (l *link) run(ctx context.Context) error {
 		close(ended)
 	})
 	own.Go(func() { l.relist(ctx) })
+	watching, stop := context.WithCancel(ctx)
+	own.Go(func() { l.upstream.watchAgain(watching, l) })
 
 	var why error
 	select {
@@ -167,6 +170,7 @@ func (l *link) run(ctx context.Context) error {
 	case <-ended:
 	}
 	l.close()
+	stop()
 	own.Wait()
 	l.cause = l.explain(why)
 	close(l.dead)

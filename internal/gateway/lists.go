@@ -105,25 +105,15 @@ func (s *Server) listsChanged(changed editions) {
 func (o ServerOptions) sdkCapabilities() *mcp.ServerCapabilities {
 	c := &mcp.ServerCapabilities{Tools: &mcp.ToolCapabilities{ListChanged: true}}
 	if o.Reads != nil {
-		c.Prompts, c.Resources = &mcp.PromptCapabilities{ListChanged: true}, &mcp.ResourceCapabilities{ListChanged: true}
+		c.Prompts, c.Resources = &mcp.PromptCapabilities{ListChanged: true}, &mcp.ResourceCapabilities{ListChanged: true, Subscribe: true}
 	}
 	return c
-}
-
-// listen is a request to be told. Whoever wants to hear of changed tools has a list to compare with from then on.
-func (s *Server) listen(ctx context.Context, req mcp.Request) error {
-	p, ok := req.GetParams().(*mcp.SubscriptionsListenParams)
-	if !ok || p == nil || p.Notifications == nil || !p.Notifications.ToolsListChanged {
-		return nil
-	}
-	_, err := s.session.Tools(ctx)
-	return err
 }
 
 // missed is what we tell ourselves when a stream was away: changes may have been missed. What the tools are is asked; the others
 // the agent has to ask for.
 func missed(push func(incoming)) {
-	for _, method := range []string{toolsChanged, promptsChanged, resourcesChanged} {
+	for _, method := range []string{toolsChanged, promptsChanged, resourcesChanged, resourceUpdated} {
 		push(incoming{envelope: envelope{method: method}, ours: true})
 	}
 }

@@ -22,6 +22,7 @@ import (
 // Features are what a server has beside tools.
 type Features struct {
 	Resources, Prompts, Completions, Logging bool
+	Subscribe                                bool // to resources
 	Instructions                             string
 }
 
@@ -41,7 +42,8 @@ var listMethods = map[string]listMethod{
 var readMethods = map[string]func(Features) bool{
 	"resources/list": listMethods["resources/list"].has, "resources/templates/list": listMethods["resources/list"].has,
 	"resources/read": listMethods["resources/list"].has,
-	"prompts/list":   listMethods["prompts/list"].has, "prompts/get": listMethods["prompts/list"].has,
+	subscribeMethod:  func(f Features) bool { return f.Subscribe }, unsubscribeMethod: func(f Features) bool { return f.Subscribe },
+	"prompts/list": listMethods["prompts/list"].has, "prompts/get": listMethods["prompts/list"].has,
 	"completion/complete": func(f Features) bool { return f.Completions },
 }
 
@@ -92,8 +94,12 @@ func (f *Front) readActions(c *face) []hypervisor.Tool {
 		if !ok {
 			continue
 		}
+		if method == subscribeMethod || method == unsubscribeMethod {
+			out = append(out, hypervisor.Tool{Descriptor: d, Do: subscriptionAction(method)})
+			continue
+		}
 		out = append(out, hypervisor.Tool{Descriptor: d, Do: func(ctx context.Context, args json.RawMessage) (json.RawMessage, error) {
-			up, release, err := c.use(ctx)
+			up, release, err := c.use(ctx, false)
 			if err != nil {
 				return nil, err
 			}
@@ -123,6 +129,7 @@ func (f *Front) Features() Features {
 	for _, c := range f.all() {
 		one, known := c.features()
 		all.Resources = all.Resources || one.Resources || !known
+		all.Subscribe = all.Subscribe || one.Subscribe || !known
 		all.Prompts = all.Prompts || one.Prompts || !known
 		all.Completions = all.Completions || one.Completions || !known
 		all.Logging = all.Logging || one.Logging || !known

@@ -96,9 +96,9 @@ func (h *Hub) newSeat(key seatKey, who Seat) *seat {
 	s := &seat{hub: h, key: key, berths: map[*server]*berth{}, shown: map[*server]*face{}, visits: map[*visit]struct{}{}, clients: map[string]*clientUse{},
 		used: h.opt.Clock.Now()}
 	s.ctx, s.cancel = context.WithCancel(h.ctx)
-	s.front = &Front{hv: h.hv, session: who.Session, agent: who.Agent, render: h.render, opt: FrontOptions{Log: h.opt.Log}}
+	s.front = &Front{hv: h.hv, session: who.Session, agent: who.Agent, render: h.render, opt: FrontOptions{Log: h.opt.Log}, spawn: h.own.Go}
 	s.front.faces = s.faces()
-	s.server = NewServer(s, &ServerOptions{Reads: s, Version: h.opt.Version, Log: h.opt.Log, Clock: h.opt.Clock, ended: s.ctx, newID: s.newClient})
+	s.server = NewServer(s, &ServerOptions{Reads: s, Version: h.opt.Version, Log: h.opt.Log, Clock: h.opt.Clock, ended: s.ctx, newID: s.newClient, spawn: h.own.Go})
 	get := func(*http.Request) *mcp.Server { return s.server.sdk }
 	quiet := slog.New(slog.DiscardHandler)
 	// Host and Origin are checked before the handler.
@@ -217,7 +217,7 @@ func (b *berth) listFirst(ctx context.Context) error {
 	case why != nil && again > 0:
 		return fmt.Errorf("%w; it is tried again in %s", why, again.Round(time.Second))
 	}
-	up, release, err := b.use(ctx)
+	up, release, err := b.use(ctx, false)
 	if err == nil {
 		defer release()
 		if err = up.Ready(ctx); err == nil {
@@ -269,6 +269,12 @@ func (s *seat) unlisted(tool string) error {
 func (s *seat) Read(ctx context.Context, method string, params json.RawMessage) (json.RawMessage, error) {
 	s.prepare(ctx)
 	return s.front.Read(ctx, method, params)
+}
+
+// Watch subscribes to a resource.
+func (s *seat) Watch(ctx context.Context, uri string, tell func()) (Subscription, error) {
+	s.prepare(ctx)
+	return s.front.Watch(ctx, uri, tell)
 }
 
 // Features returns what the servers have, as far as it is known.

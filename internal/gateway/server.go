@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
 	"github.com/modelcontextprotocol/go-sdk/mcp"
@@ -37,6 +38,8 @@ type Reader interface {
 	Read(ctx context.Context, method string, params json.RawMessage) (json.RawMessage, error)
 	// Features returns what there is to read, as it is told to an agent that connects.
 	Features() Features
+	// Watch subscribes to a resource. tell is called whenever that has changed, or may have; it does not block.
+	Watch(ctx context.Context, uri string, tell func()) (Subscription, error)
 }
 
 // A Reply is what became of a call.
@@ -55,6 +58,7 @@ type ServerOptions struct {
 	Clock        Clock        // nil: WallClock
 
 	ended context.Context // its end cancels all requests; nil: they end with their connection
+	spawn func(func())    // starts a goroutine for a client that is subscribed to something; nil: one that Run waits for
 	newID func() string   // names a client's session; nil: the SDK does
 }
 
@@ -74,6 +78,9 @@ type Server struct {
 	ended   context.Context
 	log     *slog.Logger
 	reads   Reader // nil: tools are all there is
+	spawn   func(func())
+	own     sync.WaitGroup // of spawn, where Run waits
+	subs    subscribers
 }
 
 // statusTool is the hypervisor's own tool.
@@ -96,14 +103,23 @@ func NewServer(session Session, opt *ServerOptions) *Server {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{session: session, clock: o.Clock, ended: o.ended, reads: o.Reads, log: o.Log}
-	s.sdk = mcp.NewServer(implementation(o.Version), &mcp.ServerOptions{
+	s := &Server{session: session, clock: o.Clock, ended: o.ended, reads: o.Reads, log: o.Log, spawn: o.spawn}
+	if s.spawn == nil {
+		s.spawn = s.own.Go
+	}
+	opts := &mcp.ServerOptions{
 		Instructions: o.Instructions,
 		Logger:       o.sdkLog(),
 		GetSessionID: o.newID,
 		Capabilities: o.sdkCapabilities(),
-	})
+	}
+	if o.Reads != nil { // Watch has subscribed; the SDK only keeps whom to tell
+		opts.SubscribeHandler = func(context.Context, *mcp.SubscribeRequest) error { return nil }
+		opts.UnsubscribeHandler = func(context.Context, *mcp.UnsubscribeRequest) error { return nil }
+	}
+	s.sdk = mcp.NewServer(implementation(o.Version), opts)
 	s.sdk.AddReceivingMiddleware(s.receive)
+	s.sdk.AddSendingMiddleware(s.send)
 	return s
 }
 
@@ -139,6 +155,7 @@ func (s *Server) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	_ = c.Close()
 	_ = sdk.Close() // waits for the calls under way, which the closed wire has cancelled
 	<-ended
+	s.own.Wait()
 	if err := c.reason(); !errors.Is(err, io.EOF) && !errors.Is(err, errClosed) {
 		return err
 	}
@@ -172,10 +189,11 @@ func (s *Server) receive(next mcp.MethodHandler) mcp.MethodHandler {
 		case "tools/call":
 			return s.call(ctx, req.(*mcp.CallToolRequest))
 		case "subscriptions/listen":
-			if err := s.listen(ctx, req); err != nil {
-				return nil, fmt.Errorf("listing tools: %w", err)
+			return s.listen(ctx, next, method, req)
+		case subscribeMethod, unsubscribeMethod:
+			if s.reads != nil {
+				return s.subscribe(ctx, next, method, req)
 			}
-			return next(ctx, method, req)
 		case "ping":
 			return next(ctx, method, req)
 		case "initialize", "server/discover":
@@ -205,7 +223,7 @@ func (s *Server) introduce(r mcp.Result) {
 	f := s.reads.Features()
 	c := &mcp.ServerCapabilities{Tools: &mcp.ToolCapabilities{ListChanged: true}}
 	if f.Resources {
-		c.Resources = &mcp.ResourceCapabilities{ListChanged: true}
+		c.Resources = &mcp.ResourceCapabilities{ListChanged: true, Subscribe: f.Subscribe}
 	}
 	if f.Prompts {
 		c.Prompts = &mcp.PromptCapabilities{ListChanged: true}

@@ -36,6 +36,7 @@ type UpstreamOptions struct {
 	Jitter  func() float64 // in [0, 1); nil: math/rand
 	Version string         // of this program, as the server is told; empty: "dev"
 	Legacy  bool           // speak 2025-11-25 with it if it can, as the agent does: a server may ask in another way then
+	Again   bool           // it ran before, and agents know what it had then
 	Shared  bool           // several agents use it: it can ask and tell none of them anything during a call
 
 	Questions Questions // that it may ask
@@ -61,11 +62,14 @@ type Upstream struct {
 	tools    []Tool    // as last listed; they stay while it is down
 	has      Features
 	lists    editions
+	watched  map[string]map[*watch]struct{} // by the URI
+
+	watching chan struct{} // one slot: a subscription begins or ends
 }
 
 // NewUpstream returns an upstream that Run will start. Its name is for people and records; opt may be nil.
 func NewUpstream(name string, command Command, opt *UpstreamOptions) *Upstream {
-	u := &Upstream{name: name, command: command, tried: make(chan struct{}), changed: make(chan struct{}, 1)}
+	u := &Upstream{name: name, command: command, tried: make(chan struct{}), changed: make(chan struct{}, 1), watching: make(chan struct{}, 1)}
 	if opt != nil {
 		u.opt = *opt
 	}
@@ -191,8 +195,14 @@ func (u *Upstream) serve(ctx context.Context) error {
 	first := u.tools == nil
 	changed := !sameTools(u.tools, tools) && (!first || u.attempts > 1)
 	u.link, u.down, u.retry, u.tools, u.has = l, nil, time.Time{}, tools, l.features()
+	again := u.opt.Again
+	u.opt.Again = true
 	u.noteTried()
 	u.mu.Unlock()
+	if again { // it may have come back as another; what else it has is kept nowhere
+		u.listsChanged(promptsChanged)
+		u.listsChanged(resourcesChanged)
+	}
 	u.opt.Log.Info("server is up", "server", u.name, "tools", len(tools))
 	if changed {
 		u.toolsChanged()
@@ -264,7 +274,7 @@ func (u *Upstream) known() ([]Tool, bool) {
 }
 
 // use returns the upstream itself, which its Run keeps up.
-func (u *Upstream) use(context.Context) (*Upstream, func(), error) { return u, func() {}, nil }
+func (u *Upstream) use(context.Context, bool) (*Upstream, func(), error) { return u, func() {}, nil }
 
 // Ready waits until the first attempt to start the server has ended, and returns why it failed, or nil.
 func (u *Upstream) Ready(ctx context.Context) error {

@@ -25,6 +25,7 @@ type upstreamConn struct {
 	changed chan struct{}       // one slot: the upstream says its tools have changed
 	said    atomic.Bool         // it was the upstream, since they were listed last
 	lists   func(method string) // told of notifications that another list has changed; nil: nobody is
+	updated func(uri string)    // and that a resource has; "": any may have
 
 	may        Questions      // that the upstream may ask
 	questions  sync.WaitGroup // put to agents
@@ -237,6 +238,16 @@ func (c *upstreamConn) notice(e incoming) error {
 	case promptsChanged, resourcesChanged:
 		if c.lists != nil {
 			c.lists(e.method)
+		}
+	case resourceUpdated:
+		var p struct {
+			URI string `json:"uri"`
+		}
+		if err := jsonv2.Unmarshal(e.params, &p); !e.ours && err != nil {
+			return fmt.Errorf("%w: an updated resource: %w", errGarbage, err)
+		}
+		if c.updated != nil && (e.ours || p.URI != "") {
+			c.updated(p.URI)
 		}
 	case "notifications/message":
 		if t := c.asker(e.of); t != nil {
