@@ -51,6 +51,7 @@ type Hypervisor struct {
 	system  *systemHandle
 	agents  *standings
 	kills   *killSwitch
+	reviews reviewing
 	ruling  sync.Mutex // held over SetRules, so that the newest record of rules is of those in force
 	rules   atomic.Pointer[ruleSet]
 	bodies  sync.Pool      // of *[]byte: records' bytes on their way to the store

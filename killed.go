@@ -306,13 +306,7 @@ func (t toldKill) decided(d policy.Decision) toldKill {
 
 // closeApprovals ends what a killed agent waits for, in the sessions that are loaded; the others do it when they are loaded.
 func (hv *Hypervisor) closeApprovals(ctx context.Context, did policy.DID) (closed int, err error) {
-	hv.mu.Lock()
-	var loaded []*Session
-	for s := range hv.loaded {
-		loaded = append(loaded, s)
-	}
-	hv.mu.Unlock()
-	for _, s := range loaded {
+	for _, s := range hv.inMemory() {
 		if !s.hasApprovals(did) {
 			continue
 		}

@@ -168,6 +168,7 @@ func (a *standings) submitAll(ctx context.Context, caller policy.Caller, did pol
 	}
 	if last != nil {
 		a.publish(h)
+		a.hv.review(did)
 		a.keepSnapshot(ctx, h)
 	}
 	return answers, failed

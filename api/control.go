@@ -64,6 +64,41 @@ type Elevation struct {
 	Decision *Decision   `json:"decision,omitempty"`
 }
 
+// An IncidentRequest is the body that reports that something went wrong: with an action, or with an agent.
+type IncidentRequest struct {
+	Action   string  `json:"action,omitempty"` // its id
+	Agent    string  `json:"agent,omitempty"`
+	Severity Decimal `json:"severity,omitempty"` // 0 to 1; empty: 0.50
+	Reason   string  `json:"reason"`
+}
+
+// An Incident is one that was raised.
+type Incident struct {
+	ID            string    `json:"id"`
+	Session       string    `json:"session"`
+	Action        string    `json:"action,omitempty"`
+	Agent         string    `json:"agent"` // who is said to have done it
+	Severity      Decimal   `json:"severity"`
+	Reason        string    `json:"reason"`
+	By            string    `json:"by"`
+	Seq           uint64    `json:"seq"`
+	Time          time.Time `json:"time"`
+	Faultless     string    `json:"faultless,omitempty"` // why nobody bears it: agent_report, unknown_outcome, failed_outcome
+	Shares        []Share   `json:"shares"`              // they sum to 1; none: nobody bears it
+	Slashed       []string  `json:"slashed,omitempty"`
+	Chains        uint64    `json:"chains,omitempty"` // causal chains that were counted
+	Drawn         bool      `json:"drawn,omitempty"`  // there are more, and as many were drawn, by Seed
+	Seed          uint64    `json:"seed,omitempty"`
+	StandardError Decimal   `json:"standard_error,omitempty"` // the greatest of any share, where they were drawn
+}
+
+// A Share is what one agent bears of an incident.
+type Share struct {
+	Agent string   `json:"agent"`
+	Share Decimal  `json:"share"`
+	Why   []string `json:"why"`
+}
+
 // An Act is the body that asks to have an action done.
 type Act struct {
 	Action string          `json:"action"` // server.tool

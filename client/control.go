@@ -54,6 +54,23 @@ func (c *Client) EndElevation(ctx context.Context, session, id string) (d api.De
 	return d, err
 }
 
+// RaiseIncident reports that something went wrong. With a key it can be repeated.
+func (c *Client) RaiseIncident(ctx context.Context, session string, in api.IncidentRequest, key string) (i api.Incident, err error) {
+	err = c.callOnce(ctx, key, http.MethodPost, sessionPath(session, "incidents"), in, &i)
+	return i, err
+}
+
+// Incidents yields a session's incidents, oldest first.
+func (c *Client) Incidents(ctx context.Context, session string) iter.Seq2[api.Incident, error] {
+	return list[api.Incident](ctx, c, sessionPath(session, "incidents"), url.Values{})
+}
+
+// Incident returns an incident.
+func (c *Client) Incident(ctx context.Context, session, id string) (i api.Incident, err error) {
+	err = c.call(ctx, http.MethodGet, sessionPath(session, "incidents/"+url.PathEscape(id)), nil, nil, &i)
+	return i, err
+}
+
 // LiftDemotion ends what holds an agent in a ring since a breach or drift.
 func (c *Client) LiftDemotion(ctx context.Context, session, did string) (d api.Decision, err error) {
 	err = c.call(ctx, http.MethodDelete, sessionPath(session, "demotions/"+url.PathEscape(did)), nil, nil, &d)

@@ -169,7 +169,10 @@ func (s Share) Reasons() []string {
 	var why []string
 	if s.Direct > 0 {
 		text := "its action is the one the incident is about"
-		if s.Direct == Whole || s.Direct == Whole-chainWorth {
+		switch {
+		case s.Direct == Whole && s.OnChains == 0:
+			text = "the incident is about it, and about no single action"
+		case s.Direct == Whole || s.Direct == Whole-chainWorth:
 			text += ", and no other action led to it"
 		}
 		why = append(why, fmt.Sprintf("%s: %s", text, s.Direct))

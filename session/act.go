@@ -46,6 +46,7 @@ type Admitted struct {
 	Approval      string               `json:"approval,omitempty"`    // used up by this
 	During        string               `json:"during,omitempty"`      // the action in whose course it was asked for
 	Unwitnessed   bool                 `json:"unwitnessed,omitempty"` // an admin action of the only operator there is
+	Resource      string               `json:"resource,omitempty"`    // what it touches, "server:resource"; empty: not known
 }
 
 // Started is recorded when a call may go out. A process that finds a start of another's without an outcome records the
@@ -284,7 +285,7 @@ func (a *admission) admitted(approval string) Outcome {
 		ID: id, Agent: a.agent, Action: call.Descriptor.ID, Descriptor: call.Digest, Args: args.Commitment(),
 		Ring: a.ring, RequiredRing: a.required, SigmaEff: a.score, RiskWeight: a.effective.Weight(), Reversibility: a.effective,
 		ReadOnly: call.Descriptor.ReadOnly, Rules: a.env.RulesID, Approval: approval, During: a.act.During,
-		Unwitnessed: a.operator && a.required == ring.Root && a.env.Operators < 2,
+		Unwitnessed: a.operator && a.required == ring.Root && a.env.Operators < 2, Resource: call.Resource,
 	}, Started{id, a.env.Incarnation})
 	out.Durable = a.s.strong() || !call.Descriptor.ReadOnly || approval != "" // a grant whose use is lost would be used again
 	out.Tallies = []TallyOf{{a.agent, a.tally}}
@@ -321,7 +322,7 @@ func (e Admitted) Append(dst []byte) []byte {
 		Hash("descriptor", e.Descriptor).Hash("args", e.Args).Uint("ring", uint64(e.Ring)).Uint("required_ring", uint64(e.RequiredRing)).
 		Millionths("sigma_eff", uint32(e.SigmaEff)).Millionths("risk_weight", uint32(e.RiskWeight)).
 		Str("reversibility", e.Reversibility.String()).OptBool("read_only", e.ReadOnly).OptStr("rules", e.Rules).
-		OptStr("approval", e.Approval).OptStr("during", e.During).OptBool("unwitnessed", e.Unwitnessed).End()
+		OptStr("approval", e.Approval).OptStr("during", e.During).OptBool("unwitnessed", e.Unwitnessed).OptStr("resource", e.Resource).End()
 }
 
 func (e Admitted) apply(s *State, at Stamp) {

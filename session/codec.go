@@ -49,6 +49,8 @@ var readers = audit.Readers[Event]{
 	keyUsedType:       reader[KeyUsed](),
 	assignedType:      reader[RingAssigned](),
 	demotedType:       reader[RingDemoted](),
+	incidentType:      reader[IncidentRaised](),
+	attributedType:    reader[FaultAttributed](),
 	breachType:        reader[BreachDetected](),
 	liftedType:        reader[DemotionLifted](),
 	elevatedType:      reader[RingElevated](),

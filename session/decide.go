@@ -120,6 +120,8 @@ func decide(s *State, env *Env, c Command) (Outcome, error) {
 		return decideElevate(s, env, c), nil
 	case EndElevation:
 		return decideEndElevation(s, env, c), nil
+	case RaiseIncident:
+		return decideRaiseIncident(s, env, c), nil
 	case LiftDemotion:
 		return decideLiftDemotion(s, env, c), nil
 	case Terminate:

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/agenthypervisor/hypervisor/audit"
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/ring"
 	"github.com/agenthypervisor/hypervisor/session"
@@ -221,6 +222,18 @@ func (p *player) command(l line) (by policy.Caller, c session.Command, err error
 		return l.by(name), c, err
 	case "lower": // lower elv-4
 		return l.by(operator), session.EndElevation{ID: name}, nil
+	case "incident": // incident act-7|ann [by=…] [severity=0.7] [reason=…]
+		c := session.RaiseIncident{Reason: l.named["reason"]}
+		if v := l.named["severity"]; v != "" {
+			s := ring.MustSigma(v)
+			c.Severity = &s
+		}
+		if strings.HasPrefix(name, "act-") {
+			c.Action, c.Found = name, p.found(name)
+		} else {
+			c.Agent = did(name)
+		}
+		return l.by(operator), c, nil
 	case "lift-demotion": // lift-demotion ann
 		return l.by(operator), session.LiftDemotion{Agent: did(name)}, nil
 	case "terminate":
@@ -267,6 +280,27 @@ func (p *player) kill(l line) policy.Kill {
 		}
 	}
 	return k
+}
+
+// found is what the log says of an action.
+func (p *player) found(id string) *session.Finding {
+	var story session.Story
+	for _, body := range p.log {
+		r, err := audit.ParseRecord(body)
+		if err != nil {
+			panic(err)
+		}
+		events, err := session.ParseEvents(r.Events)
+		if err != nil {
+			panic(err)
+		}
+		story.Add(r.Time, events)
+	}
+	f, there := story.Of(id, 7)
+	if !there {
+		return nil
+	}
+	return &f
 }
 
 // digest is what the approval shows, or what the command says instead.

@@ -83,9 +83,10 @@ type Participant struct {
 	Running int         `json:"running"`
 	// Probation says that the agent's risk when it joined holds it in ring 3 (SPEC §3).
 	Probation bool       `json:"probation,omitempty"`
-	Parent    policy.DID `json:"parent,omitempty"` // who brought it; empty: no agent
-	Held      ring.Ring  `json:"held,omitempty"`   // the ring a demotion holds it in until an operator lifts it; zero: none
-	Window    *Window    `json:"window,omitempty"` // nil: it has not called
+	Parent    policy.DID `json:"parent,omitempty"`    // who brought it; empty: no agent
+	Held      ring.Ring  `json:"held,omitempty"`      // the ring a demotion holds it in until an operator lifts it; zero: none
+	Window    *Window    `json:"window,omitempty"`    // nil: it has not called
+	Incidents int        `json:"incidents,omitempty"` // that it has reported itself
 }
 
 // A Running is an admitted action whose outcome is not recorded.

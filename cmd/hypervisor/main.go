@@ -36,7 +36,7 @@ func run() int {
 // commands makes the program's commands, in the order help lists them.
 var commands = []func(*globals) *cobra.Command{
 	newServeCommand, newWrapCommand, newDemoCommand, newDemoServerCommand,
-	newSessionCommand, newAgentCommand, newTokenCommand, newToolsCommand, newActionCommand, newApprovalCommand, newElevationCommand,
+	newSessionCommand, newAgentCommand, newTokenCommand, newToolsCommand, newActionCommand, newApprovalCommand, newElevationCommand, newIncidentCommand,
 	newKillCommand, newSagaCommand, newAuditCommand, newPolicyCommand, newPackCommand, newBenchCommand, newVersionCommand,
 }
 

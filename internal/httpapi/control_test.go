@@ -91,6 +91,9 @@ func TestEachRouteLetsInItsRoles(t *testing.T) {
 		{"GET", one + "/elevations", "", "opua"},
 		{"DELETE", one + "/elevations/elv-1", "", "opa"},
 		{"DELETE", one + "/demotions/did:mesh:ann", "", "o"},
+		{"POST", one + "/incidents", `{"action":"act-1","reason":"x"}`, "oa"},
+		{"GET", one + "/incidents", "", "opu"},
+		{"GET", one + "/incidents/inc-1", "", "opu"},
 		{"POST", one + "/leave", `{"agent":"did:mesh:bob"}`, "o"}, // ann may leave, another is not hers to take out
 		{"POST", one + "/activate", "", "o"},
 		{"GET", "/v1/actions/act-1", "", "opu"},
