@@ -18,11 +18,10 @@ const (
 	attributedType = "liability.fault_attributed"
 )
 
-const (
-	// DefaultSeverity is an incident's where nothing is said.
-	DefaultSeverity ring.Sigma = 500_000
-	maxOwnIncidents            = 16 // that an agent itself reports in one session
-)
+// DefaultSeverity is an incident's where nothing is said.
+const DefaultSeverity ring.Sigma = 500_000
+
+const maxOwnIncidents = 16 // that an agent itself reports in one session
 
 // RaiseIncident reports that something went wrong. An operator's is attributed and moves standings; an agent's own is recorded and
 // moves nobody's.
