@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 	"strings"
 	"time"
 
@@ -70,6 +71,7 @@ type AgentView struct {
 	Risk        ring.Sigma
 	Blacklisted bool
 	Killed      *policy.Kill // everywhere; nil: it is not
+	Bonds       []agent.Bond // outstanding, oldest first
 	Records     uint64       // in its stream
 	Changed     time.Time    // of the newest
 }
@@ -101,7 +103,7 @@ func (hv *Hypervisor) Agent(ctx context.Context, did policy.DID) (AgentView, err
 	if s.Seq == 0 {
 		return AgentView{}, fmt.Errorf("agent %s: %w", did, ErrNotFound)
 	}
-	v := AgentView{DID: did, Sigma: s.Sigma(), Risk: s.Risk, Blacklisted: s.Blacklisted, Records: s.Seq, Changed: s.Time}
+	v := AgentView{DID: did, Sigma: s.Sigma(), Risk: s.Risk, Blacklisted: s.Blacklisted, Bonds: slices.Clone(s.Bonds), Records: s.Seq, Changed: s.Time}
 	if k, killed := hv.kills.current().In(policy.Scope{Agent: did}); killed {
 		v.Killed = &k
 	}

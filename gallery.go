@@ -13,6 +13,7 @@ import (
 // A gallery is what one session knows of standings: of its participants, and of who is joining. The session's lock guards it.
 type gallery struct {
 	known   map[policy.DID]agent.Standing // what decisions read
+	scores  *session.Scores               // what stands behind whom; nil: nothing does
 	watched []watchedAgent
 	changes uint64 // of standings, when they were looked at last
 }
@@ -34,7 +35,7 @@ func (g *gallery) watch(did policy.DID, h *agentHandle) {
 }
 
 // current returns the standings as they are now.
-func (g *gallery) current(a *standings) map[policy.DID]agent.Standing {
+func (g *gallery) current(a *standings, state *session.State) map[policy.DID]agent.Standing {
 	changes := a.changes.Load() // before the standings: one that is published meanwhile is seen now or at the next command
 	if changes == g.changes {
 		return g.known
@@ -44,6 +45,9 @@ func (g *gallery) current(a *standings) map[policy.DID]agent.Standing {
 		w := &g.watched[i]
 		if now := w.h.standing.Load(); now != w.seen {
 			w.seen, g.known[w.did] = now, *now
+			if g.scores != nil {
+				g.scores.Stand(state, w.did, *now)
+			}
 		}
 	}
 	return g.known
@@ -62,4 +66,14 @@ func (g *gallery) keep(participants map[policy.DID]*session.Participant) {
 		}
 		return !there
 	})
+}
+
+// follow takes in what a record has changed of who stands behind whom; the state has it already.
+func (g *gallery) follow(state *session.State, events []session.Event) {
+	switch {
+	case g.scores != nil:
+		g.scores.Follow(state, events, g.known)
+	case len(state.Bonds) > 0:
+		g.scores = session.NewScores(state, g.known)
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/agenthypervisor/hypervisor/agent"
@@ -128,6 +129,7 @@ func (s *Session) record(ctx context.Context, env session.Env, trace string, c s
 	s.known = true
 	l.st.events = session.AppendEvents(l.st.events[:0], out.Events)
 	effects := session.Apply(l.state, session.Stamp{Seq: l.st.seq + 1, Time: env.Now, Caller: env.Caller.DID}, out.Events)
+	l.agents.follow(l.state, out.Events)
 	d := draft{at: env.Now, caller: env.Caller, trace: trace, events: l.st.events, payload: payload,
 		deadline: session.Due(l.state), owes: session.Owes(l.state), durable: out.Durable}
 	if len(effects) > 0 && out.Durable {
@@ -154,7 +156,7 @@ func (s *Session) env(caller policy.Caller) (session.Env, string, error) {
 	l, rules := s.live, s.hv.rules.Load()
 	s.used = s.hv.now(l.state.Time)
 	return session.Env{
-		Now: s.used, Caller: caller, Standings: l.agents.current(s.hv.agents),
+		Now: s.used, Caller: caller, Standings: l.agents.current(s.hv.agents, l.state), Scores: l.agents.scores,
 		Rules: rules.rules, RulesID: rules.version, Random: [32]byte(b[:32]), Secret: l.secret,
 		Incarnation: s.hv.incarnation, NodeEpoch: s.hv.system.epoch(), Operators: len(s.hv.opts.Operators), Tallies: l.tallies,
 		Kills: s.hv.kills.current(),
@@ -312,6 +314,10 @@ func (s *Session) resume(ctx context.Context) error {
 	}
 	for i, did := range dids {
 		s.live.agents.watch(did, handles[i])
+	}
+	s.live.agents.follow(state, nil)
+	if len(state.Bonds) > 0 && slices.ContainsFunc(handles, func(h *agentHandle) bool { return h.standing.Load().Blacklisted }) {
+		s.hv.timers.Set(s.id, s.hv.opts.Clock.Now()) // its bonds end
 	}
 	if state.Lifecycle == session.Archived {
 		return nil

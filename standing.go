@@ -120,8 +120,11 @@ func (a *standings) publish(h *agentHandle) {
 	if h.state.Killed != nil {
 		a.hv.kills.learn(*h.state.Killed) // before anybody is told that the agent is known
 	}
-	h.standing.Store(&standing)
+	before := h.standing.Swap(&standing)
 	a.changes.Add(1)
+	if standing.Blacklisted && before != nil && !before.Blacklisted {
+		a.hv.rouse(h.state.DID)
+	}
 }
 
 // submit gives an agent's stream a command, waits until it is durable and publishes the standing.
@@ -133,26 +136,20 @@ func (a *standings) submit(ctx context.Context, caller policy.Caller, did policy
 	return answers[0].Decision, nil
 }
 
-// An agentAnswer is what a command came to.
-type agentAnswer struct {
-	policy.Decision
-	sigma ring.Sigma // σ_raw after it
-}
-
 // submitAll is submit for several commands, each a record of its own. What they came to counts together: where one could not be
 // recorded, the ones before it may be, and all can be given again.
-func (a *standings) submitAll(ctx context.Context, caller policy.Caller, did policy.DID, commands ...agent.Command) ([]agentAnswer, error) {
+func (a *standings) submitAll(ctx context.Context, caller policy.Caller, did policy.DID, commands ...agent.Command) ([]agent.Outcome, error) {
 	h := a.handle(did)
 	h.mu.Lock()
 	defer h.mu.Unlock() // over the wait too: an agent's entries are rare, and nobody reads one that is not durable
 	if err := a.load(ctx, h, did); err != nil {
 		return nil, err
 	}
-	var answers []agentAnswer
+	var answers []agent.Outcome
 	var last *ticket
 	var failed error
 	for _, c := range commands {
-		d, t, err := a.decide(h, caller, c)
+		out, t, err := a.decide(h, caller, c)
 		if err != nil {
 			failed = err
 			break
@@ -160,7 +157,7 @@ func (a *standings) submitAll(ctx context.Context, caller policy.Caller, did pol
 		if t != nil {
 			last = t
 		}
-		answers = append(answers, agentAnswer{d, h.state.Sigma()})
+		answers = append(answers, out)
 	}
 	if err := a.hv.wait(ctx, last); err != nil {
 		h.st = nil // forget what was applied; the next use reads the stream
@@ -175,23 +172,23 @@ func (a *standings) submitAll(ctx context.Context, caller policy.Caller, did pol
 }
 
 // decide decides a command and hands its record over; the ticket is nil if there is none. The handle's lock is held.
-func (a *standings) decide(h *agentHandle, caller policy.Caller, c agent.Command) (policy.Decision, *ticket, error) {
+func (a *standings) decide(h *agentHandle, caller policy.Caller, c agent.Command) (agent.Outcome, *ticket, error) {
 	at := a.hv.now(h.state.Time)
 	env := agent.Env{Now: at, Caller: caller, Operators: len(a.hv.opts.Operators), Over: a.over(h.state)}
 	out := agent.Decide(h.state, env, c)
 	if len(out.Events) == 0 {
-		return out.Decision, nil, nil
+		return out, nil, nil
 	}
 	if err := a.hv.reserve(); err != nil {
-		return policy.Decision{}, nil, err
+		return out, nil, err
 	}
 	trace, err := a.hv.newTrace()
 	if err != nil {
 		a.hv.committer.Release()
-		return policy.Decision{}, nil, err
+		return out, nil, err
 	}
 	agent.Apply(h.state, h.st.seq+1, at, out.Events)
-	return out.Decision, h.st.write(draft{at: at, caller: caller, trace: trace, events: agent.AppendEvents(nil, out.Events), durable: true}), nil
+	return out, h.st.write(draft{at: at, caller: caller, trace: trace, events: agent.AppendEvents(nil, out.Events), durable: true}), nil
 }
 
 // over returns sessions whose summary is recorded: all they owed was told before.

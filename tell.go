@@ -77,7 +77,11 @@ func (a *standings) tell(ctx context.Context, owed []session.OwedEntry) (answers
 	for _, did := range agents {
 		became, err := a.submitAll(ctx, policy.System.Through("executor"), did, commands[did]...)
 		for i, b := range became {
-			answers = append(answers, session.Answer{Number: numbers[did][i], Sigma: b.sigma})
+			answer := session.Answer{Number: numbers[did][i], Sigma: b.Sigma, Lost: b.Lost}
+			if !b.Allowed {
+				answer.Code, answer.Why = b.Code, b.Reason
+			}
+			answers = append(answers, answer)
 		}
 		if failed == nil {
 			failed = err

@@ -11,16 +11,17 @@ import (
 
 // State is an agent's standing as the fold of its records. The zero State but for its DID is a newcomer.
 type State struct {
-	DID         policy.DID        `json:"did"`
-	Seq         uint64            `json:"seq"`
-	Time        time.Time         `json:"time"`
-	Set         *ring.Sigma       `json:"set,omitempty"`         // σ_raw after the newest entry; nil: none
-	Configured  *ring.Sigma       `json:"configured,omitempty"`  // what the configuration said last; nil: nothing yet
-	Risk        ring.Sigma        `json:"risk,omitempty"`        // from 0 to 1, clamped after every entry
-	Blacklisted bool              `json:"blacklisted,omitempty"` // slashed and not reinstated since
-	Credited    string            `json:"credited,omitempty"`    // the day of the newest clean session, in UTC: 2026-01-02
-	Asked       *WitnessAsked     `json:"asked,omitempty"`       // the newest act of ring 0 that a second operator may complete
-	Heard       map[string]uint64 `json:"heard,omitempty"`       // the newest entry's number, of each session that may send more
+	DID         policy.DID       `json:"did"`
+	Seq         uint64           `json:"seq"`
+	Time        time.Time        `json:"time"`
+	Set         *ring.Sigma      `json:"set,omitempty"`         // σ_raw after the newest entry; nil: none
+	Configured  *ring.Sigma      `json:"configured,omitempty"`  // what the configuration said last; nil: nothing yet
+	Risk        ring.Sigma       `json:"risk,omitempty"`        // from 0 to 1, clamped after every entry
+	Blacklisted bool             `json:"blacklisted,omitempty"` // slashed and not reinstated since
+	Credited    string           `json:"credited,omitempty"`    // the day of the newest clean session, in UTC: 2026-01-02
+	Asked       *WitnessAsked    `json:"asked,omitempty"`       // the newest act of ring 0 that a second operator may complete
+	Bonds       []Bond           `json:"bonds,omitempty"`       // outstanding, oldest first
+	Heard       map[string]Heard `json:"heard,omitempty"`       // of each session that may send more
 
 	Killed *policy.Kill `json:"killed,omitempty"` // it is stopped everywhere; nil: it is not
 	Lifted string       `json:"lifted,omitempty"` // the kill that was lifted last, by its id
@@ -32,6 +33,20 @@ func (s *State) Sigma() ring.Sigma {
 		return ring.Newcomer
 	}
 	return *s.Set
+}
+
+// sigmaAfter returns the σ_raw that events will have made.
+func (s *State) sigmaAfter(events []Event) ring.Sigma {
+	sigma := s.Sigma()
+	for _, e := range events {
+		switch e := e.(type) {
+		case SigmaSet:
+			sigma = e.Sigma
+		case Moved:
+			sigma = e.Sigma
+		}
+	}
+	return sigma
 }
 
 // A Command asks for something, in the imperative.
@@ -60,13 +75,22 @@ type Env struct {
 type Outcome struct {
 	policy.Decision
 	Events []Event // empty: nothing is recorded
+
+	// Sigma is σ_raw after it, and Lost what a clip took: also of an entry that was told before.
+	Sigma, Lost ring.Sigma
 }
 
 // Decide answers a command; it changes nothing.
 func Decide(s *State, env Env, c Command) Outcome {
 	out := decide(s, &env, c)
+	if out.Sigma == 0 {
+		out.Sigma = s.sigmaAfter(out.Events)
+	}
 	if len(out.Events) == 0 {
 		return out
+	}
+	if len(s.Bonds) > 0 {
+		out.Events = append(out.Events, s.cuts(out.Events)...)
 	}
 	if len(env.Over) > 0 {
 		out.Events = append(out.Events, SessionsOver{env.Over})
@@ -137,6 +161,10 @@ var readers = audit.Readers[Event]{
 	movedType:    reader[Moved](),
 	askedType:    reader[WitnessAsked](),
 	overType:     reader[SessionsOver](),
+
+	reservedType: reader[BondReserved](),
+	releasedType: reader[BondReleased](),
+	cutType:      reader[BondsCut](),
 	killedType:   reader[Killed](),
 	liftedType:   reader[KillLifted](),
 }

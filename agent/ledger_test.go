@@ -27,6 +27,10 @@ func samples() []Event {
 		Killed{ID: "kil-1", Agent: ann, Scope: "agent", Reason: policy.Manual, Note: "\"\u2028", By: ann, At: at},
 		KillLifted{ID: "kil-1", Agent: ann},
 		SessionsOver{Sessions: []string{"a", "b"}},
+		Moved{Entry: Entry{Session: "s", Number: 3, Kind: Clip, Bond: "vch-1", Severity: 2}, Lost: 4, Sigma: 3},
+		BondReserved{Session: "s", Number: 1, Bond: "vch-1", Vouchee: ann, Amount: 5},
+		BondReleased{Session: "s", Number: 1, Bond: "vch-1"},
+		BondsCut{Bonds: []CutBond{{Session: "s", Bond: "\"", Amount: 5}, {Session: "t", Bond: "vch-2"}}},
 	}
 }
 

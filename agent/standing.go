@@ -7,8 +7,10 @@ import "github.com/agenthypervisor/hypervisor/ring"
 type Standing struct {
 	Sigma       ring.Sigma // σ_raw
 	Risk        ring.Sigma
-	Blacklisted bool   // slashed and not reinstated
-	Version     uint64 // the number of the newest record it follows from; 0: none
+	Blacklisted bool                  // slashed and not reinstated
+	Bonded      ring.Sigma            // put up for others, in all sessions together
+	Cut         map[string]ring.Sigma // what is left of the bonds that were cut, by BondKey; nil: none was
+	Version     uint64                // the number of the newest record it follows from; 0: none
 }
 
 // Newcomer is the standing of an agent nobody has spoken of (SPEC §3).
@@ -16,5 +18,5 @@ var Newcomer = Standing{Sigma: ring.Newcomer}
 
 // Standing returns what sessions may know.
 func (s *State) Standing() Standing {
-	return Standing{Sigma: s.Sigma(), Risk: s.Risk, Blacklisted: s.Blacklisted, Version: s.Seq}
+	return Standing{Sigma: s.Sigma(), Risk: s.Risk, Blacklisted: s.Blacklisted, Bonded: s.bonded(), Cut: s.cutBonds(), Version: s.Seq}
 }

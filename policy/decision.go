@@ -34,6 +34,8 @@ const (
 	ApprovalExpired     Code = "approval_expired"
 	WitnessRequired     Code = "witness_required"
 	ElevationRefused    Code = "elevation_refused"
+	ExposureExceeded    Code = "exposure_exceeded"
+	VouchRefused        Code = "vouch_refused"
 	QuotaExceeded       Code = "quota_exceeded"
 	IdempotencyConflict Code = "idempotency_conflict"
 	NotFound            Code = "not_found"

@@ -241,7 +241,7 @@ func (a *admission) electors() []policy.DID {
 	var electors []policy.DID
 	for did := range a.s.Participants {
 		// A child is its parent (SPEC §2), so it has no vote beside it, and nobody one on its own proposal through a child.
-		if a.s.Participants[did].Parent == "" && did != a.s.root(a.agent) && ring.ByScore(a.env.sigma(did)) <= ring.Standard && !a.s.killedItself(a.env, did) {
+		if a.s.Participants[did].Parent == "" && did != a.s.root(a.agent) && ring.ByScore(a.env.sigma(did)) <= ring.Standard && !a.s.killedItself(a.env, did) && !a.s.bonded(did, a.s.root(a.agent)) {
 			electors = append(electors, did)
 		}
 	}

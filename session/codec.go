@@ -73,4 +73,13 @@ var readers = audit.Readers[Event]{
 
 	cleanType: reader[CleanSession](),
 	toldType:  reader[EntriesTold](),
+
+	requestedType:     reader[VouchRequested](),
+	vouchedType:       reader[Vouched](),
+	vouchRefusedType:  reader[VouchRefused](),
+	vouchEndedType:    reader[VouchEnded](),
+	vouchReleasedType: reader[VouchReleased](),
+	slashedType:       reader[SlashExecuted](),
+	forfeitedType:     reader[BondForfeited](),
+	askedType:         reader[WitnessAsked](),
 }

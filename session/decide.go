@@ -83,6 +83,7 @@ func Decide(s *State, env Env, c Command) (Outcome, error) {
 	if err != nil || len(out.Events) == 0 {
 		return out, err
 	}
+	out.Events = append(out.Events, s.freed(out.Events)...)
 	if out.Allowed {
 		recordKey(&env, &out)
 	}
@@ -114,6 +115,12 @@ func decide(s *State, env *Env, c Command) (Outcome, error) {
 		return decideKill(s, env, c)
 	case LiftKill:
 		return decideLiftKill(s, env, c), nil
+	case Vouch:
+		return decideVouch(s, env, c), nil
+	case Withdraw:
+		return decideWithdraw(s, env, c), nil
+	case Slash:
+		return decideSlash(s, env, c), nil
 	case Told:
 		return decideTold(s, env, c), nil
 	case Elevate:

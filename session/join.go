@@ -3,6 +3,7 @@ package session
 import (
 	"cmp"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/agenthypervisor/hypervisor/agent"
@@ -204,8 +205,9 @@ func decideLeave(s *State, env *Env, c Leave) Outcome {
 	case !there:
 		return refuse(policy.NotAParticipant, "%s is not in session %s", agent, s.ID)
 	}
-	var events []Event
-	for _, did := range append(s.descendants(agent), agent) { // whom it brought does not stay without it
+	leavers := append(s.descendants(agent), agent) // whom it brought does not stay without it
+	events := s.endBonds(whyLeft, func(b *Bond) bool { return slices.Contains(leavers, b.Voucher) || slices.Contains(leavers, b.Vouchee) })
+	for _, did := range leavers {
 		events = append(events, s.leaving(did)...)
 	}
 	return allow(events...)

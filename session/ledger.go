@@ -64,7 +64,11 @@ func (Told) command() {}
 // An Answer is what came of one entry.
 type Answer struct {
 	Number uint64     `json:"number"`
-	Sigma  ring.Sigma `json:"sigma"` // the agent's σ_raw after it
+	Sigma  ring.Sigma `json:"sigma"`          // the agent's σ_raw after it
+	Lost   ring.Sigma `json:"lost,omitempty"` // of a clip: the bond
+	// Code says why a reservation was refused; empty: it was not.
+	Code policy.Code `json:"code,omitempty"`
+	Why  string      `json:"why,omitempty"` // the same for people
 }
 
 // EntriesTold is recorded when entries stand in their agents' streams.
@@ -81,13 +85,38 @@ func decideTold(s *State, env *Env, c Told) Outcome {
 		return Outcome{Decision: policy.Allow()} // somebody was faster
 	}
 	slices.SortFunc(answers, func(a, b Answer) int { return cmp.Compare(a.Number, b.Number) })
-	events := []Event{EntriesTold{answers}}
-	if s.Lifecycle != Terminating || !s.Closed || len(s.Running) > 0 || len(answers) < len(s.Owed) {
+	events := append(s.cascade(answers), EntriesTold{answers}) // in this order, so that a slash is over only after its last clip
+	for _, a := range answers {
+		if b := s.requested(a.Number); b != nil {
+			events = append(events, s.reserved(env, b, a))
+		}
+	}
+	if s.Lifecycle != Terminating || len(s.Running) > 0 || len(answers) < len(s.Owed) || len(events) > 1 || s.close() != nil {
 		return allow(events...)
 	}
 	out := allow(slices.Concat(s.flush(env, true), events, []Event{SessionArchived{}})...) // nothing holds the end up any more
 	out.Tallies = s.settled(env, true)
 	return out
+}
+
+// requested returns the bond that an entry reserves; nil: it reserves none.
+func (s *State) requested(number uint64) *Bond {
+	for _, b := range s.Bonds {
+		if b.Number == number && b.Status == BondRequested {
+			return b
+		}
+	}
+	return nil
+}
+
+// owedTo returns whom an entry is owed to.
+func (s *State) owedTo(number uint64) policy.DID {
+	for i := range s.Owed {
+		if s.Owed[i].Entry.Number == number {
+			return s.Owed[i].Agent
+		}
+	}
+	return ""
 }
 
 func (s *State) owes(number uint64) bool {
@@ -112,13 +141,14 @@ func (s *State) creditable() (dids []policy.DID) {
 
 // close returns what is to be recorded once nothing runs any more and before the session is archived.
 func (s *State) close() []Event {
+	events := s.endBonds("session ended", func(*Bond) bool { return true })
 	if s.Closed {
-		return nil
+		return events
 	}
 	if dids := s.creditable(); len(dids) > 0 {
-		return []Event{CleanSession{dids}}
+		events = append(events, CleanSession{dids})
 	}
-	return nil
+	return events
 }
 
 // Append appends the event's JSON.
@@ -145,12 +175,25 @@ func (e EntriesTold) Append(dst []byte) []byte {
 		}
 		list = append(append(list, sep), `{"number":`...)
 		list = append(strconv.AppendUint(list, a.Number, 10), `,"sigma":`...)
-		list = append(ring.AppendMillionths(list, uint32(a.Sigma)), '}')
+		list = ring.AppendMillionths(list, uint32(a.Sigma))
+		if a.Lost > 0 {
+			list = ring.AppendMillionths(append(list, `,"lost":`...), uint32(a.Lost))
+		}
+		if a.Code != "" {
+			list = audit.AppendString(append(list, `,"code":`...), string(a.Code))
+		}
+		if a.Why != "" {
+			list = audit.AppendString(append(list, `,"why":`...), a.Why)
+		}
+		list = append(list, '}')
 	}
 	return audit.Event(dst, toldType).Raw("answers", append(list, ']')).End()
 }
 
 func (e EntriesTold) apply(s *State, _ Stamp) {
+	for _, a := range e.Answers {
+		s.answered(a.Number)
+	}
 	s.Owed = slices.DeleteFunc(s.Owed, func(o OwedEntry) bool {
 		return slices.ContainsFunc(e.Answers, func(a Answer) bool { return a.Number == o.Entry.Number })
 	})

@@ -2,6 +2,7 @@ package session
 
 import (
 	"fmt"
+	"slices"
 	"time"
 	"unicode/utf8"
 
@@ -200,7 +201,7 @@ func decideTick(s *State, env *Env, c Tick) Outcome {
 		out.Tallies = s.settled(env, true)
 		return out
 	case s.Lifecycle != Terminating:
-		step = append(s.expire(env), s.review(env)...)
+		step = slices.Concat(s.expire(env), s.expireBonds(env), s.review(env))
 	case len(s.Running) == 0 && len(s.Owed) > 0: // archived is the last record, so what is owed is told before
 	case len(s.Running) == 0:
 		if step = s.close(); step == nil {

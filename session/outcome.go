@@ -133,6 +133,7 @@ func (s *State) runningIDs() []string {
 func (s *State) ended(id string, at Stamp) {
 	r := s.Running[id]
 	delete(s.Running, id)
+	s.bondCallEnded(id)
 	if p := s.Participants[r.Agent]; p != nil && p.Running > 0 && r.During == "" {
 		p.Running--
 	}

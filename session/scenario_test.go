@@ -135,6 +135,8 @@ func (p *player) perform(text string) ([]string, error) {
 	case "sigma": // sigma ann 0.55
 		p.setSigma(did(name), ring.MustSigma(l.word(2)))
 		return nil, nil
+	case "bonds": // bonds: what stands behind whom
+		return p.bonds(), nil
 	case "standing": // standing ann 0.80 [risk=0.35] [blacklisted]
 		p.setStanding(did(name), l)
 		return nil, nil
@@ -253,12 +255,42 @@ func (p *player) command(l line) (by policy.Caller, c session.Command, err error
 		return l.by(operator), session.Deny{Approval: name, Digest: p.digest(l)}, nil
 	case "vote": // vote ann for|against apr-4
 		return l.by(name), session.Vote{Approval: l.word(3), Digest: p.digest(l), Against: l.word(2) == "against"}, nil
-	case "told": // told 0.51 0.60: every entry that is owed, with the σ each made
+	case "told": // told 0.51 0.45-0.16 vouch_refused: every entry that is owed, with the σ each made, what a clip took, or why not
 		c := tellAll(p.live)
 		for i := range c.Answers {
-			c.Answers[i].Sigma = ring.MustSigma(cmp.Or(l.word(i+1), "0.50"))
+			a := &c.Answers[i]
+			sigma, lost, clipped := strings.Cut(cmp.Or(l.word(i+1), "0.50"), "-")
+			if !strings.HasPrefix(sigma, "0") {
+				a.Code = policy.Code(sigma)
+				continue
+			}
+			a.Sigma = ring.MustSigma(sigma)
+			if clipped {
+				a.Lost = ring.MustSigma(lost)
+			}
 		}
 		return policy.System, c, nil
+	case "vouch": // vouch ann bob [0.10] [expires=+5m]
+		c := session.Vouch{Vouchee: did(l.word(2))}
+		if s := l.word(3); s != "" {
+			c.Bond = ring.MustSigma(s)
+		}
+		if s := l.named["expires"]; s != "" {
+			d, err := time.ParseDuration(strings.TrimPrefix(s, "+"))
+			if err != nil {
+				return by, nil, err
+			}
+			c.Expires = start.Add(d)
+		}
+		return caller(name), c, nil
+	case "withdraw": // withdraw vch-4 by=ann
+		return l.by(operator), session.Withdraw{ID: name}, nil
+	case "slash": // slash ann [0.5] [because=WHY]
+		c := session.Slash{Agent: did(name), Cause: l.named["because"]}
+		if s := l.word(2); s != "" {
+			c.Severity = ring.MustSigma(s)
+		}
+		return l.by(operator), c, nil
 	case "tick": // tick [all]: all, where the process is about to end
 		return policy.System, session.Tick{All: name == "all"}, nil
 	}
@@ -505,4 +537,18 @@ func (p *player) repeat(text string) (lines []string, err error) {
 	}
 	p.lastDue = session.Due(p.live)
 	return lines, nil
+}
+
+// bonds lists the bonds, and the σ_eff that each participant has.
+func (p *player) bonds() (lines []string) {
+	for _, id := range slices.Sorted(maps.Keys(p.live.Bonds)) {
+		b := p.live.Bonds[id]
+		lines = append(lines, strings.ReplaceAll(fmt.Sprintf("%s %s: %s for %s, %s, answers for %v", id, b.Status, b.Voucher, b.Vouchee, b.Amount, b.Calls), "did:mesh:", ""))
+	}
+	env := p.env(policy.System, nil, "")
+	for _, agent := range slices.Sorted(maps.Keys(p.live.Participants)) {
+		r, sigma := p.live.RingOf(&env, agent)
+		lines = append(lines, strings.TrimPrefix(fmt.Sprintf("%s σ_eff %s, ring %d", agent, sigma, r), "did:mesh:"))
+	}
+	return lines
 }

@@ -59,7 +59,7 @@ func (s *State) RingOf(env *Env, did policy.DID) (ring.Ring, ring.Sigma) {
 }
 
 func (s *State) ringAs(env *Env, did policy.DID, st stance) (ring.Ring, ring.Sigma) {
-	score := env.sigma(did)
+	score := s.sigmaEff(env, did)
 	ceiling := st.held
 	if st.probation {
 		ceiling = ring.Sandbox

@@ -70,9 +70,14 @@ type State struct {
 	Kills        map[policy.DID]policy.Kill  `json:"kills,omitempty"`  // of agents in this session; nil: none
 	Lifted       map[policy.DID]string       `json:"lifted,omitempty"` // the kill of each agent that was lifted last, by its id; nil: none
 	Conduct      map[policy.DID]*Conduct     `json:"conduct,omitempty"`
-	Owed         []OwedEntry                 `json:"owed,omitempty"`    // to agents' streams, oldest first
-	Entries      uint64                      `json:"entries,omitempty"` // owed ever
-	Closed       bool                        `json:"closed,omitempty"`  // nothing runs any more, and clean sessions are credited
+	Owed         []OwedEntry                 `json:"owed,omitempty"`      // to agents' streams, oldest first
+	Entries      uint64                      `json:"entries,omitempty"`   // owed ever
+	Bonds        map[string]*Bond            `json:"bonds,omitempty"`     // by the vouch's id
+	BondsDue     time.Time                   `json:"bonds_due,omitzero"`  // when the next active one expires; zero: none does
+	Answering    int                         `json:"answering,omitempty"` // bonds that have ended and answer for calls
+	Slashes      map[string]*Cascade         `json:"slashes,omitempty"`   // whose cascade is not over
+	Asked        *WitnessAsked               `json:"asked,omitempty"`     // the newest act of ring 0 that a second operator may complete
+	Closed       bool                        `json:"closed,omitempty"`    // nothing runs any more, and clean sessions are credited
 }
 
 // A Participant is an agent in the session.
@@ -139,6 +144,9 @@ func Due(s *State) time.Time {
 		return s.Grace
 	}
 	due := s.Ends
+	if !s.BondsDue.IsZero() && s.BondsDue.Before(due) {
+		due = s.BondsDue
+	}
 	for _, a := range s.Approvals {
 		if a.Status != ExpiredUnspoken && a.Expires.Before(due) {
 			due = a.Expires
@@ -165,6 +173,7 @@ type Env struct {
 	Caller      policy.Caller
 	Key         Key                           // the caller's idempotency key; zero: none
 	Standings   map[policy.DID]agent.Standing // of the participants and of who is joining, at their streams' durable heads; read only. Absent: a newcomer
+	Scores      *Scores                       // what stands behind each agent; nil: it is added up
 	Call        *Call                         // the call an Act asks for; nil: no such action is known
 	Rules       policy.Rules
 	RulesID     string   // the version an approval is bound to
@@ -196,5 +205,5 @@ func (e *Env) standing(did policy.DID) agent.Standing {
 	return agent.Newcomer
 }
 
-// sigma returns an agent's σ_eff in this session.
+// sigma returns an agent's σ_raw: its own score, which no bond lifts.
 func (e *Env) sigma(did policy.DID) ring.Sigma { return e.standing(did).Sigma }

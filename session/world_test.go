@@ -28,6 +28,7 @@ type world struct {
 	log       [][]byte       // records as they are stored
 	now       time.Time
 	standings map[policy.DID]agent.Standing
+	scores    *session.Scores // kept beside live
 	tools     map[string]session.Call
 	rules     rules
 	version   int // of the rules
@@ -45,7 +46,7 @@ type world struct {
 var start = time.Date(2026, 1, 2, 15, 0, 0, 0, time.UTC)
 
 func newWorld() *world {
-	return &world{live: session.NewState("s1"), folded: session.NewState("s1"), now: start, standings: map[policy.DID]agent.Standing{}, tools: map[string]session.Call{},
+	return &world{live: session.NewState("s1"), folded: session.NewState("s1"), now: start, standings: map[policy.DID]agent.Standing{}, scores: session.NewScores(session.NewState("s1"), nil), tools: map[string]session.Call{},
 		tallies: map[policy.DID]session.Tally{}, operators: 1, node: 1, process: 1}
 }
 
@@ -65,7 +66,7 @@ func (r rules) Evaluate(q policy.Request) (v policy.Verdict) {
 }
 
 func (w *world) env(by policy.Caller, c session.Command, key string) session.Env {
-	env := session.Env{Now: w.now, ClockBehind: w.behind, Caller: by, Standings: w.standings, Rules: w.rules, RulesID: fmt.Sprint("rules-", w.version),
+	env := session.Env{Now: w.now, ClockBehind: w.behind, Caller: by, Standings: w.standings, Scores: w.scores, Rules: w.rules, RulesID: fmt.Sprint("rules-", w.version),
 		Random: sha256.Sum256(fmt.Append(nil, len(w.log))), Secret: sha256.Sum256([]byte("secret")),
 		Incarnation: fmt.Sprint("process-", w.process), NodeEpoch: w.node, Operators: w.operators, Tallies: w.tallies, Kills: w.kills}
 	if key != "" {
@@ -84,6 +85,7 @@ func (w *world) env(by policy.Caller, c session.Command, key string) session.Env
 func (w *world) setSigma(did policy.DID, sigma ring.Sigma) {
 	w.standings = maps.Clone(w.standings)
 	w.standings[did] = agent.Standing{Sigma: sigma}
+	w.scores.Stand(w.live, did, w.standings[did])
 }
 
 // tellAll answers for everything that is owed.
@@ -104,6 +106,7 @@ func (w *world) setStanding(did policy.DID, l line) {
 		s.Risk = ring.MustSigma(risk)
 	}
 	w.standings[did] = s
+	w.scores.Stand(w.live, did, s)
 }
 
 // do decides, encodes, stores and applies a command, as the rim does it.
@@ -137,6 +140,7 @@ func (w *world) do(by policy.Caller, c session.Command, key string) (session.Out
 	at := session.Stamp{Seq: out.Seq, Time: w.now, Caller: by.DID}
 	w.log = append(w.log, w.record(at, by, out.Events))
 	w.events, w.effects = out.Events, session.Apply(w.live, at, out.Events)
+	w.scores.Follow(w.live, out.Events, w.standings)
 	return out, w.check()
 }
 
@@ -172,6 +176,9 @@ func (w *world) check() error {
 		}
 	}
 	session.Apply(w.folded, session.Stamp{Seq: last.Seq, Time: last.Time, Caller: policy.DID(last.Caller.DID)}, parsed)
+	if err := w.checkScores(); err != nil {
+		return err
+	}
 	if diff := cmp.Diff(w.live, w.folded); diff != "" {
 		return fault("the fold of the log is not the live state (-live +fold):\n%s", diff)
 	}
@@ -181,6 +188,21 @@ func (w *world) check() error {
 	}
 	if diff := cmp.Diff(w.live, &snapshot); diff != "" {
 		return fault("the snapshot is not the state (-live +snapshot):\n%s", diff)
+	}
+	return nil
+}
+
+// checkScores holds the sums that are kept against those added up.
+func (w *world) checkScores() error {
+	env := w.env(policy.System, nil, "")
+	for did := range w.live.Participants {
+		env.Scores = w.scores
+		r, kept := w.live.RingOf(&env, did)
+		env.Scores = nil
+		again, added := w.live.RingOf(&env, did)
+		if kept != added || r != again {
+			return fault("the σ_eff of %s is kept as %s, and is %s", did, kept, added)
+		}
 	}
 	return nil
 }
@@ -207,6 +229,7 @@ func (w *world) reload(lost int) (err error) {
 	w.tallies = map[policy.DID]session.Tally{}
 	if w.live, err = fold(w.log); err == nil {
 		w.folded, err = fold(w.log)
+		w.scores = session.NewScores(w.live, w.standings)
 	}
 	return err
 }
