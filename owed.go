@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"strings"
 	"time"
 
@@ -167,21 +165,4 @@ func (s *Session) seal(ctx context.Context) {
 		close(s.sealed)
 	}
 	s.hv.forget(s)
-}
-
-// rouse lets time do what is due in the loaded sessions of an agent that was slashed: bonds for it and of it end. A session that is
-// not loaded does so when it is.
-func (hv *Hypervisor) rouse(did policy.DID) {
-	hv.later(0, func(context.Context) {
-		hv.mu.Lock()
-		loaded := slices.Collect(maps.Keys(hv.loaded))
-		hv.mu.Unlock()
-		for _, s := range loaded {
-			s.mu.Lock()
-			if s.live != nil && s.live.state.Participants[did] != nil && len(s.live.state.Bonds) > 0 {
-				hv.timers.Set(s.id, hv.opts.Clock.Now())
-			}
-			s.mu.Unlock()
-		}
-	})
 }

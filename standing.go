@@ -120,11 +120,8 @@ func (a *standings) publish(h *agentHandle) {
 	if h.state.Killed != nil {
 		a.hv.kills.learn(*h.state.Killed) // before anybody is told that the agent is known
 	}
-	before := h.standing.Swap(&standing)
+	h.standing.Store(&standing)
 	a.changes.Add(1)
-	if standing.Blacklisted && before != nil && !before.Blacklisted {
-		a.hv.rouse(h.state.DID)
-	}
 }
 
 // submit gives an agent's stream a command, waits until it is durable and publishes the standing.
