@@ -23,6 +23,8 @@ type State struct {
 	Bonds       []Bond           `json:"bonds,omitempty"`       // outstanding, oldest first
 	Heard       map[string]Heard `json:"heard,omitempty"`       // of each session that may send more
 
+	Quarantine *Quarantined `json:"quarantine,omitempty"` // never written to; nil: none
+
 	Killed *policy.Kill `json:"killed,omitempty"` // it is stopped everywhere; nil: it is not
 	Lifted string       `json:"lifted,omitempty"` // the kill that was lifted last, by its id
 }
@@ -111,6 +113,12 @@ func decide(s *State, env *Env, c Command) Outcome {
 		return decideReport(s, env, c)
 	case Enter:
 		return decideEnter(s, env, c)
+	case EnterQuarantine:
+		return decideQuarantine(s, env, c)
+	case EndQuarantine:
+		return decideEndQuarantine(s, env, c)
+	case Tick:
+		return decideTick(s, env)
 	case Kill:
 		return decideKill(s, env, c)
 	case LiftKill:
@@ -162,9 +170,11 @@ var readers = audit.Readers[Event]{
 	askedType:    reader[WitnessAsked](),
 	overType:     reader[SessionsOver](),
 
-	reservedType: reader[BondReserved](),
-	releasedType: reader[BondReleased](),
-	cutType:      reader[BondsCut](),
-	killedType:   reader[Killed](),
-	liftedType:   reader[KillLifted](),
+	reservedType:    reader[BondReserved](),
+	releasedType:    reader[BondReleased](),
+	cutType:         reader[BondsCut](),
+	killedType:      reader[Killed](),
+	liftedType:      reader[KillLifted](),
+	quarantinedType: reader[QuarantineEntered](),
+	quarantineOver:  reader[QuarantineReleased](),
 }

@@ -101,6 +101,9 @@ func decideEnter(s *State, env *Env, c Enter) Outcome {
 	case e.Kind == Release:
 		return allow(BondReleased{e.Session, e.Number, e.Bond})
 	}
+	if e.Kind == Quarantine {
+		return s.quarantine(env, e, quarantineOwed(e))
+	}
 	return s.move(e, Moved{})
 }
 

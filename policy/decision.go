@@ -18,6 +18,7 @@ const (
 	NotAParticipant     Code = "not_a_participant"
 	AgentKilled         Code = "agent_killed"
 	KilledAll           Code = "killed_all"
+	AgentQuarantined    Code = "agent_quarantined"
 	BreakerOpen         Code = "breaker_open"
 	RateLimited         Code = "rate_limited"
 	ConcurrencyExceeded Code = "concurrency_exceeded"

@@ -80,7 +80,7 @@ func decideAct(s *State, env *Env, c Act) Outcome {
 	a := &admission{s: s, env: env, act: c, agent: env.Caller.DID, operator: env.Caller.Role == policy.OperatorRole}
 	for _, refuses := range [...]func(*admission) *policy.Decision{
 		(*admission).inactive, (*admission).absent, (*admission).brokenOff, (*admission).tooFast, (*admission).tooMany,
-		(*admission).outOfCourse, (*admission).notKnown, (*admission).aboveRing, (*admission).beyondCapability, (*admission).againstPolicy,
+		(*admission).outOfCourse, (*admission).notKnown, (*admission).setApart, (*admission).aboveRing, (*admission).beyondCapability, (*admission).againstPolicy,
 	} {
 		if d := refuses(a); d != nil {
 			return a.refused(*d)

@@ -109,6 +109,7 @@ func decideElevate(s *State, env *Env, c Elevate) Outcome {
 		did = env.Caller.DID
 	}
 	k, stopped := s.killed(env, did)
+	apart := s.quarantined(env, did)
 	switch {
 	case s.Lifecycle != Active || !env.Now.Before(s.Ends):
 		return refuse(policy.SessionNotActive, "session %s is not active", s.ID)
@@ -118,6 +119,8 @@ func decideElevate(s *State, env *Env, c Elevate) Outcome {
 		return refuse(policy.NotAParticipant, "%s is not in session %s", did, s.ID)
 	case stopped:
 		return Outcome{Decision: k.Refusal()}
+	case apart != nil:
+		return Outcome{Decision: *apart}
 	case c.For < 0 || len(c.Reason) > maxReasonBytes || !utf8.ValidString(c.Reason):
 		return refuse(policy.InvalidArguments, "an elevation is for a time, and its reason is text of at most %d bytes", maxReasonBytes)
 	}
@@ -238,6 +241,7 @@ func (s *State) pointAtElevation(env *Env, id string, digest audit.Hash, by []st
 func (s *State) maySponsor(env *Env, ap *Approval) *policy.Decision {
 	who := env.Caller.DID
 	k, stopped := s.killed(env, who)
+	apart := s.quarantined(env, who)
 	switch {
 	case who == ap.Agent:
 		return deny(policy.Forbidden, "%s asked for %s itself; someone else sponsors it", who, ap.ID)
@@ -250,6 +254,8 @@ func (s *State) maySponsor(env *Env, ap *Approval) *policy.Decision {
 	case stopped:
 		d := k.Refusal()
 		return &d
+	case apart != nil:
+		return apart
 	case s.kin(who, ap.Agent):
 		return deny(policy.Forbidden, "%s and %s answer as one; someone else sponsors it", who, ap.Agent)
 	}
@@ -264,6 +270,9 @@ func (s *State) sponsor(env *Env, ap *Approval) Outcome {
 	d := s.maySponsor(env, ap)
 	if d == nil && ap.Status == DeniedUntilEnd {
 		d = deny(policy.ApprovalDenied, "%s was denied", ap.ID)
+	}
+	if d == nil {
+		d = s.quarantined(env, ap.Agent)
 	}
 	if d == nil {
 		d = s.mayRise(env, ap.Agent, ap.Elevation.Ring)

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/agenthypervisor/hypervisor/agent"
 	"github.com/agenthypervisor/hypervisor/audit"
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/ring"
@@ -156,6 +157,18 @@ func (p *player) perform(text string) ([]string, error) {
 	case "clock": // clock +61s: the time is that, and nobody has been told
 		return nil, p.setClock(name)
 
+	case "quarantine": // quarantine ann drift: its stream says so
+		s := p.standings[did(name)]
+		s.Quarantine = &agent.Quarantined{Since: p.now, Until: p.now.Add(agent.DefaultQuarantine), Reasons: []string{l.word(2)}}
+		p.standings = maps.Clone(p.standings)
+		p.standings[did(name)] = s
+		return nil, nil
+	case "release": // release ann
+		s := p.standings[did(name)]
+		s.Quarantine = nil
+		p.standings = maps.Clone(p.standings)
+		p.standings[did(name)] = s
+		return nil, nil
 	case "stopped": // stopped all | session | ann | ann here: a kill is in force that no record tells of
 		p.kills = p.kills.With(p.kill(l))
 		return nil, nil

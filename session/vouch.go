@@ -172,6 +172,9 @@ func (s *State) mayVouch(env *Env, c Vouch) *policy.Decision {
 	if k, killed := s.killed(env, by); killed {
 		return deny(policy.AgentKilled, "%s was killed (%s)", by, k.Reason)
 	}
+	if d := s.quarantined(env, by); d != nil {
+		return d
+	}
 	for _, b := range s.Bonds {
 		if b.Voucher == by && b.Vouchee == c.Vouchee {
 			return deny(policy.VouchRefused, "%s vouches for %s already: %s", by, c.Vouchee, b.ID)
