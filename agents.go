@@ -70,10 +70,11 @@ type AgentView struct {
 	Sigma       ring.Sigma // σ_raw
 	Risk        ring.Sigma
 	Blacklisted bool
-	Killed      *policy.Kill // everywhere; nil: it is not
-	Bonds       []agent.Bond // outstanding, oldest first
-	Records     uint64       // in its stream
-	Changed     time.Time    // of the newest
+	Quarantine  *agent.Quarantined // not to be changed; nil: none
+	Killed      *policy.Kill       // everywhere; nil: it is not
+	Bonds       []agent.Bond       // outstanding, oldest first
+	Records     uint64             // in its stream
+	Changed     time.Time          // of the newest
 }
 
 // Agents yields the agents that have a ledger, in no order.
@@ -103,7 +104,7 @@ func (hv *Hypervisor) Agent(ctx context.Context, did policy.DID) (AgentView, err
 	if s.Seq == 0 {
 		return AgentView{}, fmt.Errorf("agent %s: %w", did, ErrNotFound)
 	}
-	v := AgentView{DID: did, Sigma: s.Sigma(), Risk: s.Risk, Blacklisted: s.Blacklisted, Bonds: slices.Clone(s.Bonds), Records: s.Seq, Changed: s.Time}
+	v := AgentView{DID: did, Sigma: s.Sigma(), Risk: s.Risk, Blacklisted: s.Blacklisted, Quarantine: s.Quarantine, Bonds: slices.Clone(s.Bonds), Records: s.Seq, Changed: s.Time}
 	if k, killed := hv.kills.current().In(policy.Scope{Agent: did}); killed {
 		v.Killed = &k
 	}

@@ -1,5 +1,7 @@
 package hypervisor
 
+import "github.com/agenthypervisor/hypervisor/policy"
+
 // SwapRim exchanges two parts of the rim, so that a simulation can take its steps in another order.
 func (hv *Hypervisor) SwapRim(i, j int) { hv.rim[i], hv.rim[j] = hv.rim[j], hv.rim[i] }
 
@@ -33,4 +35,10 @@ func fill(reserve func() error, release func()) func() {
 			release()
 		}
 	}
+}
+
+// InQuarantine reports whether sessions are told that an agent is in quarantine.
+func (hv *Hypervisor) InQuarantine(did policy.DID) bool {
+	standing := hv.agents.handle(did).standing.Load()
+	return standing != nil && standing.Quarantine != nil
 }

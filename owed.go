@@ -22,6 +22,7 @@ func (hv *Hypervisor) arm(head eventlog.Head) {
 	id, ok := strings.CutPrefix(head.Stream, audit.SessionPrefix)
 	switch {
 	case !ok:
+		hv.armAgent(head)
 	case head.Owes:
 		// Archived sessions owe until their summary stands in the system stream; most have it.
 		if head.Deadline.IsZero() && !hv.system.isOpen(id) {
@@ -41,6 +42,10 @@ func (hv *Hypervisor) tick(ctx context.Context, id string) {
 		delete(hv.laters, id)
 		hv.mu.Unlock()
 		hv.offer(task)
+		return
+	}
+	if did, ok := strings.CutPrefix(id, audit.AgentPrefix); ok {
+		hv.offer(func(ctx context.Context) { hv.tickAgent(ctx, policy.DID(did)) })
 		return
 	}
 	hv.handle(id).tick(ctx)

@@ -162,6 +162,7 @@ func (a *standings) submitAll(ctx context.Context, caller policy.Caller, did pol
 	}
 	if last != nil {
 		a.publish(h)
+		a.hv.timers.Set(h.st.name, agent.Due(h.state))
 		a.hv.review(did)
 		a.keepSnapshot(ctx, h)
 	}
@@ -185,7 +186,8 @@ func (a *standings) decide(h *agentHandle, caller policy.Caller, c agent.Command
 		return out, nil, err
 	}
 	agent.Apply(h.state, h.st.seq+1, at, out.Events)
-	return out, h.st.write(draft{at: at, caller: caller, trace: trace, events: agent.AppendEvents(nil, out.Events), durable: true}), nil
+	return out, h.st.write(draft{at: at, caller: caller, trace: trace, events: agent.AppendEvents(nil, out.Events),
+		deadline: agent.Due(h.state), durable: true}), nil
 }
 
 // over returns sessions whose summary is recorded: all they owed was told before.
