@@ -117,13 +117,14 @@ type Outcome struct {
 
 // An Agent is an agent that has a ledger.
 type Agent struct {
-	DID         string    `json:"did"`
-	Sigma       Decimal   `json:"sigma"`                 // its standing now
-	Risk        Decimal   `json:"risk"`                  // from 0.30 on it joins in ring 3 only, from 0.60 on not at all
-	Blacklisted bool      `json:"blacklisted,omitempty"` // slashed, and not reinstated
-	Killed      *Kill     `json:"killed,omitempty"`      // it is stopped everywhere; left out: it is not
-	Records     uint64    `json:"records"`               // in its ledger
-	Changed     time.Time `json:"changed"`
+	DID         string      `json:"did"`
+	Sigma       Decimal     `json:"sigma"`                 // its standing now
+	Risk        Decimal     `json:"risk"`                  // from 0.30 on it joins in ring 3 only, from 0.60 on not at all
+	Blacklisted bool        `json:"blacklisted,omitempty"` // slashed, and not reinstated
+	Quarantine  *Quarantine `json:"quarantine,omitempty"`  // left out: none
+	Killed      *Kill       `json:"killed,omitempty"`      // it is stopped everywhere; left out: it is not
+	Records     uint64      `json:"records"`               // in its ledger
+	Changed     time.Time   `json:"changed"`
 }
 
 // A Registration is the body that makes an agent known.

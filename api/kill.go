@@ -2,7 +2,7 @@ package api
 
 import "time"
 
-// kill.go: the kill switch.
+// kill.go: the kill switch, and quarantine.
 
 // A Killing is the body that kills, and with DELETE the one that lifts a kill: of everything, of a session, of an agent everywhere,
 // or of an agent in a session.
@@ -41,4 +41,25 @@ type KillReport struct {
 	TokensRevoked   int          `json:"tokens_revoked"`
 	ApprovalsClosed int          `json:"approvals_closed"`
 	Recorded        bool         `json:"recorded"` // false: its record is owed; it is in force all the same
+}
+
+// A QuarantineRequest is the body that puts an agent in quarantine, or extends one that is in force.
+type QuarantineRequest struct {
+	Reason   string  `json:"reason,omitempty"`   // as of a kill; after drift or breach the end of the time kills
+	Severity Decimal `json:"severity,omitempty"` // what its ledger counts; empty: 0.50
+	For      string  `json:"for,omitempty"`      // at most 7d; empty: 300s
+}
+
+// A Release is the body that ends a quarantine.
+type Release struct {
+	Reason string `json:"reason,omitempty"`
+}
+
+// A Quarantine is one in force: the agent reads, and does nothing else.
+type Quarantine struct {
+	Since    time.Time `json:"since"`
+	Until    time.Time `json:"until"`
+	Reasons  []string  `json:"reasons"`
+	Severity Decimal   `json:"severity"`
+	Kills    bool      `json:"kills,omitempty"` // the end of its time kills the agent instead of releasing it
 }

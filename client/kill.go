@@ -25,3 +25,15 @@ func (c *Client) LiftKill(ctx context.Context, in api.Killing) (d api.Decision, 
 func (c *Client) Kills(ctx context.Context) iter.Seq2[api.Kill, error] {
 	return list[api.Kill](ctx, c, "/v1/kill", url.Values{})
 }
+
+// Quarantine lets an agent only read for a time, or extends that time.
+func (c *Client) Quarantine(ctx context.Context, did string, in api.QuarantineRequest) (d api.Decision, err error) {
+	err = c.call(ctx, http.MethodPost, "/v1/agents/"+url.PathEscape(did)+"/quarantine", nil, in, &d)
+	return d, err
+}
+
+// Release ends an agent's quarantine.
+func (c *Client) Release(ctx context.Context, did string, in api.Release) (d api.Decision, err error) {
+	err = c.call(ctx, http.MethodPost, "/v1/agents/"+url.PathEscape(did)+"/release", nil, in, &d)
+	return d, err
+}

@@ -17,7 +17,7 @@ import (
 func newAgentCommand(g *globals) *cobra.Command {
 	return group("agent", "Register agents, give them tokens, look at their standing, stop them",
 		"  hypervisor agent register did:mesh:ann --sigma 0.80\n  hypervisor agent token did:mesh:ann --session dev",
-		agentRegister(g), agentToken(g), agentList(g), agentShow(g), agentKill(g), agentLedger(g), agentReinstate(g), agentSlash(g))
+		agentRegister(g), agentToken(g), agentList(g), agentShow(g), agentKill(g), agentQuarantine(g), agentRelease(g), agentLedger(g), agentReinstate(g), agentSlash(g))
 }
 
 func agentRegister(g *globals) *cobra.Command {
@@ -64,11 +64,17 @@ func agentDo(cmd *cobra.Command, g *globals, ask func(context.Context, *client.C
 	case g.json:
 		return g.printJSON(a)
 	}
-	stopped := ""
+	stopped, apart := "", ""
+	if q := a.Quarantine; q != nil {
+		apart = "until " + when(q.Until) + ": " + strings.Join(q.Reasons, "; ")
+		if q.Kills {
+			apart += "; then it is killed"
+		}
+	}
 	if k := a.Killed; k != nil {
 		stopped = "since " + when(k.At) + " by " + k.By + ": " + because(*k)
 	}
-	g.printFields(field{"agent", a.DID}, field{"σ", string(a.Sigma)}, field{"risk", string(a.Risk)}, field{"admission", admission(a)}, field{"killed", stopped}, field{"entries", strconv.FormatUint(a.Records, 10)}, field{"changed", when(a.Changed)})
+	g.printFields(field{"agent", a.DID}, field{"σ", string(a.Sigma)}, field{"risk", string(a.Risk)}, field{"admission", admission(a)}, field{"quarantine", apart}, field{"killed", stopped}, field{"entries", strconv.FormatUint(a.Records, 10)}, field{"changed", when(a.Changed)})
 	return nil
 }
 

@@ -174,3 +174,42 @@ func listKills(cmd *cobra.Command, g *globals) error {
 		return []string{k.ID, cmp.Or(k.Agent, "all"), cmp.Or(k.Session, "all"), because(k), k.By, when(k.At)}
 	})
 }
+
+func agentQuarantine(g *globals) *cobra.Command {
+	var in api.QuarantineRequest
+	var severity string
+	cmd := &cobra.Command{
+		Use: "quarantine DID [--reason R] [--severity S] [--for DUR]", Short: "Let an agent only read for a time", Args: cobra.ExactArgs(1),
+		Long: `Let an agent only read, in every session, for a time: it calls nothing that changes anything, does not vote, and is not elevated. A second
+time extends the first. When the time is over the agent is released, or, if a reason was drift or breach, killed.
+R is one of drift, rate, breach, manual, quarantine_timeout, session_timeout, or a few words of your own. S is what its ledger counts.`,
+		Example: "  hypervisor agent quarantine did:mesh:ann --reason \"odd calls at night\" --for 15m\n  hypervisor agent quarantine did:mesh:ann --reason drift --severity 0.8",
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			if in.Severity, err = decimal("--severity", severity); err != nil {
+				return err
+			}
+			return agentAct(cmd, g, args[0]+" is in quarantine", func(ctx context.Context, c *client.Client) (api.Decision, error) {
+				return c.Quarantine(ctx, args[0], in)
+			})
+		},
+	}
+	cmd.Flags().StringVar(&in.Reason, "reason", "", "why, for the record")
+	cmd.Flags().StringVar(&severity, "severity", "", "from 0 to 1; 0.50 where nothing is said")
+	cmd.Flags().StringVar(&in.For, "for", "", "how long, such as 15m or 2h; 300s where nothing is said")
+	return cmd
+}
+
+func agentRelease(g *globals) *cobra.Command {
+	var in api.Release
+	cmd := &cobra.Command{
+		Use: "release DID [--reason R]", Short: "End an agent's quarantine", Args: cobra.ExactArgs(1),
+		Example: "  hypervisor agent release did:mesh:ann --reason \"looked at, harmless\"",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return agentAct(cmd, g, args[0]+" is released", func(ctx context.Context, c *client.Client) (api.Decision, error) {
+				return c.Release(ctx, args[0], in)
+			})
+		},
+	}
+	cmd.Flags().StringVar(&in.Reason, "reason", "", "why, for the record")
+	return cmd
+}

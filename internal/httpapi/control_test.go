@@ -116,6 +116,8 @@ func TestEachRouteLetsInItsRoles(t *testing.T) {
 		{"GET", "/v1/kill", "", "opu"},
 		{"POST", "/v1/kill", `{"session":"ses-none"}`, "o"},
 		{"DELETE", "/v1/kill", `{"agent":"did:mesh:bob"}`, "o"},
+		{"POST", "/v1/agents/did:mesh:bob/quarantine", `{}`, "o"},
+		{"POST", "/v1/agents/did:mesh:bob/release", `{}`, "o"},
 		{"POST", "/v1/agents/did:mesh:bob/kill", `{"session":"ses-none"}`, "o"},
 		{"POST", one + "/terminate", "", "o"},
 	} {

@@ -105,6 +105,8 @@ func (a *API) route() {
 	a.mux.HandleFunc("POST /v1/agents/{did}/score", handle(a, a.score))
 	a.mux.HandleFunc("POST /v1/agents/{did}/tokens", handle(a, a.seat))
 	a.mux.HandleFunc("POST /v1/agents/{did}/kill", handle(a, a.killAgent))
+	a.mux.HandleFunc("POST /v1/agents/{did}/quarantine", handle(a, a.quarantine))
+	a.mux.HandleFunc("POST /v1/agents/{did}/release", handle(a, a.release))
 	a.mux.HandleFunc("POST /v1/kill", handle(a, a.kill))
 	a.mux.HandleFunc("DELETE /v1/kill", handle(a, a.lift))
 	a.mux.HandleFunc("GET /v1/kill", handle(a, a.kills, "cursor", "limit"))

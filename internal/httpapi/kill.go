@@ -5,11 +5,12 @@ import (
 	"errors"
 
 	"github.com/agenthypervisor/hypervisor"
+	"github.com/agenthypervisor/hypervisor/agent"
 	"github.com/agenthypervisor/hypervisor/api"
 	"github.com/agenthypervisor/hypervisor/policy"
 )
 
-// kill.go: the routes of the kill switch.
+// kill.go: the routes of the kill switch, and of quarantine.
 
 func (a *API) kill(ctx context.Context, caller policy.Caller, in request[api.Killing]) (api.KillReport, error) {
 	return a.doKill(ctx, caller, in.body)
@@ -106,4 +107,38 @@ func killedViews(calls []hypervisor.KilledCall) []api.KilledCall {
 		out[i] = api.KilledCall(c)
 	}
 	return out
+}
+
+func (a *API) quarantine(ctx context.Context, caller policy.Caller, in request[api.QuarantineRequest]) (api.Decision, error) {
+	if err := mustRun(caller); err != nil {
+		return api.Decision{}, err
+	}
+	did, err := policy.ParseDID(in.path("did"))
+	if err != nil {
+		return api.Decision{}, err
+	}
+	var c agent.EnterQuarantine
+	c.Reason, c.Note = policy.Because(in.body.Reason)
+	severity, err := figure("severity", in.body.Severity)
+	if err != nil {
+		return api.Decision{}, err
+	}
+	if severity != nil {
+		c.Severity = *severity
+	}
+	if err := duration("for", in.body.For, &c.For); err != nil {
+		return api.Decision{}, err
+	}
+	return decided(a.hv.Quarantine(ctx, caller, did, c))
+}
+
+func (a *API) release(ctx context.Context, caller policy.Caller, in request[api.Release]) (api.Decision, error) {
+	if err := mustRun(caller); err != nil {
+		return api.Decision{}, err
+	}
+	did, err := policy.ParseDID(in.path("did"))
+	if err != nil {
+		return api.Decision{}, err
+	}
+	return decided(a.hv.Release(ctx, caller, did, agent.Release{Note: in.body.Reason}))
 }

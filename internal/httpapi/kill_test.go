@@ -3,6 +3,7 @@ package httpapi
 import (
 	"net/http"
 	"testing"
+	"time"
 
 	"github.com/agenthypervisor/hypervisor/api"
 	"github.com/agenthypervisor/hypervisor/policy"
@@ -59,4 +60,30 @@ func TestTheKillSwitchOverHTTP(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 	refused(409, policy.SessionNotActive, "DELETE", "/v1/kill", `{"session":"`+one+`"}`)
+}
+
+func TestQuarantineOverHTTP(t *testing.T) {
+	h := build(t)
+	const path = "/v1/agents/did:mesh:ann"
+	for _, body := range []string{`{"severity":2}`, `{"for":"8d"}`, `{"for":"soon"}`} {
+		if w := h.ask("operator", "POST", path+"/quarantine", body, ""); w.Code != http.StatusUnprocessableEntity {
+			t.Errorf("%s: %d %s", body, w.Code, w.Body)
+		}
+	}
+	if w := h.ask("operator", "POST", path+"/release", `{}`, ""); w.Code != http.StatusNotFound {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	get[api.Decision](t, h.ask("operator", "POST", path+"/quarantine", `{"reason":"odd calls","severity":0.25,"for":"15m"}`, ""))
+	get[api.Decision](t, h.ask("operator", "POST", path+"/quarantine", `{"reason":"drift","severity":1}`, ""))
+	v := get[api.Agent](t, h.ask("agent", "GET", path, "", ""))
+	if q := v.Quarantine; q == nil || !q.Kills || q.Severity != "1.00" || len(q.Reasons) != 2 || q.Reasons[0] != "manual, odd calls" || q.Until.Sub(q.Since).Round(time.Minute) != 20*time.Minute {
+		t.Errorf("%+v", q)
+	}
+	if out, err := h.one.Act(t.Context(), ann, session.Act{Action: "delete"}); err != nil || out.Code != policy.AgentQuarantined {
+		t.Errorf("%+v, %v", out, err)
+	}
+	get[api.Decision](t, h.ask("operator", "POST", path+"/release", `{"reason":"harmless"}`, ""))
+	if v := get[api.Agent](t, h.ask("agent", "GET", path, "", "")); v.Quarantine != nil {
+		t.Errorf("%+v", v)
+	}
 }

@@ -66,6 +66,9 @@ func (a *API) agents(ctx context.Context, caller policy.Caller, in request[none]
 func agentView(v hypervisor.AgentView) api.Agent {
 	out := api.Agent{DID: string(v.DID), Sigma: api.Decimal(v.Sigma.String()), Risk: api.Decimal(v.Risk.String()), Blacklisted: v.Blacklisted,
 		Records: v.Records, Changed: v.Changed}
+	if q := v.Quarantine; q != nil {
+		out.Quarantine = &api.Quarantine{Since: q.Since, Until: q.Until, Reasons: q.Reasons, Severity: api.Decimal(q.Severity.String()), Kills: q.Kills}
+	}
 	if v.Killed != nil {
 		k := killView(*v.Killed)
 		out.Killed = &k
