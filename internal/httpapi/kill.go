@@ -140,5 +140,5 @@ func (a *API) release(ctx context.Context, caller policy.Caller, in request[api.
 	if err != nil {
 		return api.Decision{}, err
 	}
-	return decided(a.hv.Release(ctx, caller, did, agent.Release{Note: in.body.Reason}))
+	return decided(a.hv.Release(ctx, caller, did, agent.EndQuarantine{Note: in.body.Reason}))
 }
