@@ -114,6 +114,30 @@ func (s *Session) Action(ctx context.Context, id string) (ActionView, error) {
 	return ActionView{}, fmt.Errorf("action %s: %w", id, ErrNotFound)
 }
 
+// Explain says why an action was decided as it was: from the state that the records before it make, since nothing of it is kept.
+func (s *Session) Explain(ctx context.Context, v ActionView) (policy.Explanation, error) {
+	state := session.NewState(s.id)
+	for r, err := range s.hv.read(ctx, audit.SessionPrefix+s.id, 1) {
+		if err != nil {
+			return policy.Explanation{}, err
+		}
+		events, err := session.ParseEvents(r.Events)
+		if err != nil {
+			return policy.Explanation{}, fmt.Errorf("record %d: %w", r.Seq, err)
+		}
+		if r.Seq == v.Seq {
+			for _, e := range events {
+				if e, ok := e.(session.Admitted); ok {
+					return state.Explain(e, r.Time), nil
+				}
+			}
+			break
+		}
+		session.Apply(state, session.Stamp{Seq: r.Seq, Time: r.Time, Caller: policy.DID(r.Caller.DID)}, events)
+	}
+	return policy.Explanation{}, fmt.Errorf("the action of record %d: %w", v.Seq, ErrNotFound)
+}
+
 // actionAt returns the action that the record at seq admitted.
 func (s *Session) actionAt(ctx context.Context, seq uint64) (ActionView, error) {
 	views, err := s.Actions(ctx, seq-1, 1)

@@ -74,6 +74,7 @@ type Action struct {
 	Result        json.RawMessage `json:"result,omitempty"` // left out: nothing was answered, or collected
 	OutcomeSeq    uint64          `json:"outcome_seq,omitempty"`
 	Ended         *time.Time      `json:"ended,omitempty"`
+	Explanation   *Explanation    `json:"explanation,omitempty"` // in the answer about one action
 }
 
 // An Approval is an approval and the call it is for. A used one is gone.
@@ -115,6 +116,23 @@ type Decision struct {
 	RetryAfterMS int64        `json:"retry_after_ms,omitempty"`
 	Policy       string       `json:"policy,omitempty"`
 	Seq          uint64       `json:"seq,omitempty"` // of the record; zero: the answer stands in none
+	Explanation  *Explanation `json:"explanation,omitempty"`
+}
+
+// An Explanation says why a call was decided as it was.
+type Explanation struct {
+	Requires  string    `json:"requires,omitempty"`   // why the action needs the ring it needs
+	ByScore   *int      `json:"by_score,omitempty"`   // the ring that σ_eff alone gives
+	Elevated  *int      `json:"elevated,omitempty"`   // the ring that an elevation gives for a while
+	Ceilings  []Ceiling `json:"ceilings,omitempty"`   // what holds the agent whatever its score, the strictest first
+	RefusedBy string    `json:"refused_by,omitempty"` // the question of the admission that refused
+	ToPass    []string  `json:"to_pass,omitempty"`    // what would have to be true for it to pass
+}
+
+// A Ceiling is a ring above which an agent is not let.
+type Ceiling struct {
+	Ring int    `json:"ring"`
+	Why  string `json:"why"`
 }
 
 // An ApprovalRef points at the approval a refused call opened or waits for.

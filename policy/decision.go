@@ -56,8 +56,9 @@ type Decision struct {
 	RiskWeight   action.Omega `json:"risk_weight,omitempty"`
 	Approval     *ApprovalRef `json:"approval,omitempty"`
 	RetryAfterMS int64        `json:"retry_after_ms,omitempty"`
-	Policy       string       `json:"policy,omitempty"` // the rule that decided, by its name
-	Seq          uint64       `json:"seq,omitempty"`    // of the record; zero: the answer stands in none
+	Policy       string       `json:"policy,omitempty"`      // the rule that decided, by its name
+	Seq          uint64       `json:"seq,omitempty"`         // of the record; zero: the answer stands in none
+	Explanation  *Explanation `json:"explanation,omitempty"` // of a refused call; nil: there is no more to say
 }
 
 // An ApprovalRef points at the approval that a refused call opened or waits for.

@@ -227,6 +227,7 @@ func (a *admission) open(digest audit.Hash, ended ...Event) Outcome {
 	args := part(a.env, "args", call.Args)
 	out := Outcome{Decision: a.pointAt(id, digest, by), ID: id, Parts: []audit.Part{args}, Durable: a.s.strong()}
 	a.describe(&out.Decision)
+	a.explain(&out.Decision)
 	out.Events = slices.Concat(a.s.ringChange(a.env, a.agent), a.s.expire(a.env), ended)
 	out.Events = append(out.Events, ApprovalOpened{
 		ID: id, Agent: a.agent, Action: call.Descriptor.ID, Digest: digest, Descriptor: call.Digest, Rules: a.env.RulesID, Rule: a.needs.rule,
@@ -252,6 +253,7 @@ func (a *admission) electors() []policy.DID {
 // forget refuses a call because its grant ran out; the record ends the memory of it, so the next attempt opens a new one.
 func (a *admission) forget(ap *Approval, d policy.Decision) Outcome {
 	a.describe(&d)
+	a.explain(&d)
 	tally, e, _ := a.tally.refuse(d.Code, a.act.Action, a.ring, a.env.Now, true)
 	e.Agent, e.Approval = a.agent, ap.ID
 	out := Outcome{Decision: d, Events: a.s.ringChange(a.env, a.agent), Durable: a.s.strong(), Tallies: []TallyOf{{a.agent, tally}}}

@@ -70,6 +70,7 @@ type RateLimited struct{ Denial }
 // refused records a refusal, or counts it if one of its kind was recorded within the last second.
 func (a *admission) refused(d policy.Decision) Outcome {
 	a.describe(&d)
+	a.explain(&d)
 	if a.s.Lifecycle == Absent || a.s.Lifecycle == Archived {
 		return Outcome{Decision: d} // before the first record and after the last there is no log to write in
 	}

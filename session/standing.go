@@ -91,28 +91,6 @@ func (s *State) leastScore(score ring.Sigma) ring.Ring {
 	return ring.Root
 }
 
-// ceiling returns what an agent is held to whatever its score or an elevation, and why.
-func (s *State) ceiling(env *Env, did policy.DID) (ring.Ring, string) {
-	st := s.stance(env, did)
-	_, score := s.ringAs(env, did, st)
-	most, why := ring.Root, ""
-	if s.leastScore(score) == ring.Sandbox {
-		most, why = ring.Sandbox, "this session holds everyone under "+s.Config.MinSigmaEff.String()+" in ring 3"
-	}
-	if st.probation && most < ring.Sandbox {
-		most, why = ring.Sandbox, "it is on probation for as long as it is in this session"
-	}
-	if st.held > most {
-		most, why = st.held, "a demotion holds it until an operator lifts it"
-	}
-	if st.parent != "" {
-		if above, _ := s.RingOf(env, st.parent); min(above+1, ring.Sandbox) > most {
-			most, why = min(above+1, ring.Sandbox), string(st.parent)+", which spawned it, is in ring "+string('0'+byte(above))
-		}
-	}
-	return most, why
-}
-
 // ringChange computes an agent's ring anew and returns what is to be recorded where it is not the recorded one (SPEC §2
 // "Demotion"), and the end of an elevation whose time is over.
 func (s *State) ringChange(env *Env, did policy.DID) []Event {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"iter"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -99,6 +100,24 @@ func actionShow(g *globals) *cobra.Command {
 	}
 }
 
+// explained tells an explanation in one line.
+func explained(e *api.Explanation) string {
+	if e == nil {
+		return ""
+	}
+	parts := []string{e.Requires}
+	if e.ByScore != nil {
+		parts = append(parts, fmt.Sprintf("ring %d by score", *e.ByScore))
+	}
+	if e.Elevated != nil {
+		parts = append(parts, fmt.Sprintf("elevated to ring %d", *e.Elevated))
+	}
+	for _, c := range e.Ceilings {
+		parts = append(parts, fmt.Sprintf("held to ring %d: %s", c.Ring, c.Why))
+	}
+	return strings.Join(append(parts, e.ToPass...), "; ")
+}
+
 func (g *globals) printAction(a api.Action) {
 	ended := ""
 	if a.Ended != nil {
@@ -110,7 +129,7 @@ func (g *globals) printAction(a api.Action) {
 	}
 	g.printFields(field{"action", a.Session + "/" + a.ID}, field{"agent", a.Agent}, field{"does", a.Action}, field{"args", string(a.Args)},
 		field{"admitted", fmt.Sprintf("%s, record %d", when(a.Time), a.Seq)},
-		field{"ring", fmt.Sprintf("%d, needs %d (σ %s)", a.Ring, a.RequiredRing, a.SigmaEff)},
+		field{"ring", fmt.Sprintf("%d, needs %d (σ %s)", a.Ring, a.RequiredRing, a.SigmaEff)}, field{"because", explained(a.Explanation)},
 		field{"risk", fmt.Sprintf("ω %s, reversibility %s", a.RiskWeight, kind)},
 		field{"approval", a.Approval}, field{"outcome", outcome(a)}, field{"ended", ended}, field{"result", string(a.Result)})
 }

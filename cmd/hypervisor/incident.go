@@ -28,6 +28,9 @@ token it is the agent's own report, which moves nobody's standing.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, cancel := g.context(cmd, false)
 			defer cancel()
+			if (in.Action == "") == (in.Agent == "") {
+				return usage("say either the action or the agent: --action SESSION/ID, or --agent DID --session ID")
+			}
 			var err error
 			if in.Severity, err = decimal("--severity", severity); err != nil {
 				return err
@@ -57,8 +60,6 @@ token it is the agent's own report, which moves nobody's standing.`,
 	cmd.Flags().StringVar(&in.Agent, "agent", "", "the agent's DID, where it is about no single action")
 	cmd.Flags().StringVar(&severity, "severity", "", "how bad it is, from 0 to 1 (default 0.50)")
 	cmd.Flags().StringVar(&in.Reason, "reason", "", "what went wrong")
-	cmd.MarkFlagsOneRequired("action", "agent")
-	cmd.MarkFlagsMutuallyExclusive("action", "agent")
 	return cmd
 }
 

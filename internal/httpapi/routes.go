@@ -279,7 +279,18 @@ func (a *API) action(ctx context.Context, caller policy.Caller, in request[none]
 	if err != nil {
 		return api.Action{}, fmt.Errorf("session %s: %w", s.ID(), err)
 	}
-	return actionView(v), nil
+	return explained(ctx, s, v)
+}
+
+// explained is an action with why it was decided as it was.
+func explained(ctx context.Context, s *hypervisor.Session, v hypervisor.ActionView) (api.Action, error) {
+	e, err := s.Explain(ctx, v)
+	if err != nil {
+		return api.Action{}, fmt.Errorf("session %s: %w", s.ID(), err)
+	}
+	out := actionView(v)
+	out.Explanation = explanation(e)
+	return out, nil
 }
 
 // actionAnywhere finds an action by its id alone, if only one session has it.
@@ -302,7 +313,10 @@ func (a *API) actionAnywhere(ctx context.Context, caller policy.Caller, in reque
 		return api.Action{}, err
 	}
 	v, err := s.Action(ctx, id)
-	return actionView(v), err
+	if err != nil {
+		return api.Action{}, err
+	}
+	return explained(ctx, s, v)
 }
 
 func candidates(id string, sessions []string) []string {

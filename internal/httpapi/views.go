@@ -18,6 +18,9 @@ import (
 func decision(d policy.Decision) api.Decision {
 	out := api.Decision{Allowed: d.Allowed, Code: string(d.Code), Reason: d.Reason, RequiredRing: ringNumber(d.RequiredRing),
 		Ring: ringNumber(d.Ring), RetryAfterMS: d.RetryAfterMS, Policy: d.Policy, Seq: d.Seq}
+	if d.Explanation != nil {
+		out.Explanation = explanation(*d.Explanation)
+	}
 	if d.SigmaEff != nil {
 		out.SigmaEff = api.Decimal(d.SigmaEff.String())
 	}
@@ -26,6 +29,14 @@ func decision(d policy.Decision) api.Decision {
 	}
 	if d.Approval != nil {
 		out.Approval = &api.ApprovalRef{ID: d.Approval.ID, Digest: d.Approval.Digest, By: d.Approval.By}
+	}
+	return out
+}
+
+func explanation(e policy.Explanation) *api.Explanation {
+	out := &api.Explanation{Requires: e.Requires, ByScore: ringNumber(e.ByScore), Elevated: ringNumber(e.Elevated), RefusedBy: e.RefusedBy, ToPass: e.ToPass}
+	for _, c := range e.Ceilings {
+		out.Ceilings = append(out.Ceilings, api.Ceiling{Ring: int(c.Ring), Why: c.Why})
 	}
 	return out
 }
