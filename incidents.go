@@ -22,6 +22,7 @@ type IncidentView struct {
 	Seq     uint64
 	Time    time.Time
 	Blame   *session.FaultAttributed // nil: nobody bears it
+	Slashed []policy.DID             // who has lost its standing by it
 }
 
 // RaiseIncident reports that something went wrong. An operator's is divided among the agents that led to it, and moves their
@@ -116,6 +117,8 @@ func (s *Session) incidentIn(r *stored) (v IncidentView, err error) {
 			v.IncidentRaised, v.Session, v.Seq, v.Time = e, s.id, r.Seq, r.Time
 		case session.FaultAttributed:
 			v.Blame = &e
+		case session.SlashExecuted:
+			v.Slashed = append(v.Slashed, e.Agent)
 		default: // no other event is of an incident
 		}
 	}

@@ -21,6 +21,7 @@ const (
 	manyRefusals  = 20 // refused calls in the window that are high in any case
 	breakerTime   = 30 * time.Second
 	maxRemembered = 64 // distinct actions of the window
+	lastBreach    = 2  // the so many-th critical one in a session slashes
 )
 
 // A BreachLevel says how bad a breach is. The zero level is none.
@@ -83,6 +84,7 @@ type BreachDetected struct {
 	Actions uint64      `json:"actions"` // distinct actions called
 	Calls   uint64      `json:"calls"`   // refused; not counted beyond 20
 	Breaker time.Time   `json:"breaker,omitzero"`
+	Slashes bool        `json:"slashes,omitempty"` // the agent loses its standing by it
 }
 
 // refusedForRing reports whether a refusal counts as one of a breach.
@@ -221,12 +223,22 @@ func (s *State) breach(env *Env, denials ...Denial) []Event {
 	if b.Level <= known {
 		return nil
 	}
+	b.Slashes = b.Level == CriticalBreach && c.Criticals+1 >= lastBreach && !env.standing(s.root(did)).Blacklisted
 	events := []Event{b}
 	if b.Level == CriticalBreach && p.Held < ring.Sandbox {
 		r, score := s.RingOf(env, did)
 		events = append(events, RingDemoted{Agent: did, From: r, Ring: ring.Sandbox, SigmaEff: score, Held: true, Why: "breach"})
 	}
 	return events
+}
+
+// slashBreaker slashes the first of those whose second critical breach was recorded: one with a record, since a slash is computed
+// from what the one before has left. For blame a child is its parent (SPEC §2).
+func (s *State) slashBreaker(env *Env) []Event {
+	if len(s.Breakers) == 0 || len(s.Slashes) >= maxLiveSlashes {
+		return nil
+	}
+	return s.slash(env, SlashExecuted{Agent: s.root(s.Breakers[0]), Severity: ring.One, Cause: "the second critical breach of " + string(s.Breakers[0])})
 }
 
 // brokenOff refuses whose breaker is open (SPEC §2 "breaker closed").
@@ -256,7 +268,7 @@ func (e BreachDetected) Append(dst []byte) []byte {
 	if !e.Breaker.IsZero() {
 		o = o.Time("breaker", e.Breaker)
 	}
-	return o.End()
+	return o.OptBool("slashes", e.Slashes).End()
 }
 
 func (e BreachDetected) apply(s *State, at Stamp) {
@@ -272,6 +284,9 @@ func (e BreachDetected) apply(s *State, at Stamp) {
 	c.Breaker = e.Breaker
 	if e.Level == CriticalBreach {
 		c.Criticals++
+	}
+	if e.Slashes {
+		s.Breakers = append(s.Breakers, e.Agent)
 	}
 	// What has opened the breaker is not held against the agent a second time once it is closed.
 	c.Calls, c.Refused, c.Actions, c.Level, c.LevelAt = nil, nil, nil, NoBreach, time.Time{}

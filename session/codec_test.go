@@ -60,7 +60,7 @@ func samples() []session.Event {
 		session.IncidentRaised{ID: "inc-1", Agent: ann, Severity: 500_000, Reason: odd, By: ann, Faultless: "agent_report"},
 		session.FaultAttributed{ID: "inc-1", Severity: 500_000, Shares: []session.Borne{{Agent: ann, Share: 650_000, Why: []string{odd, "b"}}, {Agent: "did:mesh:bob", Share: 350_000, Why: []string{}}},
 			Chains: 10_000, Drawn: true, Seed: 7, StandardError: 12},
-		session.BreachDetected{Agent: ann, Level: session.HighBreach, Refused: 7, Actions: 10, Calls: 20, Breaker: at},
+		session.BreachDetected{Agent: ann, Level: session.HighBreach, Refused: 7, Actions: 10, Calls: 20, Breaker: at, Slashes: true},
 		session.BreachDetected{Agent: ann, Level: session.LowBreach, Refused: 3, Actions: 10, Calls: 3},
 		session.RingElevated{ID: "elv-1", Agent: ann, Ring: ring.Standard, Until: at, By: "did:mesh:bob", Approval: "apr-1"},
 		session.ElevationExpired{ID: "elv-1", Agent: ann, Why: odd},

@@ -1,6 +1,9 @@
 package session
 
 import (
+	"cmp"
+	"crypto/sha256"
+	"fmt"
 	"unicode/utf8"
 
 	"github.com/agenthypervisor/hypervisor/agent"
@@ -110,11 +113,36 @@ func decideRaiseIncident(s *State, env *Env, c RaiseIncident) Outcome {
 	}
 	raised.Faultless = faultless(by, c.Found)
 	out := allow(raised)
-	if raised.Faultless == "" {
-		out.Events = append(out.Events, attribution(raised, blame))
-	}
 	out.ID = raised.ID
+	if raised.Faultless != "" {
+		return out
+	}
+	out.Events = append(out.Events, attribution(raised, blame))
+	if most := mostBlamed(blame); most != "" && s.tookPart(most) && !env.standing(most).Blacklisted && !s.beingSlashed(most) {
+		slash := SlashExecuted{Agent: most, Severity: cmp.Or(severity, ring.One), Cause: raised.ID}
+		if c.Agent != "" && by.Role == policy.OperatorRole { // nothing was computed: it is the operator's word, and so an act of ring 0
+			slash.Unwitnessed = env.Operators < 2
+			if env.Operators > 1 {
+				witness, ask := s.witness(env, sha256.Sum256(fmt.Appendf(nil, "incident %s %s %q", c.Agent, severity, c.Reason)))
+				if ask != nil {
+					return *ask
+				}
+				slash.Witness = witness
+			}
+		}
+		out.Events = append(out.Events, s.slash(env, slash)...)
+	}
 	return out
+}
+
+// mostBlamed returns who bears enough to be slashed; empty: nobody does.
+func mostBlamed(blame liability.Blame) policy.DID {
+	for _, share := range blame.Shares {
+		if share.Share >= liability.SlashFrom {
+			return share.Agent
+		}
+	}
+	return ""
 }
 
 // tookPart reports whether an agent is or was in the session.

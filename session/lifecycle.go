@@ -194,14 +194,15 @@ func decideTick(s *State, env *Env, c Tick) Outcome {
 		return Outcome{Decision: policy.Allow()}
 	}
 	all := c.All
-	var step []Event
+	var first, step []Event
 	switch {
 	case s.Lifecycle != Terminating && !env.Now.Before(s.Ends):
 		out := allow(s.endEvents(env, "max_duration", grace)...)
 		out.Tallies = s.settled(env, true)
 		return out
 	case s.Lifecycle != Terminating:
-		step = slices.Concat(s.expire(env), s.expireBonds(env), s.review(env))
+		first = s.review(env) // what refusals bring about is computed from the rings as they are
+		step = slices.Concat(s.expire(env), s.expireBonds(env), s.slashBreaker(env))
 	case len(s.Running) == 0 && len(s.Owed) > 0: // archived is the last record, so what is owed is told before
 	case len(s.Running) == 0:
 		if step = s.close(); step == nil {
@@ -214,7 +215,7 @@ func decideTick(s *State, env *Env, c Tick) Outcome {
 			step = append(step, Unknown{ID: id, Why: "no answer"})
 		}
 	}
-	out := allow(append(s.flush(env, all), step...)...)
+	out := allow(slices.Concat(first, s.flush(env, all), step)...)
 	out.Tallies = s.settled(env, all)
 	return out
 }

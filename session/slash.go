@@ -185,6 +185,10 @@ func (e SlashExecuted) Append(dst []byte) []byte {
 
 func (e SlashExecuted) apply(s *State, _ Stamp) {
 	s.Asked = nil
+	s.Breakers = slices.DeleteFunc(s.Breakers, func(did policy.DID) bool { return s.root(did) == e.Agent })
+	if len(s.Breakers) == 0 {
+		s.Breakers = nil
+	}
 	s.owe(e.Agent, agent.Entry{Kind: agent.Slashing, Severity: e.Severity, Cause: e.Cause})
 	if s.Slashes == nil {
 		s.Slashes = map[string]*Cascade{}

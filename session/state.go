@@ -63,9 +63,10 @@ type State struct {
 	Running      map[string]*Running         `json:"running"` // by action id
 	Left         map[policy.DID]*Participant `json:"left"`    // who took part before, as they left
 	Elevations   map[policy.DID]*Elevation   `json:"elevations"`
-	Approvals    map[string]*Approval        `json:"approvals"` // by approval id: open, granted, denied, and expired ones not yet told of
-	Keys         map[string]KeyUse           `json:"keys"`      // by caller and idempotency key
-	KeyOrder     []string                    `json:"key_order"` // the same, oldest first
+	Breakers     []policy.DID                `json:"breakers,omitempty"` // whose second critical breach is not yet followed by its slash; nil: nobody's
+	Approvals    map[string]*Approval        `json:"approvals"`          // by approval id: open, granted, denied, and expired ones not yet told of
+	Keys         map[string]KeyUse           `json:"keys"`               // by caller and idempotency key
+	KeyOrder     []string                    `json:"key_order"`          // the same, oldest first
 	Killed       bool                        `json:"killed,omitempty"`
 	Kills        map[policy.DID]policy.Kill  `json:"kills,omitempty"`  // of agents in this session; nil: none
 	Lifted       map[policy.DID]string       `json:"lifted,omitempty"` // the kill of each agent that was lifted last, by its id; nil: none
@@ -142,6 +143,9 @@ func Due(s *State) time.Time {
 			return s.Patience
 		}
 		return s.Grace
+	}
+	if len(s.Breakers) > 0 && len(s.Slashes) < maxLiveSlashes {
+		return s.Time // at once: somebody is to be slashed
 	}
 	due := s.Ends
 	if !s.BondsDue.IsZero() && s.BondsDue.Before(due) {

@@ -82,7 +82,7 @@ func (a *API) incident(ctx context.Context, caller policy.Caller, in request[non
 
 func incidentView(v hypervisor.IncidentView) api.Incident {
 	out := api.Incident{ID: v.ID, Session: v.Session, Action: v.Action, Agent: string(v.Agent), Severity: api.Decimal(v.Severity.String()),
-		Reason: v.Reason, By: string(v.By), Seq: v.Seq, Time: v.Time, Faultless: v.Faultless, Shares: []api.Share{}}
+		Reason: v.Reason, By: string(v.By), Seq: v.Seq, Time: v.Time, Faultless: v.Faultless, Shares: []api.Share{}, Slashed: texts(v.Slashed)}
 	if v.Blame == nil {
 		return out
 	}
