@@ -78,11 +78,10 @@ func (s *Session) vouched(ctx context.Context, seq uint64) (b Bond, err error) {
 	return b, nil // requested, and not decided yet
 }
 
-// Withdraw takes a vouch back: the voucher does, or an operator. It still answers for the calls that were admitted under it. The
-// error is *Refused where the rules say no.
-func (s *Session) Withdraw(ctx context.Context, caller policy.Caller, c session.Withdraw) error {
+// Withdraw takes a vouch back: the voucher does, or an operator. It still answers for the calls that were admitted under it.
+func (s *Session) Withdraw(ctx context.Context, caller policy.Caller, c session.Withdraw) (policy.Decision, error) {
 	out, err := s.command(ctx, caller, c, nil)
-	return refusedOr(out.Decision, err)
+	return out.Decision, err
 }
 
 // Bonds returns the session's bonds, requested, active or answering, in the order of their ids.

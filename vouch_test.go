@@ -172,7 +172,7 @@ func TestVouchOnADiskThatFails(t *testing.T) {
 			store.break_(store.failing(text, errors.New("disk full"), stored))
 			b, err := s.Vouch(ctx, policy.Agent(ann), session.Vouch{Vouchee: bob})
 			if err == nil {
-				err = s.Withdraw(ctx, policy.Agent(ann), session.Withdraw{ID: b.ID})
+				_, err = s.Withdraw(ctx, policy.Agent(ann), session.Withdraw{ID: b.ID})
 				steps(hv)
 			}
 			if err != nil && !errors.Is(err, hypervisor.ErrStoreUnavailable) {

@@ -123,8 +123,25 @@ type Agent struct {
 	Blacklisted bool        `json:"blacklisted,omitempty"` // slashed, and not reinstated
 	Quarantine  *Quarantine `json:"quarantine,omitempty"`  // left out: none
 	Killed      *Kill       `json:"killed,omitempty"`      // it is stopped everywhere; left out: it is not
+	Ring        int         `json:"ring"`                  // that its σ gives, where nothing else holds or lifts it
+	Admission   string      `json:"admission"`             // how sessions admit it: yes, probation, risk_denied, blacklisted
+	Bonded      Decimal     `json:"bonded"`                // put up for others, in all sessions together
+	MayBond     Decimal     `json:"may_bond"`              // yet: 80 % of σ less what is bonded, and nothing up to 0.60
 	Records     uint64      `json:"records"`               // in its ledger
 	Changed     time.Time   `json:"changed"`
+
+	// Of one agent that is asked for: its bonds, and the newest entries its σ came from, oldest first.
+	Bonds   []AgentBond   `json:"bonds,omitempty"`
+	Entries []LedgerEntry `json:"entries,omitempty"`
+}
+
+// An AgentBond is what an agent has put up for another.
+type AgentBond struct {
+	ID      string  `json:"id"`
+	Session string  `json:"session"`
+	Vouchee string  `json:"vouchee"`
+	Bond    Decimal `json:"bond"`
+	Cut     bool    `json:"cut,omitempty"` // since its σ fell
 }
 
 // A Registration is the body that makes an agent known.
@@ -154,6 +171,31 @@ type LedgerEntry struct {
 type Reinstatement struct {
 	Sigma  Decimal `json:"sigma,omitempty"` // empty: 0.30
 	Reason string  `json:"reason,omitempty"`
+}
+
+// A Vouch is the body with which an agent puts up some of its σ for another.
+type Vouch struct {
+	Vouchee string     `json:"vouchee"`
+	Bond    Decimal    `json:"bond,omitempty"`    // an amount of σ; empty: 20 % of the voucher's
+	Expires *time.Time `json:"expires,omitempty"` // left out: with the session
+}
+
+// A Bond is what one agent has put up for another.
+type Bond struct {
+	ID      string     `json:"id"`
+	Session string     `json:"session"`
+	Voucher string     `json:"voucher"`
+	Vouchee string     `json:"vouchee"`
+	Bond    Decimal    `json:"bond"`   // what is left of it
+	Status  string     `json:"status"` // requested, active, answering: it counts no more and can still be lost
+	Expires *time.Time `json:"expires,omitempty"`
+}
+
+// A SessionSlash is the body that takes an agent's standing for what it did in a session, and its vouchers' bonds.
+type SessionSlash struct {
+	Agent    string  `json:"agent"`
+	Severity Decimal `json:"severity,omitempty"` // empty: 1
+	Reason   string  `json:"reason,omitempty"`
 }
 
 // A Slash is the body that takes an agent's standing.

@@ -111,6 +111,29 @@ func (c *Client) Ledger(ctx context.Context, did string) iter.Seq2[api.LedgerEnt
 	return list[api.LedgerEntry](ctx, c, "/v1/agents/"+url.PathEscape(did)+"/ledger", url.Values{})
 }
 
+// Vouch puts up some of the caller's σ for another agent. An empty key is none.
+func (c *Client) Vouch(ctx context.Context, session string, in api.Vouch, key string) (b api.Bond, err error) {
+	err = c.callOnce(ctx, key, http.MethodPost, sessionPath(session, "vouches"), in, &b)
+	return b, err
+}
+
+// Vouches yields a session's bonds.
+func (c *Client) Vouches(ctx context.Context, session string) iter.Seq2[api.Bond, error] {
+	return list[api.Bond](ctx, c, sessionPath(session, "vouches"), url.Values{})
+}
+
+// Withdraw takes a vouch back.
+func (c *Client) Withdraw(ctx context.Context, session, id string) (d api.Decision, err error) {
+	err = c.call(ctx, http.MethodDelete, sessionPath(session, "vouches/"+url.PathEscape(id)), nil, nil, &d)
+	return d, err
+}
+
+// SlashIn takes an agent's standing for what it did in a session, and its vouchers' bonds.
+func (c *Client) SlashIn(ctx context.Context, session string, in api.SessionSlash) (d api.Decision, err error) {
+	err = c.call(ctx, http.MethodPost, sessionPath(session, "slashes"), nil, in, &d)
+	return d, err
+}
+
 // Reinstate lifts an agent's blacklist. With two operators it is done when the second asks for the same.
 func (c *Client) Reinstate(ctx context.Context, did string, in api.Reinstatement) (d api.Decision, err error) {
 	err = c.call(ctx, http.MethodPost, "/v1/agents/"+url.PathEscape(did)+"/reinstate", nil, in, &d)

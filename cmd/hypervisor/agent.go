@@ -8,10 +8,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/agenthypervisor/hypervisor/agent"
 	"github.com/agenthypervisor/hypervisor/api"
 	"github.com/agenthypervisor/hypervisor/client"
-	"github.com/agenthypervisor/hypervisor/ring"
 )
 
 func newAgentCommand(g *globals) *cobra.Command {
@@ -42,7 +40,7 @@ func agentRegister(g *globals) *cobra.Command {
 
 func agentShow(g *globals) *cobra.Command {
 	return &cobra.Command{
-		Use: "show DID", Short: "Show an agent", Args: cobra.ExactArgs(1), Example: "  hypervisor agent show did:mesh:ann",
+		Use: "show DID", Short: "Show an agent: its σ with the entries it came from, its bonds, how sessions admit it", Args: cobra.ExactArgs(1), Example: "  hypervisor agent show did:mesh:ann",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return agentDo(cmd, g, func(ctx context.Context, c *client.Client) (api.Agent, error) { return c.Agent(ctx, args[0]) })
 		},
@@ -74,8 +72,26 @@ func agentDo(cmd *cobra.Command, g *globals, ask func(context.Context, *client.C
 	if k := a.Killed; k != nil {
 		stopped = "since " + when(k.At) + " by " + k.By + ": " + because(*k)
 	}
-	g.printFields(field{"agent", a.DID}, field{"σ", string(a.Sigma)}, field{"risk", string(a.Risk)}, field{"admission", admission(a)}, field{"quarantine", apart}, field{"killed", stopped}, field{"entries", strconv.FormatUint(a.Records, 10)}, field{"changed", when(a.Changed)})
+	g.printFields(field{"agent", a.DID}, field{"σ", string(a.Sigma)}, field{"risk", string(a.Risk)}, field{"ring", strconv.Itoa(a.Ring) + " by its σ alone"},
+		field{"admission", admissions[a.Admission]}, field{"bonded", string(a.Bonded) + ", and may bond " + string(a.MayBond) + " more"},
+		field{"quarantine", apart}, field{"killed", stopped}, field{"entries", strconv.FormatUint(a.Records, 10)}, field{"changed", when(a.Changed)})
+	for _, b := range a.Bonds {
+		cut := ""
+		if b.Cut {
+			cut = ", cut since its σ fell"
+		}
+		g.printf("bond       %s/%s: %s for %s%s\n", b.Session, b.ID, b.Bond, b.Vouchee, cut)
+	}
+	for _, e := range a.Entries {
+		g.printf("entry      %d: %s by %s, σ %s from then on (%s)\n", e.Seq, e.Source, e.Caller.DID, e.Sigma, why(e))
+	}
 	return nil
+}
+
+// admissions says how sessions admit an agent.
+var admissions = map[string]string{
+	"yes": "yes", "probation": "on probation: its risk holds it in ring 3", "risk_denied": "none: its risk is too high",
+	"blacklisted": "none: blacklisted, until 'agent reinstate'",
 }
 
 func agentList(g *globals) *cobra.Command {
@@ -111,22 +127,6 @@ func agentLedger(g *globals) *cobra.Command {
 			})
 		},
 	}
-}
-
-// admission says how sessions would admit an agent.
-func admission(a api.Agent) string {
-	risk, err := ring.ParseSigma(string(a.Risk))
-	switch {
-	case err != nil:
-		return "unknown"
-	case a.Blacklisted:
-		return "none: blacklisted, until 'agent reinstate'"
-	case risk >= agent.RiskDenied:
-		return "none: risk"
-	case risk >= agent.RiskProbation:
-		return "probation: ring 3"
-	}
-	return "yes"
 }
 
 // why says what an entry followed from.
@@ -168,20 +168,26 @@ func agentReinstate(g *globals) *cobra.Command {
 
 func agentSlash(g *globals) *cobra.Command {
 	var in api.Slash
-	var severity string
+	var severity, session string
 	cmd := &cobra.Command{
-		Use: "slash DID [--severity S] [--reason R]", Short: "Take an agent's standing: its σ is 0, and no session admits it until it is reinstated", Args: cobra.ExactArgs(1),
-		Long:    "Take an agent's standing: its σ is 0, and no session admits it until it is reinstated. With two operators configured it is done when the second asks for the same.",
-		Example: "  hypervisor agent slash did:mesh:ann --reason \"leaked a key\"",
+		Use: "slash DID [--session ID] [--severity S] [--reason R]", Short: "Take an agent's standing: its σ is 0, and no session admits it until it is reinstated", Args: cobra.ExactArgs(1),
+		Long:    "Take an agent's standing: its σ is 0, and no session admits it until it is reinstated. With --session who\nvouched for it there loses what it put up. With two operators configured it is done when the second asks for the same.",
+		Example: "  hypervisor agent slash did:mesh:ann --session dev --reason \"leaked a key\"",
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			if in.Severity, err = decimal("--severity", severity); err != nil {
 				return err
+			}
+			if session != "" {
+				return inSession(cmd, g, session, func(ctx context.Context, c *client.Client) (api.Decision, error) {
+					return c.SlashIn(ctx, session, api.SessionSlash{Agent: args[0], Severity: in.Severity, Reason: in.Reason})
+				}, args[0]+" is slashed, and who vouched for it here has lost its bond")
 			}
 			return agentAct(cmd, g, args[0]+" is slashed", func(ctx context.Context, c *client.Client) (api.Decision, error) {
 				return c.Slash(ctx, args[0], in)
 			})
 		},
 	}
+	cmd.Flags().StringVar(&session, "session", "", "for what it did in this session, by id or name: who vouched for it there loses its bond")
 	cmd.Flags().StringVar(&severity, "severity", "", "from 0 to 1; 1 where nothing is said")
 	cmd.Flags().StringVar(&in.Reason, "reason", "", "why, for the record")
 	return cmd

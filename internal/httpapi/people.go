@@ -63,19 +63,6 @@ func (a *API) agents(ctx context.Context, caller policy.Caller, in request[none]
 	return out, nil
 }
 
-func agentView(v hypervisor.AgentView) api.Agent {
-	out := api.Agent{DID: string(v.DID), Sigma: api.Decimal(v.Sigma.String()), Risk: api.Decimal(v.Risk.String()), Blacklisted: v.Blacklisted,
-		Records: v.Records, Changed: v.Changed}
-	if q := v.Quarantine; q != nil {
-		out.Quarantine = &api.Quarantine{Since: q.Since, Until: q.Until, Reasons: q.Reasons, Severity: api.Decimal(q.Severity.String()), Kills: q.Kills}
-	}
-	if v.Killed != nil {
-		k := killView(*v.Killed)
-		out.Killed = &k
-	}
-	return out
-}
-
 // known returns the DID that a path names, if its caller may look at that agent: an agent at itself.
 func known(caller policy.Caller, path func(string) string) (policy.DID, error) {
 	did, err := policy.ParseDID(path("did"))
@@ -89,15 +76,6 @@ func known(caller policy.Caller, path func(string) string) (policy.DID, error) {
 		return "", denied
 	}
 	return did, err
-}
-
-func (a *API) agent(ctx context.Context, caller policy.Caller, in request[none]) (api.Agent, error) {
-	did, err := known(caller, in.path)
-	if err != nil {
-		return api.Agent{}, err
-	}
-	v, err := a.hv.Agent(ctx, did)
-	return agentView(v), err
 }
 
 func (a *API) ledger(ctx context.Context, caller policy.Caller, in request[none]) (api.Page[api.LedgerEntry], error) {

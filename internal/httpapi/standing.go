@@ -13,6 +13,68 @@ import (
 
 // standing.go: what moves an agent's standing from outside a session, and how it is shown.
 
+func agentView(v hypervisor.AgentView) api.Agent {
+	var bonded, may ring.Sigma
+	for _, b := range v.Bonds {
+		bonded += b.Amount
+	}
+	if most := agent.MostBonded(v.Sigma); v.Sigma > agent.VoucherAbove && !v.Blacklisted {
+		may = most - min(bonded, most)
+	}
+	out := api.Agent{DID: string(v.DID), Sigma: api.Decimal(v.Sigma.String()), Risk: api.Decimal(v.Risk.String()), Blacklisted: v.Blacklisted,
+		Ring: int(ring.ByScore(v.Sigma)), Admission: admission(v), Bonded: api.Decimal(bonded.String()), MayBond: api.Decimal(may.String()),
+		Records: v.Records, Changed: v.Changed}
+	if q := v.Quarantine; q != nil {
+		out.Quarantine = &api.Quarantine{Since: q.Since, Until: q.Until, Reasons: q.Reasons, Severity: api.Decimal(q.Severity.String()), Kills: q.Kills}
+	}
+	if v.Killed != nil {
+		k := killView(*v.Killed)
+		out.Killed = &k
+	}
+	return out
+}
+
+func (a *API) agent(ctx context.Context, caller policy.Caller, in request[none]) (api.Agent, error) {
+	did, err := known(caller, in.path)
+	if err != nil {
+		return api.Agent{}, err
+	}
+	v, err := a.hv.Agent(ctx, did)
+	if err != nil {
+		return api.Agent{}, err
+	}
+	out := agentView(v)
+	for _, b := range v.Bonds {
+		out.Bonds = append(out.Bonds, api.AgentBond{ID: b.ID, Session: b.Session, Vouchee: string(b.Vouchee), Bond: api.Decimal(b.Amount.String()), Cut: b.Cut})
+	}
+	for e, err := range a.hv.Ledger(ctx, did, v.Records-min(v.Records-1, newestRecords-1)) {
+		if err != nil {
+			return out, err
+		}
+		out.Entries = append(out.Entries, ledgerView(e))
+	}
+	out.Entries = out.Entries[max(0, len(out.Entries)-newestEntries):]
+	return out, nil
+}
+
+const (
+	newestEntries = 20 // shown with an agent
+	newestRecords = 64 // looked through for them; the ledger has all
+)
+
+// admission says how sessions admit an agent.
+func admission(v hypervisor.AgentView) string {
+	switch {
+	case v.Blacklisted:
+		return string(policy.Blacklisted)
+	case v.Risk >= agent.RiskDenied:
+		return string(policy.RiskDenied)
+	case v.Risk >= agent.RiskProbation:
+		return "probation"
+	}
+	return "yes"
+}
+
 func ledgerView(e hypervisor.LedgerEntry) api.LedgerEntry {
 	return api.LedgerEntry{Seq: e.Seq, Time: e.Time, Caller: api.Caller(e.Caller), Sigma: api.Decimal(e.Sigma.String()),
 		Source: cmp.Or(string(e.Source), string(e.Kind)), Session: e.Session, Share: shown(e.Share), Severity: shown(e.Severity),
