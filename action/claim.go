@@ -4,28 +4,30 @@ import "time"
 
 // A Claim is what one source says of an action. A nil field says nothing.
 type Claim struct {
-	Name          *string        `json:"name,omitempty"`
-	Image         *Look          `json:"image,omitempty"`
-	Undo          []Call         `json:"undo,omitzero"` // empty and not nil: nothing has to be called
-	UndoAbsent    []Call         `json:"undo_absent,omitzero"`
-	After         *string        `json:"after,omitempty"`
-	Probe         *Probe         `json:"probe,omitempty"`
-	Reversibility *Reversibility `json:"reversibility,omitempty"`
-	UndoWindow    *time.Duration `json:"undo_window,omitempty"`
-	ReadOnly      *bool          `json:"read_only,omitempty"`
-	Admin         *bool          `json:"admin,omitempty"`
-	Idempotent    *bool          `json:"idempotent,omitempty"`
-	Resource      *string        `json:"resource,omitempty"`
-	Network       *bool          `json:"network,omitempty"`
-	Files         *bool          `json:"files,omitempty"`
-	Subprocess    *bool          `json:"subprocess,omitempty"`
+	Name          *string          `json:"name,omitempty"`
+	Image         *Look            `json:"image,omitempty"`
+	Undo          []Call           `json:"undo,omitzero"` // empty and not nil: nothing has to be called
+	UndoAbsent    []Call           `json:"undo_absent,omitzero"`
+	UndoOnly      map[string][]any `json:"undo_only,omitempty"`
+	After         *string          `json:"after,omitempty"`
+	Probe         *Probe           `json:"probe,omitempty"`
+	Reversibility *Reversibility   `json:"reversibility,omitempty"`
+	UndoWindow    *time.Duration   `json:"undo_window,omitempty"`
+	ReadOnly      *bool            `json:"read_only,omitempty"`
+	Admin         *bool            `json:"admin,omitempty"`
+	Idempotent    *bool            `json:"idempotent,omitempty"`
+	Resource      *string          `json:"resource,omitempty"`
+	Network       *bool            `json:"network,omitempty"`
+	Files         *bool            `json:"files,omitempty"`
+	Subprocess    *bool            `json:"subprocess,omitempty"`
 }
 
 // Resolve makes one descriptor of what several sources say, the strongest first: the operator's configuration, then the
 // server's annotations if the operator trusts them (SPEC §4). For each field the strongest source that speaks of it
 // decides; a weaker one that also speaks can only make the action stricter. Where nobody speaks the strict zero holds.
 //
-// How an action is taken back is said by one source alone: the strongest that speaks of image, undo, undo_absent or after.
+// How an action is taken back is said by one source alone: the strongest that speaks of image, undo, undo_absent,
+// undo_only or after.
 // They refer to each other, so one source's undo never meets another's image. A stronger source that says "full" and speaks
 // of none of them takes a weaker one's.
 //
@@ -48,7 +50,7 @@ func Resolve(id string, claims ...Claim) Descriptor {
 			d.UndoWindow, said.window = *w, true
 		}
 		if c.takesBack() && !said.undo {
-			d.Image, d.Undo, d.UndoAbsent, said.undo = c.Image, c.Undo, c.UndoAbsent, true
+			d.Image, d.Undo, d.UndoAbsent, d.UndoOnly, said.undo = c.Image, c.Undo, c.UndoAbsent, c.UndoOnly, true
 			if c.After != nil {
 				d.After = *c.After
 			}
@@ -58,14 +60,14 @@ func Resolve(id string, claims ...Claim) Descriptor {
 		}
 	}
 	if d.ReadOnly { // nothing to take back; a wildcard may have said both
-		d.Image, d.Undo, d.UndoAbsent, d.After, d.Probe = nil, nil, nil, "", nil
+		d.Image, d.Undo, d.UndoAbsent, d.UndoOnly, d.After, d.Probe = nil, nil, nil, nil, "", nil
 	}
 	return d
 }
 
 // takesBack reports whether the claim speaks of how the action is taken back.
 func (c Claim) takesBack() bool {
-	return c.Image != nil || c.Undo != nil || c.UndoAbsent != nil || c.After != nil
+	return c.Image != nil || c.Undo != nil || c.UndoAbsent != nil || c.UndoOnly != nil || c.After != nil
 }
 
 // resolveEffect folds in what c says of the action's effect: as it stands if nobody stronger spoke, otherwise only if stricter.

@@ -61,23 +61,24 @@ func (o *Omega) UnmarshalJSON(b []byte) error { return (*ring.Sigma)(o).Unmarsha
 // A Descriptor is what the hypervisor knows of an action before it decides on it.
 // The zero Descriptor but for its ID is an action that cannot be taken back and touches nothing it said.
 type Descriptor struct {
-	ID            string        `json:"id"`                    // as policies and records say it: server.tool, or a name of the library user's
-	Name          string        `json:"name,omitempty"`        // for people; empty: the ID
-	Execute       string        `json:"execute,omitempty"`     // where it is done, for records and people
-	Image         *Look         `json:"image,omitempty"`       // how what it touches is read; nil: no image is taken
-	Undo          []Call        `json:"undo,omitzero"`         // what takes it back, in this order; nil: nothing does; empty: nothing has to be called
-	UndoAbsent    []Call        `json:"undo_absent,omitzero"`  // the same, where the image says that nothing was there
-	After         string        `json:"after,omitempty"`       // template for the bytes the action leaves, where the arguments say so; empty: they are read
-	Probe         *Probe        `json:"probe,omitempty"`       // says of an unknown outcome whether the action took place; nil: nothing does
-	Reversibility Reversibility `json:"reversibility"`         // as described; Effective says as what it is decided
-	UndoWindow    time.Duration `json:"undo_window,omitempty"` // how long Undo is worth calling; zero: no limit is known
-	ReadOnly      bool          `json:"read_only,omitempty"`
-	Admin         bool          `json:"admin,omitempty"`      // ring 0: no agent's
-	Idempotent    bool          `json:"idempotent,omitempty"` // doing it twice is doing it once
-	Resource      string        `json:"resource,omitempty"`   // what it touches: a literal, or a template over args
-	Network       bool          `json:"network,omitempty"`    // reaches beyond this machine
-	Files         bool          `json:"files,omitempty"`      // touches the host's files
-	Subprocess    bool          `json:"subprocess,omitempty"` // starts programs on the host
+	ID            string           `json:"id"`                    // as policies and records say it: server.tool, or a name of the library user's
+	Name          string           `json:"name,omitempty"`        // for people; empty: the ID
+	Execute       string           `json:"execute,omitempty"`     // where it is done, for records and people
+	Image         *Look            `json:"image,omitempty"`       // how what it touches is read; nil: no image is taken
+	Undo          []Call           `json:"undo,omitzero"`         // what takes it back, in this order; nil: nothing does; empty: nothing has to be called
+	UndoAbsent    []Call           `json:"undo_absent,omitzero"`  // the same, where the image says that nothing was there
+	UndoOnly      map[string][]any `json:"undo_only,omitempty"`   // the undo is only for calls whose arguments have one of these values; null: not given. Nil: for all
+	After         string           `json:"after,omitempty"`       // template for the bytes the action leaves, where the arguments say so; empty: they are read
+	Probe         *Probe           `json:"probe,omitempty"`       // says of an unknown outcome whether the action took place; nil: nothing does
+	Reversibility Reversibility    `json:"reversibility"`         // as described; Effective says as what it is decided
+	UndoWindow    time.Duration    `json:"undo_window,omitempty"` // how long Undo is worth calling; zero: no limit is known
+	ReadOnly      bool             `json:"read_only,omitempty"`
+	Admin         bool             `json:"admin,omitempty"`      // ring 0: no agent's
+	Idempotent    bool             `json:"idempotent,omitempty"` // doing it twice is doing it once
+	Resource      string           `json:"resource,omitempty"`   // what it touches: a literal, or a template over args
+	Network       bool             `json:"network,omitempty"`    // reaches beyond this machine
+	Files         bool             `json:"files,omitempty"`      // touches the host's files
+	Subprocess    bool             `json:"subprocess,omitempty"` // starts programs on the host
 }
 
 // Weight returns ω for a reversibility: the midpoint of its band (SPEC §4).

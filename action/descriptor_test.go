@@ -122,6 +122,7 @@ func TestValidate(t *testing.T) {
 		"an undo of what is only compared":  {ID: "a", Undo: putBack, Image: &action.Look{Call: action.Call{Tool: "r"}, Bytes: "x", Encoding: action.Compare}},
 		"absent, with no way to say so":     {ID: "a", UndoAbsent: undo, Image: look()},
 		"absent, and an image all the same": {ID: "a", UndoAbsent: putBack, Image: &action.Look{Call: action.Call{Tool: "r"}, Bytes: "x", Absent: "no"}},
+		"undo_only without an image":        {ID: "a", Undo: undo, UndoOnly: map[string][]any{"mode": {"x"}}},
 		"an after without an image":         {ID: "a", Undo: undo, After: "{{args.x}}"},
 		"an after of no text":               {ID: "a", Undo: undo, After: "{{args.x}}", Image: &action.Look{Call: action.Call{Tool: "r"}, Bytes: "x", Encoding: action.JSON}},
 		"a probe that always says the same": {ID: "a", Probe: &action.Probe{Call: action.Call{Tool: "r"}, Done: "x", Undone: "x"}},
@@ -153,6 +154,8 @@ func TestDigestChangesWithEveryField(t *testing.T) {
 			f.SetInt(1)
 		case reflect.Pointer:
 			f.Set(reflect.New(f.Type().Elem()))
+		case reflect.Map:
+			f.Set(reflect.ValueOf(map[string][]any{"x": {1}}))
 		case reflect.Slice: // empty is not nil
 			f.Set(reflect.MakeSlice(f.Type(), 0, 0))
 		default:

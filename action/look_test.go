@@ -89,7 +89,8 @@ func TestLookWithoutAWordForAbsenceTakesEveryErrorForOne(t *testing.T) {
 func TestRehearsalFindsAnImageThatCannotBePutBack(t *testing.T) {
 	d := action.Descriptor{ID: "a", Reversibility: action.Full, Image: &action.Look{Call: action.Call{Tool: "r"}, Bytes: "{{result.x}}", Encoding: action.Base64, Absent: "no"},
 		Undo:       []action.Call{{Tool: "w", Args: map[string]any{"content": "{{image.text}}", "made": "{{result.ids.*.id}}", "all": map[string]any{"{{each result.ids}}": "{{each.id}}"}}}},
-		UndoAbsent: []action.Call{{Tool: "d", Args: map[string]any{"path": "{{args.path}}"}}}}
+		UndoAbsent: []action.Call{{Tool: "d", Args: map[string]any{"path": "{{args.path}}"}}},
+		UndoOnly:   map[string][]any{"mode": {"plain", nil}, "force": {false, nil}}}
 	if err := d.Validate(); err != nil {
 		t.Fatal(err)
 	}
@@ -110,6 +111,9 @@ func TestRehearsalFindsAnImageThatCannotBePutBack(t *testing.T) {
 		"bytes":                    {action.Scope{Image: &action.Image{Bytes: []byte{0xff}}}, false},
 		"no image":                 {action.Scope{}, false},
 		"nothing there":            {action.Scope{Image: &action.Image{Absent: true}, Args: map[string]any{"path": "p"}}, true},
+		"a mode it is for":         {action.Scope{Image: &action.Image{Bytes: []byte("text")}, Args: map[string]any{"mode": "plain", "force": false}}, true},
+		"a mode it is not for":     {action.Scope{Image: &action.Image{Bytes: []byte("text")}, Args: map[string]any{"mode": "other"}}, false},
+		"a force it is not for":    {action.Scope{Image: &action.Image{Bytes: []byte("text")}, Args: map[string]any{"force": true}}, false},
 		"what the tool refuses":    {action.Scope{Image: &action.Image{Absent: true}, Args: map[string]any{"path": "refused"}}, false},
 		"nothing there, no path":   {action.Scope{Image: &action.Image{Absent: true}}, false},
 		"a result of another call": {action.Scope{Image: &action.Image{Bytes: []byte("text")}, Result: &action.Result{}}, true},

@@ -1,8 +1,10 @@
 package action
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // Effective returns as what the action is decided, by what is known of its before-image. A full claim needs an undo and an
@@ -46,6 +48,9 @@ func (d Descriptor) UndoFor(absent bool) []Call {
 // arguments, of the calls that do not wait for an answer; the arguments are as DecodeArgs gives them.
 func (d Descriptor) Rehearse(s Scope, fits func(tool string, args map[string]any) error) error {
 	s.Result, s.ahead = nil, true
+	if err := d.undoIsFor(s.Args); err != nil {
+		return err
+	}
 	for _, c := range d.UndoFor(s.Image != nil && s.Image.Absent) {
 		canonical, err := c.Resolve(s)
 		if err == nil && !c.refersTo("result") && !c.refersTo("json") {
@@ -56,6 +61,23 @@ func (d Descriptor) Rehearse(s Scope, fits func(tool string, args map[string]any
 		}
 		if err != nil {
 			return fmt.Errorf("%w: preparing %s: %w", ErrImage, c.Tool, err)
+		}
+	}
+	return nil
+}
+
+// undoIsFor returns why the undo is not one of a call with these arguments; nil: it is.
+func (d Descriptor) undoIsFor(args map[string]any) error {
+	for name, values := range d.UndoOnly {
+		given, err := appendCanonical(nil, args[name])
+		if err != nil {
+			return fmt.Errorf("%w: %s: %w", ErrImage, name, err)
+		}
+		if !slices.ContainsFunc(values, func(v any) bool {
+			want, err := appendCanonical(nil, v)
+			return err == nil && bytes.Equal(want, given)
+		}) {
+			return fmt.Errorf("%w: nothing takes back a call with %s: %s", ErrImage, name, clipText(string(given)))
 		}
 	}
 	return nil

@@ -60,6 +60,8 @@ func (d Descriptor) contradictsImage() string {
 	switch {
 	case d.Image != nil && d.Undo == nil && d.UndoAbsent == nil:
 		return "has an image and no undo that it would be for"
+	case d.UndoOnly != nil && d.Image == nil:
+		return "has an undo_only and no image: what it is not for could not be told before"
 	case d.After != "" && d.Image == nil:
 		return "has an after and no image that it could be compared with"
 	case d.After != "" && d.Image.Encoding != "" && d.Image.Encoding != Text:

@@ -5,10 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/spf13/cobra"
 
@@ -107,16 +109,43 @@ func (g *globals) testPack(ctx context.Context, command []string, dir string, pa
 	for i, arg := range command {
 		argv[i] = strings.ReplaceAll(arg, "{dir}", dir)
 	}
+	said := &lastWords{}
 	up := gateway.NewUpstream("server", gateway.Command{Path: argv[0], Args: argv[1:], Env: gateway.InheritedEnvironment(os.Environ())},
-		&gateway.UpstreamOptions{Stderr: g.err, Version: version().Version})
+		&gateway.UpstreamOptions{Stderr: said, Version: version().Version})
 	ctx, stop := context.WithCancel(ctx)
 	ended := make(chan error, 1)
 	go func() { ended <- up.Run(ctx) }()
 	defer func() { stop(); <-ended }()
 	if err := up.Ready(ctx); err != nil {
+		said.copyTo(g.err)
 		return packtest.Report{}, err
 	}
 	return packtest.Run(ctx, pack, cases, &packServer{g, up}, dir)
+}
+
+// lastWords keep the last of what a server says on stderr, for when it does not start. It is safe for concurrent use.
+type lastWords struct {
+	mu   sync.Mutex
+	last []byte
+}
+
+// maxTail bounds what is kept.
+const maxTail = 16 << 10
+
+func (t *lastWords) Write(b []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.last = append(t.last, b...)
+	t.last = t.last[max(0, len(t.last)-maxTail):]
+	return len(b), nil
+}
+
+func (t *lastWords) copyTo(w io.Writer) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for line := range strings.Lines(string(t.last)) {
+		fmt.Fprintln(w, clean(strings.TrimSuffix(line, "\n")))
+	}
 }
 
 // A packServer is the real server, as the cases see it.

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"database/sql"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -23,6 +24,7 @@ import (
 
 // An official is a server there is a pack for, and calls that show what the pack says of it.
 type official struct {
+	npm         string // the package that brings it
 	variable    string // of the environment: names its program
 	args        []string
 	scratch     []string // the same, for pack test
@@ -31,21 +33,27 @@ type official struct {
 	writing     map[string]any
 }
 
-// officials are the official servers by pack, working in dir.
+// officials are the official servers by pack, or the most used where there is none to be had from npm, working in dir.
 func officials(dir string) map[string]official {
+	const mine = "@modelcontextprotocol/server-"
 	return map[string]official{
-		"filesystem": {filesystemServer, []string{dir}, []string{"{dir}"}, "list_directory", "write_file",
+		"filesystem": {mine + "filesystem", filesystemServer, []string{dir}, []string{"{dir}"}, "list_directory", "write_file",
 			map[string]any{"path": dir}, map[string]any{"path": filepath.Join(dir, "a.txt"), "content": "x"}},
-		"memory": {"HYPERVISOR_TEST_MEMORY_SERVER", nil, nil, "read_graph", "create_entities",
+		"memory": {mine + "memory", "HYPERVISOR_TEST_MEMORY_SERVER", nil, nil, "read_graph", "create_entities",
 			map[string]any{}, map[string]any{"entities": []any{map[string]any{"name": "ann", "entityType": "agent", "observations": []any{"writes"}}}}},
-		"everything": {"HYPERVISOR_TEST_EVERYTHING_SERVER", nil, nil, "get-sum", "toggle-simulated-logging",
+		"everything": {mine + "everything", "HYPERVISOR_TEST_EVERYTHING_SERVER", nil, nil, "get-sum", "toggle-simulated-logging",
 			map[string]any{"a": 1, "b": 2}, map[string]any{}},
-		"sequential-thinking": {"HYPERVISOR_TEST_SEQUENTIAL_THINKING_SERVER", nil, nil, "sequentialthinking", "",
+		"sequential-thinking": {mine + "sequential-thinking", "HYPERVISOR_TEST_SEQUENTIAL_THINKING_SERVER", nil, nil, "sequentialthinking", "",
 			map[string]any{"thought": "one", "thoughtNumber": 1, "totalThoughts": 1, "nextThoughtNeeded": false}, nil},
+		"git": {"@cyanheads/git-mcp-server", "HYPERVISOR_TEST_GIT_SERVER", nil, nil, "git_status", "git_init",
+			map[string]any{"path": dir}, map[string]any{"path": dir}},
+		"sqlite": {"mcp-sqlite", "HYPERVISOR_TEST_SQLITE_SERVER", []string{filepath.Join(dir, "test.db")}, []string{"{dir}/test.db"}, "list_tables", "create_record",
+			map[string]any{}, map[string]any{"table": "notes", "data": map[string]any{"name": "ann"}}},
 	}
 }
 
-// forEachOfficial runs a test for every official server that is here. Memory's file is in the test's own directory.
+// forEachOfficial runs a test for every official server that is here, with a repository and a database in the test's own
+// directory, and memory's file.
 func forEachOfficial(t *testing.T, test func(t *testing.T, pack, dir string, o official)) {
 	if got := slices.Sorted(maps.Keys(officials(""))); !slices.Equal(got, packs.Names()) {
 		t.Errorf("there are packs %v, and servers to try them with %v", packs.Names(), got)
@@ -53,13 +61,41 @@ func forEachOfficial(t *testing.T, test func(t *testing.T, pack, dir string, o o
 	for _, pack := range packs.Names() {
 		t.Run(pack, func(t *testing.T) {
 			dir := t.TempDir()
-			t.Setenv("MEMORY_FILE_PATH", filepath.Join(dir, "memory.jsonl"))
 			o := officials(dir)[pack]
 			if os.Getenv(o.variable) == "" {
-				t.Skipf("the official server is not here: npm install @modelcontextprotocol/server-%s, and name its program in %s", pack, o.variable)
+				t.Skipf("the server is not here: npm install %s, and name its program in %s", o.npm, o.variable)
+			}
+			identity := filepath.Join(dir, "gitconfig")
+			if err := os.WriteFile(identity, []byte("[user]\n\tname = Test\n\temail = test@example.com\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			for name, value := range map[string]string{"MEMORY_FILE_PATH": filepath.Join(dir, "memory.jsonl"),
+				"GIT_CONFIG_GLOBAL": identity, "GIT_CONFIG_NOSYSTEM": "1", "GIT_SIGN_COMMITS": "false", "MCP_LOG_LEVEL": "fatal"} {
+				t.Setenv(name, value)
+			}
+			if pack == "git" {
+				if out, err := exec.Command("git", "init", "--quiet", dir).CombinedOutput(); err != nil {
+					t.Fatalf("%v: %s", err, out)
+				}
+			}
+			if pack == "sqlite" {
+				createNotes(t, filepath.Join(dir, "test.db"))
 			}
 			test(t, pack, dir, o)
 		})
+	}
+}
+
+// createNotes makes a database with a table of notes.
+func createNotes(t *testing.T, file string) {
+	t.Helper()
+	db, err := sql.Open("sqlite", file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if _, err := db.Exec("CREATE TABLE notes (id INTEGER PRIMARY KEY, name TEXT)"); err != nil {
+		t.Fatal(err)
 	}
 }
 

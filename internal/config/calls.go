@@ -26,7 +26,7 @@ func (l *loader) look(it item) *action.Look {
 			}
 			set((*string)(&look.Encoding), it, func(it item) (string, bool) { return l.Word(it, words...) })
 		},
-		"absent": func(it item) { set(&look.Absent, it, l.Text) },
+		"absent": func(it item) { set(&look.Absent, it, l.AnyText) },
 		"empty":  func(it item) { setPointer(&look.Empty, it, l.AnyText) },
 	})
 	if len(*l.Faults) > before || l.missing(it, seen, "tool", "bytes") {
@@ -79,6 +79,28 @@ func (l *loader) appendCall(calls []action.Call, it item, in action.Place) []act
 		return calls
 	}
 	return append(calls, call)
+}
+
+// undoOnly reads the arguments' values that an undo is for.
+func (l *loader) undoOnly(it item) map[string][]any {
+	out := map[string][]any{}
+	l.Mapping(it, func(name string, it item) {
+		l.List(it.AtValue(), func(_ int, e item) {
+			value, ok := l.Value(e)
+			switch value.(type) {
+			case map[string]any, []any:
+				l.Fault(e, "want a text, a number, true, false or null, got %s", document.Describe(e.Node))
+				ok = false
+			}
+			if ok {
+				out[name] = append(out[name], value)
+			}
+		})
+		if len(out[name]) == 0 {
+			l.Fault(it, "lists no value")
+		}
+	})
+	return out
 }
 
 // missing notes the keys that are not there.

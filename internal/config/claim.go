@@ -20,6 +20,7 @@ func (l *loader) claim(it item) (c action.Claim) {
 		"image":       func(it item) { c.Image = l.look(it) },
 		"undo":        func(it item) { c.Undo = l.calls(it, action.InUndo) },
 		"undo_absent": func(it item) { c.UndoAbsent = l.calls(it, action.InUndoAbsent) },
+		"undo_only":   func(it item) { c.UndoOnly = l.undoOnly(it) },
 		"after":       func(it item) { setPointer(&c.After, it, l.templateIn(action.InAfter)) },
 		"probe":       func(it item) { c.Probe = l.probe(it) },
 		"reversibility": func(it item) {

@@ -1,6 +1,8 @@
 package config
 
 import (
+	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -92,5 +94,68 @@ func TestReportNamesThePackAsASource(t *testing.T) {
 	}
 	if diff := cmp.Diff(map[string]string{"a.other": "f:2:52", "a.sequentialthinking": "pack sequential-thinking"}, got); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// undoRow is a row of a table in docs/undo.md: `tool`, what it is decided as, by which calls.
+var undoRow = regexp.MustCompile("^\\| `([^`]+)`(, [^|]*)? \\| (full|partial|none) \\| ([^|]*) \\| [^|]*\\|$")
+
+// The page that says what can be taken back says of each tool of each pack what the pack says, and names the calls.
+func TestUndoPageSaysWhatThePacksSay(t *testing.T) {
+	page, err := os.ReadFile("../../docs/undo.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	said, pack := map[string]bool{}, ""
+	for line := range strings.Lines(string(page)) {
+		line = strings.TrimSpace(line)
+		if name, ok := strings.CutPrefix(line, "## "); ok {
+			pack = name
+		}
+		m := undoRow.FindStringSubmatch(line)
+		if m == nil {
+			if strings.HasPrefix(line, "| `") {
+				t.Errorf("this test does not see the row %s", line)
+			}
+			continue
+		}
+		id, variant, word, how := pack+"."+m[1], m[2], m[3], m[4]
+		claim, ok := bundled()[pack][m[1]]
+		if !ok {
+			t.Errorf("%s is in no pack", id)
+			continue
+		}
+		said[id] = true
+		checkUndoRow(t, id, action.Resolve(id, claim), variant != "", word, how)
+	}
+	for pack, claims := range bundled() {
+		for tool, claim := range claims {
+			if reads := action.Resolve(tool, claim).ReadOnly; reads == said[pack+"."+tool] {
+				t.Errorf("%s.%s: only reads: %v, stands in the page: %v", pack, tool, reads, said[pack+"."+tool])
+			}
+		}
+	}
+}
+
+// checkUndoRow checks a row against what the pack says; a variant is the row of where nothing was there before.
+func checkUndoRow(t *testing.T, id string, d action.Descriptor, variant bool, word, how string) {
+	t.Helper()
+	state, calls := action.NoImage, d.Undo
+	switch {
+	case d.Image != nil && !variant && len(d.Undo) > 0:
+		state = action.ImageTaken
+	case d.Image != nil:
+		state, calls = action.ImageAbsent, d.UndoAbsent
+	}
+	if got := d.Effective(state).String(); got != word {
+		t.Errorf("%s is decided as %s, and the page says %s", id, got, word)
+	}
+	if len(calls) == 0 && word != "none" && how != "no call" {
+		t.Errorf("%s: nothing is called, and the page says %q", id, how)
+	}
+	for _, c := range calls {
+		if !strings.Contains(how, "`"+c.Tool+"`") {
+			t.Errorf("%s is undone by %s, and the page says %q", id, c.Tool, how)
+		}
 	}
 }
