@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/agenthypervisor/hypervisor"
+	"github.com/agenthypervisor/hypervisor/action"
 	"github.com/agenthypervisor/hypervisor/agent"
 	"github.com/agenthypervisor/hypervisor/eventlog"
 	"github.com/agenthypervisor/hypervisor/hypervisortest"
@@ -166,4 +167,36 @@ func TestAnAgentIsNeverFreeBetweenItsQuarantineAndItsKill(t *testing.T) {
 	if free || !hv.KilledIn(s.ID(), ann) {
 		t.Errorf("free %t, killed %t", free, hv.KilledIn(s.ID(), ann))
 	}
+}
+
+// SPEC §2 "Breach": "critical also demotes and quarantines", and its time kills.
+func TestACriticalBreachQuarantinesInEverySession(t *testing.T) {
+	store, clock := newKept(), hypervisortest.NewClock()
+	hv := hypervisortest.Open(t, &hypervisor.Options{Store: store, Clock: clock})
+	s := hypervisortest.Session(t, hv, nil, map[policy.DID]string{ann: "0.55"})
+	var tool echo
+	for _, name := range []string{"a", "b", "c", "d", "e"} {
+		s.Register(action.Descriptor{ID: name, Reversibility: action.Partial}, tool.do)
+		if out := act(t, s, ann, name, `{}`); out.Code != policy.RingInsufficient {
+			t.Fatalf("%+v", out.Decision)
+		}
+	}
+	clock.Advance(time.Second)
+	steps(hv)
+	v, err := hv.Agent(context.Background(), ann)
+	if err != nil || v.Quarantine == nil || !v.Quarantine.Kills || !slices.Equal(v.Quarantine.Reasons, []string{"breach"}) {
+		t.Fatalf("%+v, %v", v, err)
+	}
+	other := hypervisortest.Session(t, hv, nil, map[policy.DID]string{ann: "0.80"})
+	register(other, tool.do)
+	if out := act(t, other, ann, "write", `{}`); out.Code != policy.AgentQuarantined {
+		t.Errorf("%+v", out.Decision)
+	}
+	clock.Advance(agent.DefaultQuarantine)
+	steps(hv)
+	if out := act(t, other, ann, "read", `{}`); out.Code != policy.AgentKilled {
+		t.Errorf("%+v", out.Decision)
+	}
+	closeAll(t, hv)
+	verify(t, store)
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/agenthypervisor/hypervisor/agent"
 	"github.com/agenthypervisor/hypervisor/audit"
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/ring"
@@ -13,6 +14,8 @@ import (
 // breach.go: an agent that keeps asking for what its ring does not allow (SPEC §2 "Breach"). It is judged on records.
 
 const breachType = "ring.breach_detected"
+
+const whyBreach = "breach"
 
 // The figures of SPEC §2.
 const (
@@ -227,7 +230,7 @@ func (s *State) breach(env *Env, denials ...Denial) []Event {
 	events := []Event{b}
 	if b.Level == CriticalBreach && p.Held < ring.Sandbox {
 		r, score := s.RingOf(env, did)
-		events = append(events, RingDemoted{Agent: did, From: r, Ring: ring.Sandbox, SigmaEff: score, Held: true, Why: "breach"})
+		events = append(events, RingDemoted{Agent: did, From: r, Ring: ring.Sandbox, SigmaEff: score, Held: true, Why: whyBreach})
 	}
 	return events
 }
@@ -271,6 +274,14 @@ func (e BreachDetected) Append(dst []byte) []byte {
 	return o.OptBool("slashes", e.Slashes).End()
 }
 
+// owes the agent's quarantine, where the breach is critical.
+func (e BreachDetected) owes() Effect {
+	if e.Level == CriticalBreach {
+		return Tell{}
+	}
+	return nil
+}
+
 func (e BreachDetected) apply(s *State, at Stamp) {
 	p := s.Participants[e.Agent]
 	if p == nil {
@@ -284,6 +295,7 @@ func (e BreachDetected) apply(s *State, at Stamp) {
 	c.Breaker = e.Breaker
 	if e.Level == CriticalBreach {
 		c.Criticals++
+		s.owe(s.root(e.Agent), agent.Entry{Kind: agent.Quarantine, Severity: ring.One, Cause: whyBreach}) // a child is its parent, for blame
 	}
 	if e.Slashes {
 		s.Breakers = append(s.Breakers, e.Agent)

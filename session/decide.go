@@ -151,7 +151,9 @@ func Apply(s *State, at Stamp, events []Event) []Effect {
 	for _, e := range events {
 		e.apply(s, at)
 		if e, ok := e.(interface{ owes() Effect }); ok {
-			owed = append(owed, e.owes())
+			if effect := e.owes(); effect != nil {
+				owed = append(owed, effect)
+			}
 		}
 	}
 	return owed
