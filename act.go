@@ -18,6 +18,8 @@ import (
 var (
 	errClosing = errors.New("the hypervisor is closing")
 	errGrace   = errors.New("the session's grace time is over")
+	// errHalfDone says that some of the calls of an undo were made and the others were not.
+	errHalfDone = errors.New("the undo is half done")
 )
 
 // An Outcome is what became of an Act.
@@ -36,8 +38,12 @@ type call struct {
 	line     []policy.DID // who asked, and who brought it, to the root; none: an operator, whom a kill of an agent does not stop
 	seq      uint64       // of the admitting record
 	decision policy.Decision
+	owner    policy.DID // of the tools that it is done with
 	tool     *Tool
 	args     json.RawMessage
+	values   map[string]any  // args, decoded
+	before   *action.Image   // what was there before; nil: not known
+	undoable bool            // it was admitted as one that can be taken back
 	ctx      context.Context // the caller's: its end cancels the call, its values reach the function
 	cancel   context.CancelCauseFunc
 
@@ -104,17 +110,24 @@ func (s *Session) ask(ctx context.Context, caller policy.Caller, c session.Act) 
 		return session.Outcome{}, nil, fmt.Errorf("%w: %w", ErrOverloaded, err)
 	}
 	tool, found := s.prepareCall(caller, c)
-	var started *call
-	out, t, err := s.propose(ctx, caller, c, func(e *session.Env) {
+	stamp := func(e *session.Env) {
 		e.Call = found
 		if c.Key != "" {
 			e.Key = key(e, c.Key, c)
 		}
-	}, func(out session.Outcome) {
+	}
+	var started *call
+	begin := func(out session.Outcome) {
 		if out.Allowed {
-			started = s.begin(ctx, caller, out, tool, found.Args)
+			started = s.begin(ctx, caller, out, tool, found)
 		}
-	})
+	}
+	out, t, err := s.propose(ctx, caller, c, stamp, begin)
+	if errors.Is(err, session.ErrImageWanted) {
+		if err = s.takeImage(ctx, party{caller.DID, s.lineOf(caller)}, tool, found); err == nil {
+			out, t, err = s.propose(ctx, caller, c, stamp, begin)
+		}
+	}
 	if started == nil {
 		s.hv.exec.Release()
 	}
@@ -127,10 +140,14 @@ func (s *Session) ask(ctx context.Context, caller policy.Caller, c session.Act) 
 	return out, started, err
 }
 
-// DryRun answers what Act would, and records nothing.
+// DryRun answers what Act would, and records nothing. It takes no image: an action that wants one is answered as if that were
+// there.
 func (s *Session) DryRun(ctx context.Context, caller policy.Caller, c session.Act) (policy.Decision, error) {
 	_, found := s.prepareCall(caller, c)
 	out, err := s.consider(ctx, caller, c, func(e *session.Env) { e.Call = found })
+	if errors.Is(err, session.ErrImageWanted) {
+		err = nil
+	}
 	out.Decision.Seq = 0
 	return out.Decision, err
 }
@@ -138,41 +155,61 @@ func (s *Session) DryRun(ctx context.Context, caller policy.Caller, c session.Ac
 // prepareCall finds out what the rim must know before the decision: the tool, the arguments decoded once, their fault if they
 // have one, and what they touch. Without such a tool it returns nil.
 func (s *Session) prepareCall(caller policy.Caller, c session.Act) (*Tool, *session.Call) {
-	s.mu.Lock()
-	tool := s.tools[caller.DID][c.Action]
-	if tool == nil {
-		tool = s.tools[""][c.Action]
-	}
-	s.mu.Unlock()
+	tool := s.tool(caller.DID, c.Action)
 	if tool == nil {
 		return nil, nil
 	}
-	found := &session.Call{Descriptor: tool.Descriptor, Digest: tool.digest, Changed: tool.Changed}
-	args, err := action.DecodeArgs(c.Args)
+	found := tool.call(c.Args)
+	tool.untried(found)
+	return tool, found
+}
+
+// call is what there is to know of a call of the tool before it is decided.
+func (t *Tool) call(text json.RawMessage) *session.Call {
+	found := &session.Call{Descriptor: t.Descriptor, Digest: t.digest, Changed: t.Changed, Server: t.Server}
+	args, err := action.DecodeArgs(text)
 	if err != nil {
 		found.Fault = err.Error()
-		return tool, found
+		return found
 	}
 	found.Args, found.Values = args.Canonical, args.Values
-	if tool.Check != nil {
-		if err := tool.Check(args.Values); err != nil {
+	if t.Check != nil {
+		if err := t.Check(args.Values); err != nil {
 			found.Fault = err.Error()
-			return tool, found
+			return found
 		}
 	}
-	resource, err := tool.Descriptor.ResourceOf(args.Values)
+	resource, err := t.Descriptor.ResourceOf(args.Values)
 	if err != nil { // what is touched is not known, so the call is not decided as one that touches nothing
 		found.Fault = "resource: " + err.Error()
 	}
 	found.Resource = resource
-	return tool, found
+	return found
+}
+
+// lineOf returns who asks, and who brought it, to the root, whom a kill stops; none: an operator, whom it does not.
+func (s *Session) lineOf(caller policy.Caller) []policy.DID {
+	if caller.Role != policy.AgentRole {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.live == nil {
+		return []policy.DID{caller.DID}
+	}
+	return s.live.state.Line(caller.DID)
 }
 
 // begin notes a call that is about to be recorded. The lock is held.
-func (s *Session) begin(ctx context.Context, caller policy.Caller, out session.Outcome, tool *Tool, args []byte) *call {
-	c := &call{id: out.ID, session: s.id, seq: out.Seq, decision: out.Decision, tool: tool, args: args, ended: make(chan struct{}), done: make(chan struct{})}
+func (s *Session) begin(ctx context.Context, caller policy.Caller, out session.Outcome, tool *Tool, found *session.Call) *call {
+	c := &call{id: out.ID, session: s.id, owner: caller.DID, seq: out.Seq, decision: out.Decision, tool: tool, args: found.Args, values: found.Values,
+		ended: make(chan struct{}), done: make(chan struct{})}
 	if caller.Role == policy.AgentRole {
 		c.line = s.live.state.Line(caller.DID)
+	}
+	c.undoable = !found.Descriptor.ReadOnly && found.Descriptor.Effective(found.Image) != action.Irreversible
+	if found.Image == action.ImageTaken || found.Image == action.ImageAbsent {
+		c.before = &found.Before
 	}
 	c.ctx, c.cancel = context.WithCancelCause(context.WithValue(ctx, actionKey{}, c.id))
 	if s.calls == nil {
@@ -274,8 +311,25 @@ func (s *Session) dispatch(id string) {
 	settle := session.Settle{ID: id, Output: result}
 	settle.Result, settle.Why = classify(c.ctx, err)
 	s.hv.kills.end(c, stateWords[settle.Result])
+	if settle.Result == session.Uncertain {
+		s.askProbe(c, &settle)
+	}
+	if settle.Result == session.Done {
+		settle.Left = s.leaving(c.ctx, c, result)
+	}
 	s.settle(context.WithoutCancel(c.ctx), c, settle, Outcome{
 		Decision: c.decision, ID: c.id, State: stateWords[settle.Result], Result: result, Err: err})
+}
+
+// askProbe asks the action's probe, where it has one, what became of it.
+func (s *Session) askProbe(c *call, settle *session.Settle) {
+	switch s.probe(context.WithoutCancel(c.ctx), party{c.owner, c.line}, c.tool, action.Scope{Args: c.values, Image: c.before, ID: c.id, Session: s.id}) {
+	case action.TookPlace:
+		settle.Result, settle.Why = session.Done, ""
+	case action.DidNot:
+		settle.Result = session.Unsuccessful
+	case action.Unsaid:
+	}
 }
 
 // do runs the function, unless the call was cancelled before it went out.
@@ -295,6 +349,8 @@ func classify(ctx context.Context, err error) (session.Result, string) {
 		return session.Done, ""
 	case errors.Is(err, action.ErrNotDispatched):
 		return session.Unsuccessful, "not_sent"
+	case errors.Is(err, errHalfDone):
+		return session.Uncertain, "half_done"
 	case errors.Is(err, action.ErrUnknownOutcome):
 		return session.Uncertain, unlessKilled(ctx, "lost")
 	case errors.Is(err, context.DeadlineExceeded):

@@ -59,7 +59,7 @@ func (hv *Hypervisor) CreateSession(ctx context.Context, caller policy.Caller, c
 	if err := hv.random(b[:]); err != nil {
 		return nil, err
 	}
-	return hv.create(ctx, caller, "ses-"+hex.EncodeToString(b[:]), cfg)
+	return hv.create(ctx, caller, "ses-"+hex.EncodeToString(b[:]), creation(cfg))
 }
 
 // CreateSessionOnce is CreateSession that can be repeated: the id derives from the caller and the key, and where that session
@@ -73,7 +73,7 @@ func (hv *Hypervisor) CreateSessionOnce(ctx context.Context, caller policy.Calle
 	id := "ses-" + hex.EncodeToString(mac.Sum(nil)[:10])
 	s, err := hv.Session(ctx, id)
 	if errors.Is(err, ErrNotFound) {
-		s, err = hv.create(ctx, caller, id, cfg)
+		s, err = hv.create(ctx, caller, id, creation(cfg))
 		if !errors.Is(err, session.ErrImpossible) {
 			return s, err
 		}
@@ -118,10 +118,15 @@ func (s *Session) createdWith(ctx context.Context, caller policy.Caller, key str
 	return nil
 }
 
-func (hv *Hypervisor) create(ctx context.Context, caller policy.Caller, id string, cfg *session.Config) (*Session, error) {
+func creation(cfg *session.Config) session.Create {
 	if cfg == nil {
 		cfg = &session.Config{}
 	}
+	return session.Create{Config: *cfg}
+}
+
+func (hv *Hypervisor) create(ctx context.Context, caller policy.Caller, id string, c session.Create) (*Session, error) {
+	cfg := &c.Config
 	if err := hv.enter(); err != nil {
 		return nil, err
 	}
@@ -130,10 +135,10 @@ func (hv *Hypervisor) create(ctx context.Context, caller policy.Caller, id strin
 		return nil, &Refused{policy.Refuse(policy.Forbidden, "%q stands for session %s, which has not ended", cfg.Name, old)}
 	}
 	s := hv.handle(id)
-	out, err := s.submit(ctx, caller, session.Create{Config: *cfg}, nil)
+	out, err := s.submit(ctx, caller, c, nil)
 	for errors.Is(err, errForgotten) { // by somebody who looked for the session and found none
 		s = hv.handle(id)
-		out, err = s.submit(ctx, caller, session.Create{Config: *cfg}, nil)
+		out, err = s.submit(ctx, caller, c, nil)
 	}
 	if err := refusedOr(out.Decision, err); err != nil {
 		s.mu.Lock()

@@ -1,6 +1,7 @@
 package hypervisor
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"strings"
@@ -20,6 +21,12 @@ type Tool struct {
 	Check func(args map[string]any) error
 	// Changed says that the tool's definition is not the one that was pinned: its calls are refused until that is accepted.
 	Changed bool
+	// Server is whose tool it is: what its descriptor's image, undo and probe call are tools of the same, Server.tool, and what
+	// it touches is recorded as Server:resource. Empty: a tool of the embedding program's, whose calls name whole ids.
+	Server string
+	// Answers returns why what the undo calls does not answer, for an action that has no image whose taking would show it. Nil:
+	// it always does.
+	Answers func(context.Context) error
 
 	digest audit.Hash
 }

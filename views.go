@@ -60,6 +60,9 @@ type ActionView struct {
 	RiskWeight    action.Omega         `json:"risk_weight"`
 	Reversibility action.Reversibility `json:"reversibility"`
 	ReadOnly      bool                 `json:"read_only"`
+	Resource      string               `json:"resource,omitempty"`   // "server:resource"
+	UndoUntil     *time.Time           `json:"undo_until,omitempty"` // when its undo window closes
+	Undoes        string               `json:"undoes,omitempty"`     // the action that it took back, SESSION/act-12
 	Approval      string               `json:"approval,omitempty"`
 	During        string               `json:"during,omitempty"` // the action in whose course a server asked for this one
 	Args          json.RawMessage      `json:"args,omitempty"`   // empty: collected
@@ -161,7 +164,9 @@ func (s *Session) foldAction(ctx context.Context, r *stored, open map[string]*Ac
 		if v == nil {
 			return nil
 		}
-		delete(open, id)
+		if word != "unknown" { // it may be found out later
+			delete(open, id)
+		}
 		v.Outcome, v.Why, v.OutcomeSeq, v.Ended = word, why, r.Seq, &r.Time
 		v.Result, err = s.hv.part(ctx, r, "output")
 		return err
@@ -174,7 +179,10 @@ func (s *Session) foldAction(ctx context.Context, r *stored, open map[string]*Ac
 			}
 			v := &ActionView{ID: e.ID, Session: s.id, Agent: e.Agent, Action: e.Action, Seq: r.Seq, Time: r.Time, Ring: e.Ring,
 				RequiredRing: e.RequiredRing, SigmaEff: e.SigmaEff, RiskWeight: e.RiskWeight, Reversibility: e.Reversibility,
-				ReadOnly: e.ReadOnly, Approval: e.Approval, During: e.During, Outcome: "running"}
+				ReadOnly: e.ReadOnly, Resource: e.Resource, Undoes: e.Undoes, Approval: e.Approval, During: e.During, Outcome: "running"}
+			if !e.UndoUntil.IsZero() {
+				v.UndoUntil = &e.UndoUntil
+			}
 			if v.Args, err = s.hv.part(ctx, r, "args"); err != nil {
 				return nil, err
 			}
@@ -185,6 +193,10 @@ func (s *Session) foldAction(ctx context.Context, r *stored, open map[string]*Ac
 			err = end(e.ID, "failed", e.Why)
 		case session.Unknown:
 			err = end(e.ID, "unknown", e.Why)
+		case session.Resolved:
+			if id, ok := strings.CutPrefix(e.ID, s.id+"/"); ok {
+				err = end(id, e.Outcome, "found out later")
+			}
 		default: // no other event is about an action
 		}
 		if err != nil {

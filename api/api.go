@@ -67,9 +67,12 @@ type Action struct {
 	RiskWeight    Decimal         `json:"risk_weight"`
 	Reversibility string          `json:"reversibility"` // none, partial, full
 	ReadOnly      bool            `json:"read_only"`
-	Approval      string          `json:"approval,omitempty"` // the grant it used up
-	Args          json.RawMessage `json:"args,omitempty"`     // left out: collected
-	Outcome       string          `json:"outcome"`            // running, done, failed, unknown
+	Resource      string          `json:"resource,omitempty"`   // "server:resource"; left out: not known
+	UndoUntil     *time.Time      `json:"undo_until,omitempty"` // when its undo window closes
+	Undoes        string          `json:"undoes,omitempty"`     // the action that it took back, SESSION/act-12
+	Approval      string          `json:"approval,omitempty"`   // the grant it used up
+	Args          json.RawMessage `json:"args,omitempty"`       // left out: collected
+	Outcome       string          `json:"outcome"`              // running, done, failed, unknown
 	Why           string          `json:"why,omitempty"`
 	Result        json.RawMessage `json:"result,omitempty"` // left out: nothing was answered, or collected
 	OutcomeSeq    uint64          `json:"outcome_seq,omitempty"`
@@ -162,6 +165,7 @@ type Error struct {
 type ErrorDetails struct {
 	Decision   *Decision `json:"decision,omitempty"`   // the refusal
 	Candidates []string  `json:"candidates,omitempty"` // what an ambiguous id may mean, as SESSION/ID
+	Diff       string    `json:"diff,omitempty"`       // of an undo that was refused: what the action left (-) and what is there (+)
 }
 
 // An ErrorBody is the whole body of such an answer.

@@ -1,7 +1,11 @@
 package client
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
+	"fmt"
+	"io"
 	"iter"
 	"net/http"
 	"net/url"
@@ -182,4 +186,42 @@ func (c *Client) Tools(ctx context.Context, server string) iter.Seq2[api.Tool, e
 func (c *Client) Accept(ctx context.Context, tool, digest string) (d api.Decision, err error) {
 	err = c.call(ctx, http.MethodPost, "/v1/tools/accept", nil, api.Acceptance{Tool: tool, Digest: digest}, &d)
 	return d, err
+}
+
+// Undo takes actions back: one of a session, if it is named; else what a session's agents did, or, without a session, what an
+// agent did in all. told hears of each step as it ends; it may be nil.
+func (c *Client) Undo(ctx context.Context, session, action string, in api.UndoRequest, told func(api.UndoStep)) (u api.Undo, err error) {
+	path := "/v1/undo"
+	switch {
+	case action != "":
+		path = sessionPath(session, "actions/"+url.PathEscape(action)+"/undo")
+	case session != "":
+		path = sessionPath(session, "undo")
+	}
+	if in.Plan || told == nil {
+		err = c.call(ctx, http.MethodPost, path, nil, in, &u)
+		return u, err
+	}
+	resp, err := c.send(ctx, http.MethodPost, path, url.Values{"progress": {"true"}}, in)
+	if err != nil {
+		return u, err
+	}
+	defer resp.Body.Close()
+	lines, whole := newLines(resp.Body), false
+	for lines.Scan() {
+		var line api.UndoLine
+		if err := json.Unmarshal(lines.Bytes(), &line); err != nil {
+			return u, &UnreachableError{Where: c.where, Err: fmt.Errorf("its answer is not a hypervisor's: %w", err), Hint: c.hint}
+		}
+		if line.Step != nil {
+			told(*line.Step)
+		}
+		if line.Undo != nil {
+			u, whole = *line.Undo, true
+		}
+	}
+	if err := lines.Err(); err != nil || !whole {
+		return u, c.lost(ctx, cmp.Or(err, io.ErrUnexpectedEOF))
+	}
+	return u, nil
 }

@@ -47,6 +47,12 @@ type Admitted struct {
 	During        string               `json:"during,omitempty"`      // the action in whose course it was asked for
 	Unwitnessed   bool                 `json:"unwitnessed,omitempty"` // an admin action of the only operator there is
 	Resource      string               `json:"resource,omitempty"`    // what it touches, "server:resource"; empty: not known
+	UndoUntil     time.Time            `json:"undo_until,omitzero"`   // when its undo window closes; zero: no end is known
+	Image         audit.Hash           `json:"image,omitzero"`        // commitment to what was there before; zero: nothing was looked for, or Absent
+	ImageMAC      audit.Hash           `json:"image_mac,omitzero"`    // what it is recognised by
+	Absent        bool                 `json:"absent,omitempty"`      // there was nothing before
+	Undoes        string               `json:"undoes,omitempty"`      // SESSION/act-12: the action that this one takes back
+	UndoesOf      policy.DID           `json:"undoes_of,omitempty"`   // whose that is
 }
 
 // Started is recorded when a call may go out. A process that finds a start of another's without an outcome records the
@@ -73,23 +79,30 @@ type admission struct {
 	effective action.Reversibility
 	required  ring.Ring
 	needs     approvalNeed
+	undo      *UndoStep // what is asked for takes another action back; nil: an Act
 }
 
 // decideAct asks one question after the other; the first that refuses answers.
-func decideAct(s *State, env *Env, c Act) Outcome {
+func decideAct(s *State, env *Env, c Act) (Outcome, error) {
 	a := &admission{s: s, env: env, act: c, agent: env.Caller.DID, operator: env.Caller.Role == policy.OperatorRole}
-	for _, refuses := range [...]func(*admission) *policy.Decision{
-		(*admission).inactive, (*admission).absent, (*admission).brokenOff, (*admission).tooFast, (*admission).tooMany,
-		(*admission).outOfCourse, (*admission).notKnown, (*admission).setApart, (*admission).aboveRing, (*admission).beyondCapability, (*admission).againstPolicy,
-	} {
+	out, err := a.decide((*admission).inactive, (*admission).absent, (*admission).brokenOff, (*admission).tooFast, (*admission).tooMany,
+		(*admission).outOfCourse, (*admission).notKnown, (*admission).setApart, (*admission).aboveRing, (*admission).beyondCapability, (*admission).againstPolicy)
+	if err == nil && out.Allowed && env.Call.Untried {
+		return Outcome{Decision: out.Decision}, ErrImageWanted
+	}
+	return out, err
+}
+
+func (a *admission) decide(order ...func(*admission) *policy.Decision) (Outcome, error) {
+	for _, refuses := range order {
 		if d := refuses(a); d != nil {
-			return a.refused(*d)
+			return a.refused(*d), nil
 		}
 	}
 	if a.needs.any() {
-		return a.decideApproval()
+		return a.decideApproval(), nil
 	}
-	return a.admitted("")
+	return a.admitted(""), nil
 }
 
 func (a *admission) inactive() *policy.Decision {
@@ -180,7 +193,7 @@ func (a *admission) notKnown() *policy.Decision {
 	case call.Fault != "":
 		return deny(policy.InvalidArguments, "the arguments of %s do not fit: %s", a.act.Action, call.Fault)
 	}
-	a.effective = call.Descriptor.Effective(action.NoImage)
+	a.effective = call.Descriptor.Effective(call.Image)
 	a.required = call.Descriptor.RequiredRing(a.effective)
 	return nil
 }
@@ -246,12 +259,22 @@ func covered(entries []string, resource string, covers func(entry, resource stri
 	return false
 }
 
+// againstPolicy asks the rules about the call, and about each call that an undo is made of.
 func (a *admission) againstPolicy() *policy.Decision {
 	if a.env.Rules == nil {
 		return nil
 	}
+	for i := range a.env.Call.Steps {
+		if d := a.ruled(&a.env.Call.Steps[i]); d != nil {
+			return d
+		}
+	}
+	return a.ruled(a.env.Call)
+}
+
+func (a *admission) ruled(call *Call) *policy.Decision {
 	v := a.env.Rules.Evaluate(policy.Request{
-		Agent: a.agent, Action: a.env.Call.Descriptor, Args: a.env.Call.Values, Resource: a.env.Call.Resource,
+		Agent: a.agent, Action: call.Descriptor, Args: call.Values, Resource: call.Resource,
 		Session: a.s.ID, Ring: a.ring, Sigma: a.score, Now: a.env.Now,
 	})
 	switch v.Effect {
@@ -261,7 +284,7 @@ func (a *admission) againstPolicy() *policy.Decision {
 		a.needs.rule = v.Rule
 		return nil
 	}
-	d := deny(policy.PolicyDenied, "policy %q refuses %s", v.Rule, a.act.Action)
+	d := deny(policy.PolicyDenied, "policy %q refuses %s", v.Rule, call.Descriptor.ID)
 	if v.Reason != "" {
 		d.Reason += ": " + v.Reason
 	}
@@ -281,12 +304,26 @@ func (a *admission) admitted(approval string) Outcome {
 	if irreversible && !a.s.strong() {
 		out.Events = append(out.Events, ConsistencyForced{})
 	}
-	out.Events = append(out.Events, Admitted{
+	e := Admitted{
 		ID: id, Agent: a.agent, Action: call.Descriptor.ID, Descriptor: call.Digest, Args: args.Commitment(),
 		Ring: a.ring, RequiredRing: a.required, SigmaEff: a.score, RiskWeight: a.effective.Weight(), Reversibility: a.effective,
 		ReadOnly: call.Descriptor.ReadOnly, Rules: a.env.RulesID, Approval: approval, During: a.act.During,
-		Unwitnessed: a.operator && a.required == ring.Root && a.env.Operators < 2, Resource: call.Resource,
-	}, Started{id, a.env.Incarnation})
+		Unwitnessed: a.operator && a.required == ring.Root && a.env.Operators < 2, Resource: call.resource(),
+	}
+	if w := call.Descriptor.UndoWindow; w > 0 && !irreversible && !call.Descriptor.ReadOnly {
+		e.UndoUntil = a.env.Now.Add(w)
+	}
+	if call.Image == action.ImageTaken || call.Image == action.ImageAbsent {
+		before := imageOf(a.env, "image", call.Before)
+		if e.ImageMAC, e.Absent = before.mac, before.absent; before.part != nil {
+			e.Image = before.part.Commitment()
+			out.Parts = append(out.Parts, *before.part)
+		}
+	}
+	if a.undo != nil {
+		e.Undoes, e.UndoesOf = a.undo.Of.Name(), a.undo.Of.Agent
+	}
+	out.Events = append(out.Events, e, Started{id, a.env.Incarnation})
 	out.Durable = a.s.strong() || !call.Descriptor.ReadOnly || approval != "" // a grant whose use is lost would be used again
 	out.Tallies = []TallyOf{{a.agent, a.tally}}
 	return out
@@ -299,9 +336,12 @@ func (a *admission) describe(d *policy.Decision) {
 		d.Ring, d.SigmaEff = &r, &score
 	}
 	if call := a.env.Call; call != nil {
-		effective := call.Descriptor.Effective(action.NoImage)
+		effective := call.Descriptor.Effective(call.Image)
 		required := call.Descriptor.RequiredRing(effective)
 		d.RequiredRing, d.RiskWeight = &required, effective.Weight()
+		if call.Image == action.ImageFailed && !d.Allowed && required == ring.Privileged {
+			d.Reason += "; it counts as one that cannot be taken back: " + call.ImageFault
+		}
 	}
 }
 
@@ -322,11 +362,16 @@ func (e Admitted) Append(dst []byte) []byte {
 		Hash("descriptor", e.Descriptor).Hash("args", e.Args).Uint("ring", uint64(e.Ring)).Uint("required_ring", uint64(e.RequiredRing)).
 		Millionths("sigma_eff", uint32(e.SigmaEff)).Millionths("risk_weight", uint32(e.RiskWeight)).
 		Str("reversibility", e.Reversibility.String()).OptBool("read_only", e.ReadOnly).OptStr("rules", e.Rules).
-		OptStr("approval", e.Approval).OptStr("during", e.During).OptBool("unwitnessed", e.Unwitnessed).OptStr("resource", e.Resource).End()
+		OptStr("approval", e.Approval).OptStr("during", e.During).OptBool("unwitnessed", e.Unwitnessed).OptStr("resource", e.Resource).
+		OptTime("undo_until", e.UndoUntil).OptHash("image", e.Image).OptHash("image_mac", e.ImageMAC).OptBool("absent", e.Absent).
+		OptStr("undoes", e.Undoes).OptStr("undoes_of", string(e.UndoesOf)).End()
 }
 
 func (e Admitted) apply(s *State, at Stamp) {
-	s.Running[e.ID] = &Running{Agent: e.Agent, Action: e.Action, ReadOnly: e.ReadOnly, Seq: at.Seq, During: e.During}
+	s.Running[e.ID] = &Running{Agent: e.Agent, Action: e.Action, ReadOnly: e.ReadOnly, Seq: at.Seq, During: e.During, Undoes: e.Undoes, UndoesOf: e.UndoesOf}
+	if e.Undoes != "" {
+		s.marked(e.Undoes, UndoMark{e.ID, at.Seq, UndoRunning})
+	}
 	if r := s.Running[e.During]; r != nil {
 		r.Asked++
 	} else if p := s.Participants[e.Agent]; p != nil {

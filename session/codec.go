@@ -62,6 +62,8 @@ var readers = audit.Readers[Event]{
 	completedType:     reader[Completed](),
 	failedType:        reader[Failed](),
 	unknownType:       reader[Unknown](),
+	undoneType:        reader[Undone](),
+	resolvedType:      reader[Resolved](),
 	agentKilledType:   reader[AgentKilled](),
 	sessionKilledType: reader[SessionKilled](),
 	killLiftedType:    reader[KillLifted](),

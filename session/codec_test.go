@@ -29,7 +29,7 @@ func samples() []session.Event {
 	}
 	denial := session.Denial{Agent: ann, Code: policy.PolicyDenied, Count: 3, Actions: []string{odd, "b"}, Ring: ring.Standard, Policy: odd, Approval: "apr-1"}
 	return []session.Event{
-		session.Created{ID: "s1", Config: cfg, Opener: ann, Secret: h, NodeEpoch: 1 << 62},
+		session.Created{ID: "s1", Config: cfg, Opener: ann, Secret: h, NodeEpoch: 1 << 62, Kind: session.KindUndo, Of: "s0"},
 		session.Joined{Agent: ann, Sigma: 1},
 		session.Joined{Agent: ann, Sigma: 1, Standing: 7, Probation: true},
 		session.Joined{Agent: ann, Sigma: 1, Parent: "did:mesh:bob"},
@@ -66,11 +66,14 @@ func samples() []session.Event {
 		session.ElevationExpired{ID: "elv-1", Agent: ann, Why: odd},
 		session.ApprovalOpened{ID: "apr-1", Agent: ann, By: []string{"approver"}, Expires: at, Elevation: &session.AskedElevation{ID: "elv-1", Ring: 2, Seconds: 300}},
 		session.Admitted{ID: "act-1", Agent: ann, Action: "a.b", Descriptor: h, Args: h, Ring: 1, RequiredRing: 2, SigmaEff: 970_000, RiskWeight: 650_000,
-			Reversibility: action.Partial, ReadOnly: true, Rules: odd, Approval: "apr-1", Unwitnessed: true},
+			Reversibility: action.Partial, ReadOnly: true, Rules: odd, Approval: "apr-1", Unwitnessed: true, Resource: odd, UndoUntil: at,
+			Image: h, ImageMAC: h, Absent: true, Undoes: "s0/act-1", UndoesOf: ann},
 		session.Started{ID: "act-1", Incarnation: odd},
 		session.Denied{Denial: denial},
 		session.RateLimited{Denial: denial},
-		session.Completed{ID: "act-1", Output: h},
+		session.Completed{ID: "act-1", Output: h, Undo: h, After: h, AfterAbsent: true, Left: h},
+		session.Undone{ID: "s0/act-1", Agent: ann, By: "act-2", Observed: true},
+		session.Resolved{ID: "s0/act-1", Outcome: "done", Undo: h, After: h, AfterAbsent: true, Left: h},
 		session.Completed{ID: "act-1"},
 		session.Failed{ID: "act-1", Why: odd, Output: h},
 		session.Unknown{ID: "act-1", Why: "timeout"},

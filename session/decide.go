@@ -71,7 +71,8 @@ type Outcome struct {
 // mistake, not a refusal, and nothing is recorded.
 var ErrImpossible = errors.New("command cannot be decided")
 
-// Decide answers a command. It reads s, env and c and changes none of them. The error is ErrImpossible, or ErrConfig.
+// Decide answers a command. It reads s, env and c and changes none of them. The error is ErrImpossible, ErrConfig, or
+// ErrImageWanted.
 func Decide(s *State, env Env, c Command) (Outcome, error) {
 	if _, err := policy.ParseDID(string(env.Caller.DID)); err != nil {
 		return Outcome{}, fmt.Errorf("%w: the caller is %w", ErrImpossible, err) // no record could name it so that it can be read back
@@ -102,7 +103,13 @@ func decide(s *State, env *Env, c Command) (Outcome, error) {
 	case Activate:
 		return decideActivate(s, env), nil
 	case Act:
-		return decideAct(s, env, c), nil
+		return decideAct(s, env, c)
+	case UndoStep:
+		return decideUndo(s, env, c)
+	case NoteUndone:
+		return decideNoteUndone(s, env, c)
+	case Resolve:
+		return decideResolve(s, env, c)
 	case Settle:
 		return decideSettle(s, env, c)
 	case Grant:

@@ -34,6 +34,7 @@ const (
 // Create opens the session and enters handshaking. Only an operator may.
 type Create struct {
 	Config Config
+	Undoes string // the session, now ended, whose actions are taken back here: one of KindUndo; empty: an ordinary session
 }
 
 // Activate lets the participants act. It needs one (SPEC §1).
@@ -61,6 +62,8 @@ type Created struct {
 	Opener    policy.DID `json:"opener"`
 	Secret    audit.Hash `json:"secret"` // commitment to the session's key
 	NodeEpoch uint64     `json:"node_epoch"`
+	Kind      string     `json:"kind,omitempty"` // KindUndo, or empty
+	Of        string     `json:"of,omitempty"`   // the session whose actions it takes back
 }
 
 func decideCreate(s *State, env *Env, c Create) (Outcome, error) {
@@ -78,7 +81,14 @@ func decideCreate(s *State, env *Env, c Create) (Outcome, error) {
 		return Outcome{}, err
 	}
 	secret := part(env, "secret", env.Secret[:])
-	out := allow(Created{s.ID, cfg, env.Caller.DID, secret.Commitment(), env.NodeEpoch})
+	e := Created{ID: s.ID, Config: cfg, Opener: env.Caller.DID, Secret: secret.Commitment(), NodeEpoch: env.NodeEpoch}
+	if c.Undoes != "" {
+		if env.Caller.Role != policy.SystemRole {
+			return refuse(policy.Forbidden, "a session of kind undo opens by itself, when an action of one that has ended is taken back"), nil
+		}
+		e.Kind, e.Of = KindUndo, c.Undoes
+	}
+	out := allow(e)
 	out.ID, out.Parts = s.ID, []audit.Part{secret}
 	return out, nil
 }
@@ -86,13 +96,14 @@ func decideCreate(s *State, env *Env, c Create) (Outcome, error) {
 // Append appends the event's JSON.
 func (e Created) Append(dst []byte) []byte {
 	return audit.Event(dst, createdType).Str("id", e.ID).Raw("config", e.Config.append(make([]byte, 0, 256))).Str("opener", string(e.Opener)).
-		Hash("secret", e.Secret).Uint("node_epoch", e.NodeEpoch).End()
+		Hash("secret", e.Secret).Uint("node_epoch", e.NodeEpoch).OptStr("kind", e.Kind).OptStr("of", e.Of).End()
 }
 
 func (e Created) apply(s *State, at Stamp) {
 	s.Lifecycle, s.Config, s.Opener = Handshaking, e.Config, e.Opener
 	s.Opened, s.Ends = at.Time, at.Time.Add(e.Config.MaxDuration)
 	s.Epoch, s.NodeEpoch = 1, e.NodeEpoch
+	s.Kind, s.Of = e.Kind, e.Of
 }
 
 // Activated is recorded when the participants may act.
@@ -104,7 +115,7 @@ func decideActivate(s *State, env *Env) Outcome {
 		return refuse(policy.Forbidden, "only an operator activates a session")
 	case s.Lifecycle != Handshaking:
 		return refuse(policy.SessionNotActive, "session %s is %s; only a handshaking session can be activated", s.ID, s.Lifecycle)
-	case len(s.Participants) == 0:
+	case len(s.Participants) == 0 && s.Kind != KindUndo: // there the undoer may be an operator, who is no participant
 		return refuse(policy.SessionNotActive, "session %s has no participant; join one, then activate", s.ID)
 	}
 	return allow(Activated{})
@@ -187,6 +198,7 @@ func (SessionArchived) Append(dst []byte) []byte { return audit.Event(dst, archi
 func (SessionArchived) apply(s *State, _ Stamp) {
 	s.Lifecycle = Archived
 	s.Keys, s.KeyOrder = map[string]KeyUse{}, nil // nobody can repeat a command any more
+	s.Undos = map[string]*UndoMark{}              // readers of the log find them
 }
 
 func decideTick(s *State, env *Env, c Tick) Outcome {

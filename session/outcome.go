@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/agenthypervisor/hypervisor/action"
 	"github.com/agenthypervisor/hypervisor/audit"
 	"github.com/agenthypervisor/hypervisor/policy"
 )
@@ -35,6 +36,30 @@ type Settle struct {
 	Result Result
 	Why    string // one word for a record: tool_error, not_sent, timeout, cancelled, killed, lost; empty with Done
 	Output []byte // what the tool answered, JSON; nil: nothing
+	Left   Leaving
+}
+
+// A Leaving is what the rim found out about an action that was done, for the day it is taken back. The zero value is nothing.
+type Leaving struct {
+	Undo  []byte        // the calls that take it back, resolved: JSON; nil: there are none
+	After *action.Image // what the action left; nil: nobody looked
+	Keep  bool          // After is kept, to be shown where it is found changed; else it is only recognised
+}
+
+// commit makes the parts and returns what the event says of them.
+func (l Leaving) commit(env *Env, out *Outcome) (undo, after audit.Hash, absent bool, left audit.Hash) {
+	if l.Undo != nil {
+		p := part(env, "undo", l.Undo)
+		undo, out.Parts = p.Commitment(), append(out.Parts, p)
+	}
+	if l.After != nil {
+		after, absent = Recognise(env.Secret, *l.After), l.After.Absent
+		if l.Keep && !absent {
+			p := part(env, "left", l.After.Bytes)
+			left, out.Parts = p.Commitment(), append(out.Parts, p)
+		}
+	}
+	return undo, after, absent, left
 }
 
 // Recover turns what another process started into unknown outcomes, opens a new epoch after an unclean stop, and takes
@@ -51,6 +76,11 @@ func (Recover) command() {}
 type Completed struct {
 	ID     string     `json:"id"`
 	Output audit.Hash `json:"output,omitzero"` // commitment; zero: nothing was answered
+
+	Undo        audit.Hash `json:"undo,omitzero"`          // commitment to the calls that take it back; zero: there are none
+	After       audit.Hash `json:"after,omitzero"`         // what it left is recognised by this; zero: nobody looked, or AfterAbsent
+	AfterAbsent bool       `json:"after_absent,omitempty"` // it left nothing there
+	Left        audit.Hash `json:"left,omitzero"`          // commitment to what it left; zero: that is not kept
 }
 
 // Failed is recorded when an action was not done, or its tool says that it failed.
@@ -81,7 +111,12 @@ func decideSettle(s *State, env *Env, c Settle) (Outcome, error) {
 	}
 	switch c.Result {
 	case Done:
-		out.Events = []Event{Completed{c.ID, output}}
+		e := Completed{ID: c.ID, Output: output}
+		e.Undo, e.After, e.AfterAbsent, e.Left = c.Left.commit(env, &out)
+		out.Events = []Event{e}
+		if r.Undoes != "" {
+			out.Events = append(out.Events, Undone{ID: r.Undoes, Agent: r.UndoesOf, By: c.ID})
+		}
 	case Unsuccessful:
 		out.Events = []Event{Failed{c.ID, c.Why, output}}
 	case Uncertain:
@@ -130,10 +165,11 @@ func (s *State) runningIDs() []string {
 }
 
 // ended takes an action out of the running ones.
-func (s *State) ended(id string, at Stamp) {
+func (s *State) ended(id string, how Result, at Stamp) {
 	r := s.Running[id]
 	delete(s.Running, id)
 	s.bondCallEnded(id)
+	s.undoEnded(id, r, how, at)
 	if p := s.Participants[r.Agent]; p != nil && p.Running > 0 && r.During == "" {
 		p.Running--
 	}
@@ -145,14 +181,15 @@ func (s *State) ended(id string, at Stamp) {
 
 // Append appends the event's JSON.
 func (e Completed) Append(dst []byte) []byte {
-	return audit.Event(dst, completedType).Str("id", e.ID).OptHash("output", e.Output).End()
+	return audit.Event(dst, completedType).Str("id", e.ID).OptHash("output", e.Output).OptHash("undo", e.Undo).OptHash("after", e.After).
+		OptBool("after_absent", e.AfterAbsent).OptHash("left", e.Left).End()
 }
 
 func (e Completed) apply(s *State, at Stamp) {
-	if r := s.Running[e.ID]; !r.ReadOnly && s.Participants[r.Agent] != nil {
+	if r := s.Running[e.ID]; !r.ReadOnly && r.Undoes == "" && s.Participants[r.Agent] != nil {
 		s.conduct(r.Agent).Changed++
 	}
-	s.ended(e.ID, at)
+	s.ended(e.ID, Done, at)
 }
 
 // Append appends the event's JSON.
@@ -160,11 +197,11 @@ func (e Failed) Append(dst []byte) []byte {
 	return audit.Event(dst, failedType).Str("id", e.ID).Str("why", e.Why).OptHash("output", e.Output).End()
 }
 
-func (e Failed) apply(s *State, at Stamp) { s.ended(e.ID, at) }
+func (e Failed) apply(s *State, at Stamp) { s.ended(e.ID, Unsuccessful, at) }
 
 // Append appends the event's JSON.
 func (e Unknown) Append(dst []byte) []byte {
 	return audit.Event(dst, unknownType).Str("id", e.ID).Str("why", e.Why).OptHash("output", e.Output).End()
 }
 
-func (e Unknown) apply(s *State, at Stamp) { s.ended(e.ID, at) }
+func (e Unknown) apply(s *State, at Stamp) { s.ended(e.ID, Uncertain, at) }

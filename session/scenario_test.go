@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/agenthypervisor/hypervisor/action"
 	"github.com/agenthypervisor/hypervisor/agent"
 	"github.com/agenthypervisor/hypervisor/audit"
 	"github.com/agenthypervisor/hypervisor/policy"
@@ -209,7 +210,7 @@ func (p *player) command(l line) (by policy.Caller, c session.Command, err error
 	switch l.word(0) {
 	case "session": // session [eventual] [max_participants=2] …
 		cfg, err := config(l)
-		return l.by(operator), session.Create{Config: cfg}, err
+		return l.by(operator), session.Create{Config: cfg, Undoes: l.named["undoes"]}, err
 	case "join": // join ann 0.97
 		if s := l.word(2); s != "" {
 			p.setSigma(did(name), ring.MustSigma(s))
@@ -255,13 +256,21 @@ func (p *player) command(l line) (by policy.Caller, c session.Command, err error
 		return l.by(operator), session.Terminate{Reason: l.named["reason"]}, nil
 	case "act": // act ann files.write [args=x] [during=act-4]
 		return caller(name), session.Act{Action: l.word(2), Args: []byte(cmp.Or(l.named["args"], "{}")), During: l.named["during"]}, nil
-	case "settle": // settle act-4 done|failed|unknown [why=timeout]
-		result := map[string]session.Result{"done": session.Done, "failed": session.Unsuccessful, "unknown": session.Uncertain}[l.word(2)]
+	case "undo": // undo ann act-4 [of=s0] [reads=left|before|otherwise] [fault=WHY] [changed=s1/act-9] [undo=running|done|doubtful]
+		step, err := p.undo(l)
+		return caller(name), step, err
+	case "undone": // undone act-4 act-6: a look has shown that the undo act-6 took place
+		return policy.System, session.NoteUndone{Of: cmp.Or(l.named["of"], p.live.ID) + "/" + name, Agent: did("ann"), By: l.word(2)}, nil
+	case "resolve": // resolve act-4 done|failed: a look has shown what became of it
+		left := session.Leaving{Undo: []byte("[]"), After: &action.Image{Bytes: []byte("after")}, Keep: true}
+		return policy.System, session.Resolve{Of: cmp.Or(l.named["of"], p.live.ID) + "/" + name, Result: results[l.word(2)], Left: left}, nil
+	case "settle": // settle act-4 done|failed|unknown [why=timeout] [undo=CALLS] [after=TEXT|-] [left=TEXT]
+		result := results[l.word(2)]
 		out := []byte(`{"ok":true}`)
 		if result == session.Uncertain {
 			out = nil
 		}
-		return policy.System, session.Settle{ID: name, Result: result, Why: l.named["why"], Output: out}, nil
+		return policy.System, session.Settle{ID: name, Result: result, Why: l.named["why"], Output: out, Left: left(l)}, nil
 	case "grant":
 		return l.by(operator), session.Grant{Approval: name, Digest: p.digest(l)}, nil
 	case "deny":
@@ -348,6 +357,80 @@ func (p *player) found(id string) *session.Finding {
 	return &f
 }
 
+var results = map[string]session.Result{"done": session.Done, "failed": session.Unsuccessful, "unknown": session.Uncertain}
+
+// left reads what an action left: its undo, and how the resource reads after it.
+func left(l line) (out session.Leaving) {
+	if text := l.named["undo"]; text != "" {
+		out.Undo = []byte(text)
+	}
+	if text := cmp.Or(l.named["after"], l.named["left"]); text != "" {
+		out.After = &action.Image{Absent: text == "-"}
+		if text != "-" {
+			out.After.Bytes = []byte(text)
+		}
+		out.Keep = l.named["left"] != ""
+	}
+	return out
+}
+
+// undo makes the command from the log, as the rim does; what the line says besides is what other sessions' logs say.
+func (p *player) undo(l line) (session.UndoStep, error) {
+	step := session.UndoStep{AsOf: p.live.Seq, Of: session.Target{Session: cmp.Or(l.named["of"], p.live.ID), ID: l.word(2), Changed: l.named["changed"],
+		Agent: did(cmp.Or(l.named["agent"], "ann")), Undo: session.UndoStatus(l.named["undo"]), By: l.named["was"]}}
+	step.Reads = map[string]session.Reading{"left": session.ReadsAsLeft, "before": session.ReadsAsBefore, "otherwise": session.ReadsOtherwise}[l.named["reads"]]
+	step.Fault = strings.ReplaceAll(l.named["fault"], "-", " ")
+	if l.named["of"] != "" { // of another session: as the rim found it there
+		step.Of.Outcome, step.Of.Reversibility, step.Of.Calls, step.Of.Required = session.Done, action.Full, true, ring.Standard
+	}
+	if text := l.named["as_of"]; text != "" {
+		var err error
+		if step.AsOf, err = strconv.ParseUint(text, 10, 64); err != nil {
+			return step, err
+		}
+	}
+	for _, body := range p.log {
+		r, err := audit.ParseRecord(body)
+		if err != nil {
+			return step, err
+		}
+		events, err := session.ParseEvents(r.Events)
+		if err != nil {
+			return step, err
+		}
+		for _, e := range events {
+			note(&step.Of, e)
+		}
+	}
+	return step, nil
+}
+
+// note takes what an event says of an action into the target.
+func note(t *session.Target, e session.Event) {
+	switch e := e.(type) {
+	case session.Admitted:
+		if e.ID == t.ID {
+			t.Agent, t.Action, t.ReadOnly, t.Reversibility, t.Required, t.Undoes, t.Resource, t.Until = e.Agent, e.Action, e.ReadOnly, e.Reversibility, e.RequiredRing, e.Undoes, e.Resource, e.UndoUntil
+		}
+	case session.Completed:
+		if e.ID == t.ID {
+			t.Outcome, t.Calls = session.Done, e.Undo != audit.Hash{}
+		}
+	case session.Failed:
+		if e.ID == t.ID {
+			t.Outcome = session.Unsuccessful
+		}
+	case session.Unknown:
+		if e.ID == t.ID {
+			t.Outcome = session.Uncertain
+		}
+	case session.Resolved:
+		if e.ID == t.Name() {
+			t.Outcome, t.Calls = results[e.Outcome], e.Undo != audit.Hash{}
+		}
+	}
+}
+
 // digest is what the approval shows, or what the command says instead.
 func (p *player) digest(l line) string {
 	for _, word := range l.words {
@@ -388,7 +471,7 @@ func config(l line) (cfg session.Config, err error) {
 
 // trace writes what came of a command.
 func (p *player) trace(out session.Outcome, err error) ([]string, error) {
-	if errors.Is(err, session.ErrImpossible) || errors.Is(err, session.ErrConfig) {
+	if errors.Is(err, session.ErrImpossible) || errors.Is(err, session.ErrConfig) || errors.Is(err, session.ErrImageWanted) {
 		return []string{"error: " + err.Error()}, nil
 	} else if err != nil {
 		return nil, err

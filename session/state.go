@@ -79,6 +79,9 @@ type State struct {
 	Slashes      map[string]*Cascade         `json:"slashes,omitempty"`   // whose cascade is not over
 	Asked        *WitnessAsked               `json:"asked,omitempty"`     // the newest act of ring 0 that a second operator may complete
 	Closed       bool                        `json:"closed,omitempty"`    // nothing runs any more, and clean sessions are credited
+	Kind         string                      `json:"kind,omitempty"`      // KindUndo, or empty
+	Of           string                      `json:"of,omitempty"`        // the session whose actions one of KindUndo takes back
+	Undos        map[string]*UndoMark        `json:"undos"`               // by the action they take back, SESSION/act-12; the ended ones for a while
 }
 
 // A Participant is an agent in the session.
@@ -103,14 +106,16 @@ type Running struct {
 	Incarnation string     `json:"incarnation"` // of the process that started it
 	Key         string     `json:"key,omitempty"`
 	Seq         uint64     `json:"seq"`
-	During      string     `json:"during,omitempty"` // the action in whose course it was asked for
-	Asked       int        `json:"asked,omitempty"`  // how many were asked for in its course
+	During      string     `json:"during,omitempty"`    // the action in whose course it was asked for
+	Asked       int        `json:"asked,omitempty"`     // how many were asked for in its course
+	Undoes      string     `json:"undoes,omitempty"`    // SESSION/act-12: the action that this one takes back
+	UndoesOf    policy.DID `json:"undoes_of,omitempty"` // whose that is
 }
 
 // NewState returns the state before the first record.
 func NewState(id string) *State {
 	return &State{ID: id, Participants: map[policy.DID]*Participant{}, Running: map[string]*Running{},
-		Left: map[policy.DID]*Participant{}, Elevations: map[policy.DID]*Elevation{}, Approvals: map[string]*Approval{}, Keys: map[string]KeyUse{}}
+		Left: map[policy.DID]*Participant{}, Elevations: map[policy.DID]*Elevation{}, Approvals: map[string]*Approval{}, Keys: map[string]KeyUse{}, Undos: map[string]*UndoMark{}}
 }
 
 // strong reports whether acknowledgements must be durable, whatever they are about.
@@ -199,6 +204,13 @@ type Call struct {
 	Values     map[string]any // the same, decoded
 	Fault      string         // why the arguments cannot be had from the tool's schema; empty: they can
 	Resource   string         // what is touched, normalised; empty: unknown
+	Server     string         // whose tool it is; empty: the embedding program's
+
+	Untried    bool              // the rim has not looked yet: decided as if Image were so, and not admitted before it has
+	Image      action.ImageState // what the rim has of the resource as it is before the call
+	Before     action.Image      // with ImageTaken and ImageAbsent
+	ImageFault string            // with ImageFailed: why, for the agent
+	Steps      []Call            // of an UndoStep: the calls it is made of
 }
 
 // standing returns what is known of an agent.

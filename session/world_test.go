@@ -78,6 +78,14 @@ func (w *world) env(by policy.Caller, c session.Command, key string) session.Env
 			env.Call = &call
 		}
 	}
+	if step, ok := c.(session.UndoStep); ok {
+		d := action.Descriptor{ID: session.UndoAction, Reversibility: action.Partial, Admin: step.Of.Required == ring.Root}
+		env.Call = &session.Call{Descriptor: d, Digest: d.Digest(), Args: []byte(`{"of":"` + step.Of.Name() + `"}`), Values: map[string]any{}}
+		if step, known := w.tools["undo"]; known { // what the undo calls
+			env.Call.Steps = []session.Call{step}
+			env.Call.Fault, env.Call.Changed = step.Fault, step.Changed
+		}
+	}
 	return env
 }
 
@@ -338,6 +346,23 @@ func tool(id string, words []string) (session.Call, error) {
 			call.Resource = value
 		case "fault":
 			call.Fault = value
+		case "server":
+			call.Server = value
+		case "window":
+			var err error
+			if d.UndoWindow, err = time.ParseDuration(value); err != nil {
+				return call, err
+			}
+		case "image": // it was taken
+			call.Image, call.Before = action.ImageTaken, action.Image{Bytes: []byte(value)}
+		case "absent": // it was taken, and there was nothing
+			call.Image, call.Before = action.ImageAbsent, action.Image{Absent: true}
+			d.Image = &action.Look{Call: action.Call{Tool: "look"}, Bytes: "{{result.text}}", Absent: "ENOENT"}
+			d.UndoAbsent = []action.Call{{Tool: "remove"}}
+		case "missing": // it could not be taken
+			call.Image, call.ImageFault = action.ImageFailed, "it does not read as text"
+		case "untried":
+			call.Untried = true
 		default:
 			return call, fmt.Errorf("an action is not %q", word)
 		}

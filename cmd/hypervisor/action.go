@@ -14,8 +14,8 @@ import (
 )
 
 func newActionCommand(g *globals) *cobra.Command {
-	return group("action", "List and show what was done", "  hypervisor action list\n  hypervisor action show SESSION/act-12",
-		actionList(g), actionShow(g))
+	return group("action", "List, show and take back what was done", "  hypervisor action list\n  hypervisor action show SESSION/act-12\n  hypervisor action undo --session SESSION --plan",
+		actionList(g), actionShow(g), actionUndo(g))
 }
 
 func actionList(g *globals) *cobra.Command {
@@ -118,6 +118,14 @@ func explained(e *api.Explanation) string {
 	return strings.Join(append(parts, e.ToPass...), "; ")
 }
 
+// until is when the undo window of an action closes; empty: no end is known.
+func until(a api.Action) string {
+	if a.UndoUntil == nil {
+		return ""
+	}
+	return when(*a.UndoUntil)
+}
+
 func (g *globals) printAction(a api.Action) {
 	ended := ""
 	if a.Ended != nil {
@@ -128,6 +136,7 @@ func (g *globals) printAction(a api.Action) {
 		kind = "read-only"
 	}
 	g.printFields(field{"action", a.Session + "/" + a.ID}, field{"agent", a.Agent}, field{"does", a.Action}, field{"args", string(a.Args)},
+		field{"to", a.Resource}, field{"undoes", a.Undoes}, field{"undo until", until(a)},
 		field{"admitted", fmt.Sprintf("%s, record %d", when(a.Time), a.Seq)},
 		field{"ring", fmt.Sprintf("%d, needs %d (σ %s)", a.Ring, a.RequiredRing, a.SigmaEff)}, field{"because", explained(a.Explanation)},
 		field{"risk", fmt.Sprintf("ω %s, reversibility %s", a.RiskWeight, kind)},

@@ -170,7 +170,8 @@ func everyCall(dir, name string) []toldCall {
 		{"memory__create_entities", map[string]any{"entities": []any{map[string]any{"name": name, "entityType": "client", "observations": []any{"calls"}}}}},
 		{"everything__get-sum", map[string]any{"a": 20, "b": 22}},
 		{"thinking__sequentialthinking", map[string]any{"thought": name, "thoughtNumber": 1, "totalThoughts": 1, "nextThoughtNeeded": false}},
-		{"memory__delete_entities", map[string]any{"entityNames": []any{name}}}, // which cannot be undone: asks for an approval
+		// Of a file that is no text no image can be had, so that this cannot be undone: it asks for an approval.
+		{"files__write_file", map[string]any{"path": filepath.Join(dir, "picture"), "content": name}},
 	}
 }
 
@@ -195,6 +196,9 @@ func TestForeignClientsWorkAtEveryOfficialServerAndReadRefusals(t *testing.T) {
 	}
 	dir := filepath.Join(t.TempDir(), "work")
 	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "picture"), []byte{0xff, 0xd8, 0xff}, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	d := start(t, t.TempDir(), os.ExpandEnv(strings.ReplaceAll(allOfficials, "DIR", dir)))

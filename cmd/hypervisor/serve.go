@@ -109,6 +109,7 @@ func (d *daemon) serve(ctx context.Context, cfg *config.Config, first bool) erro
 		return usage("%w", err)
 	}
 	d.hub = hub
+	d.hv.Equip(hub.Equip)
 	if err := d.enforce(ctx, cfg); err != nil {
 		return err
 	}

@@ -217,6 +217,7 @@ func (w *wrapping) serve(ctx context.Context, hv *hypervisor.Hypervisor, dir str
 		Claims:           func(tool string) []action.Claim { return set.cfg.Claims(w.name, tool) },
 		TrustAnnotations: set.trusting, Version: version().Version, Log: hv.Logger(),
 	})
+	hv.Equip(front.Equip)
 	served := front.Run(ctx, w.stdin, w.stdout)
 	reason := "end_of_input"
 	if served != nil {

@@ -153,6 +153,53 @@ func (f *Front) follow(ctx context.Context, server *Server) {
 func (f *Front) refresh(ctx context.Context, c *face) (bool, error) {
 	f.refreshing.Lock()
 	defer f.refreshing.Unlock()
+	tools, registered, err := f.prepare(ctx, c)
+	if err != nil {
+		return false, err
+	}
+	var shown []Tool
+	names := map[string]string{}
+	for _, t := range tools {
+		r, ok := registered[t.Name]
+		if !ok {
+			continue
+		}
+		seen := f.render(c.Name(), t)
+		names[seen.Name] = t.Name
+		// A definition that is not the pinned one is text from nobody knows whom: it is not put before the model.
+		if !r.Changed && !r.Descriptor.Admin {
+			shown = append(shown, seen)
+		}
+	}
+	if err := f.session.SetTools(f.agent.DID, c.Name()+".", slices.AppendSeq(f.withQuestions(c), maps.Values(registered))); err != nil {
+		return false, fmt.Errorf("registering tools of %s: %w", c.Name(), err)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	changed := f.told && !sameTools(c.shown, shown)
+	c.loaded, c.shown, c.names = true, shown, names
+	return changed, nil
+}
+
+// Equip is a hypervisor.Equipper: it brings the front's tools into another session, where its agent's actions are taken back.
+func (f *Front) Equip(ctx context.Context, s *hypervisor.Session, agent policy.DID) error {
+	if agent != f.agent.DID {
+		return nil // nothing stands before that agent
+	}
+	for _, c := range f.all() {
+		_, registered, err := f.prepare(ctx, c)
+		if err != nil {
+			return err
+		}
+		if err := s.SetTools(policy.System.DID, c.Name()+".", slices.Collect(maps.Values(registered))); err != nil {
+			return fmt.Errorf("registering tools of %s: %w", c.Name(), err)
+		}
+	}
+	return nil
+}
+
+// prepare pins a face's tools as its upstream lists them now, and returns them, and those that can be registered by their names.
+func (f *Front) prepare(ctx context.Context, c *face) ([]Tool, map[string]hypervisor.Tool, error) {
 	tools, _ := c.known()
 	server := c.Name()
 	pins := map[string]system.Seen{}
@@ -168,36 +215,27 @@ func (f *Front) refresh(ctx context.Context, c *face) (bool, error) {
 			continue
 		}
 		pins[d.ID] = system.Seen{Digest: t.Digest, Text: t.Definition}
-		registered[t.Name] = hypervisor.Tool{Descriptor: d, Check: t.Check, Do: f.call(c, t)}
+		registered[t.Name] = hypervisor.Tool{Server: server, Descriptor: d, Check: t.Check, Do: f.call(c, t), Answers: c.answers}
 	}
 	otherwise, err := f.hv.Pin(ctx, policy.System.Through("gateway"), pins)
 	if err != nil {
-		return false, fmt.Errorf("pinning tools of %s: %w", server, err)
+		return nil, nil, fmt.Errorf("pinning tools of %s: %w", server, err)
 	}
-	var shown []Tool
-	names := map[string]string{}
-	for _, t := range tools {
-		r, ok := registered[t.Name]
-		if !ok {
-			continue
-		}
+	for name, r := range registered {
 		r.Changed = otherwise[r.Descriptor.ID]
-		registered[t.Name] = r
-		seen := f.render(server, t)
-		names[seen.Name] = t.Name
-		// A definition that is not the pinned one is text from nobody knows whom: it is not put before the model.
-		if !r.Changed && !r.Descriptor.Admin {
-			shown = append(shown, seen)
-		}
+		registered[name] = r
 	}
-	if err := f.session.SetTools(f.agent.DID, server+".", slices.AppendSeq(f.withQuestions(c), maps.Values(registered))); err != nil {
-		return false, fmt.Errorf("registering tools of %s: %w", server, err)
+	return tools, registered, nil
+}
+
+// answers returns why the server does not answer; nil: it does.
+func (c *face) answers(ctx context.Context) error {
+	up, release, err := c.use(ctx, false)
+	if err != nil {
+		return err
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	changed := f.told && !sameTools(c.shown, shown)
-	c.loaded, c.shown, c.names = true, shown, names
-	return changed, nil
+	defer release()
+	return up.Answers(ctx)
 }
 
 // call returns what does a call of a tool.

@@ -1,6 +1,16 @@
 package gateway
 
-import "context"
+import (
+	"context"
+
+	"github.com/agenthypervisor/hypervisor"
+	"github.com/agenthypervisor/hypervisor/policy"
+)
+
+// Equip is a hypervisor.Equipper: the tools of all servers, through connections of the hypervisor's own in that session.
+func (h *Hub) Equip(ctx context.Context, s *hypervisor.Session, _ policy.DID) error {
+	return h.Offer(ctx, Seat{Agent: policy.System.Through("undo"), Session: s})
+}
 
 // Offer has the tools of all servers registered for an agent in a session that acts through another door than MCP. A server that
 // does not start, or takes long, is passed over, as in a first tools/list.

@@ -95,10 +95,10 @@ func (f *Front) readActions(c *face) []hypervisor.Tool {
 			continue
 		}
 		if method == subscribeMethod || method == unsubscribeMethod {
-			out = append(out, hypervisor.Tool{Descriptor: d, Do: subscriptionAction(method)})
+			out = append(out, hypervisor.Tool{Server: c.Name(), Descriptor: d, Do: subscriptionAction(method)})
 			continue
 		}
-		out = append(out, hypervisor.Tool{Descriptor: d, Do: func(ctx context.Context, args json.RawMessage) (json.RawMessage, error) {
+		out = append(out, hypervisor.Tool{Server: c.Name(), Descriptor: d, Do: func(ctx context.Context, args json.RawMessage) (json.RawMessage, error) {
 			up, release, err := c.use(ctx, false)
 			if err != nil {
 				return nil, err

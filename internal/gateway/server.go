@@ -16,6 +16,7 @@ import (
 	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 
+	"github.com/agenthypervisor/hypervisor"
 	"github.com/agenthypervisor/hypervisor/policy"
 )
 
@@ -29,6 +30,8 @@ type Session interface {
 	Act(ctx context.Context, tool string, args json.RawMessage) (Reply, error)
 	// Status returns what the agent may know of itself here. It is encoded as JSON.
 	Status(ctx context.Context) (any, error)
+	// Undo takes back what the agent did.
+	Undo(ctx context.Context, req hypervisor.UndoRequest) (hypervisor.UndoReport, error)
 }
 
 // A Reader is what a Server needs of who serves what is not a tool. Implementations are safe for concurrent use.
@@ -337,7 +340,7 @@ func (s *Server) list(ctx context.Context, p *mcp.ListToolsParams) (mcp.Result, 
 		cursor, _ := json.Marshal(edition + "." + strconv.Itoa(at)) // hexadecimal and digits: it cannot fail
 		out.parts = append(out.parts, member{"nextCursor", cursor})
 	} else {
-		page = append(page, statusDefinition)
+		page = append(page, statusDefinition, undoDefinition)
 	}
 	list, err := encode(page)
 	if err != nil {
@@ -381,6 +384,9 @@ func (s *Server) call(ctx context.Context, r *mcp.CallToolRequest) (mcp.Result, 
 	args := p.Arguments
 	if len(args) == 0 {
 		args = json.RawMessage(`{}`)
+	}
+	if p.Name == undoTool {
+		return s.undo(ctx, args, isModern(p))
 	}
 	reply, err := s.session.Act(ctx, p.Name, args)
 	switch {
@@ -445,9 +451,12 @@ func withProgress(ctx context.Context, report func(Progress)) context.Context {
 	return context.WithValue(ctx, progressKey{}, report)
 }
 
-// ProgressOf returns how to report progress to the agent whose call ctx is of; nil: it did not ask. The reports block while
+// ProgressOf returns how to report progress to the agent whose call ctx is of; nil: it did not ask, or it is not its call. The reports block while
 // the agent does not read.
 func ProgressOf(ctx context.Context) func(Progress) {
+	if hypervisor.InSystemsName(ctx) {
+		return nil
+	}
 	report, _ := ctx.Value(progressKey{}).(func(Progress))
 	return report
 }

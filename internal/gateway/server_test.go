@@ -16,7 +16,9 @@ import (
 	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 
+	"github.com/agenthypervisor/hypervisor"
 	"github.com/agenthypervisor/hypervisor/policy"
+	"github.com/agenthypervisor/hypervisor/session"
 )
 
 // A plainSession allows every call of its upstream but what deny names. It stands for a session that decides.
@@ -54,6 +56,10 @@ func (s *plainSession) Act(ctx context.Context, tool string, args json.RawMessag
 
 func (s *plainSession) Status(context.Context) (any, error) {
 	return map[string]any{"ring": 2}, nil
+}
+
+func (s *plainSession) Undo(_ context.Context, req hypervisor.UndoRequest) (hypervisor.UndoReport, error) {
+	return hypervisor.UndoReport{Steps: []hypervisor.UndoStep{{ID: req.Action, Kind: session.Reversible, State: hypervisor.StepUndone}}, Undone: 1}, nil
 }
 
 // pipes returns both ends of a connection, the server's first.
@@ -112,7 +118,7 @@ func TestAnAgentWorksThroughTheGatewayInEveryRevision(t *testing.T) {
 				t.Errorf("%+v", r)
 			}
 			list, err := cs.ListTools(t.Context(), nil)
-			if err != nil || len(list.Tools) < 7 || list.Tools[len(list.Tools)-1].Name != statusTool {
+			if err != nil || len(list.Tools) < 7 || list.Tools[len(list.Tools)-2].Name != statusTool || list.Tools[len(list.Tools)-1].Name != undoTool {
 				t.Fatalf("%v, %v", list, err)
 			}
 			got, err := cs.CallTool(t.Context(), &mcp.CallToolParams{Name: "echo", Arguments: json.RawMessage(`{"n":9007199254740993}`)})
@@ -166,7 +172,7 @@ func TestAListChangeReachesTheAgent(t *testing.T) {
 			<-up.Changed()
 			s.ToolsChanged()
 			<-told
-			if list, err := cs.ListTools(t.Context(), nil); err != nil || len(list.Tools) != 8 {
+			if list, err := cs.ListTools(t.Context(), nil); err != nil || len(list.Tools) != 9 {
 				t.Errorf("%v, %v", list, err)
 			}
 		})
@@ -329,7 +335,7 @@ func TestALongListComesInPagesAndACursorOfAnotherListIsRefused(t *testing.T) {
 		}
 		names = append(names, tool.Name)
 	}
-	if len(names) != len(tools)+1 || names[400] != "t400" {
+	if len(names) != len(tools)+2 || names[400] != "t400" {
 		t.Errorf("%d tools", len(names))
 	}
 	first, err := cs.ListTools(t.Context(), nil)

@@ -51,6 +51,7 @@ type Upstream struct {
 	opt      UpstreamOptions
 	tokens   atomic.Int64                   // progress tokens given out
 	barred   func() (bool, <-chan struct{}) // whether its process must not run, and what is closed when that may have changed; nil: it may
+	answered atomic.Int64                   // when a call was answered last; Unix nanoseconds
 	tried    chan struct{}
 	changed  chan struct{} // one slot
 
@@ -338,10 +339,35 @@ func (u *Upstream) Call(ctx context.Context, t Tool, args json.RawMessage, progr
 	if u.endpoint != nil {
 		wire.headers = t.wantedHeaders(args)
 	}
-	if !u.opt.Shared {
+	if !u.opt.Shared && !hypervisor.InSystemsName(ctx) {
 		wire.caller = callerOf(ctx)
 	}
-	return l.call(ctx, wire, t.Name, args)
+	result, err := l.call(ctx, wire, t.Name, args)
+	if err == nil || errors.Is(err, ErrReported) {
+		u.answered.Store(u.opt.Clock.Now().UnixNano())
+	}
+	return result, err
+}
+
+// answerLife is how long a server that has answered is taken for one that answers.
+const answerLife = 30 * time.Second
+
+// Answers returns why the server does not answer now; nil: it does, or has within answerLife.
+func (u *Upstream) Answers(ctx context.Context) error {
+	u.mu.Lock()
+	l, err := u.link, u.whyDown()
+	u.mu.Unlock()
+	switch {
+	case l == nil:
+		return err
+	case u.opt.Clock.Now().Sub(time.Unix(0, u.answered.Load())) < answerLife:
+		return nil
+	}
+	if err := l.session.Ping(ctx, nil); err != nil {
+		return fmt.Errorf("server %s does not answer: %w", u.name, err)
+	}
+	u.answered.Store(u.opt.Clock.Now().UnixNano())
+	return nil
 }
 
 // Request does one of readMethods and returns its result as the server wrote it. Progress and errors are as Call's.

@@ -80,7 +80,8 @@ func refusalStatus(code policy.Code) int {
 		return http.StatusNotFound
 	case policy.InvalidArguments:
 		return http.StatusUnprocessableEntity
-	case policy.SessionNotActive, policy.SessionFull, policy.IdempotencyConflict, policy.ApprovalDenied, policy.ApprovalExpired:
+	case policy.SessionNotActive, policy.SessionFull, policy.IdempotencyConflict, policy.ApprovalDenied, policy.ApprovalExpired,
+		policy.UndoConflict, policy.UndoWindowClosed, policy.UndoUnavailable:
 		return http.StatusConflict
 	case "stale_write":
 		return http.StatusPreconditionFailed

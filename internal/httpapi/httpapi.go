@@ -96,6 +96,7 @@ func (a *API) route() {
 	a.mux.HandleFunc("GET /v1/sessions/{id}/actions", handle(a, a.actions, "cursor", "limit"))
 	a.mux.HandleFunc("GET /v1/sessions/{id}/actions/{aid}", handle(a, a.action))
 	a.mux.HandleFunc("GET /v1/actions/{aid}", handle(a, a.actionAnywhere))
+	a.routeUndo()
 	a.mux.HandleFunc("GET /v1/approvals", handle(a, a.approvals, "session", "cursor", "limit"))
 	a.mux.HandleFunc("GET /v1/approvals/{aid}", handle(a, a.approval, "session"))
 	a.mux.HandleFunc("POST /v1/approvals/{aid}/grant", handle(a, a.grant, "session"))
@@ -196,9 +197,9 @@ func handle[B, O any](a *API, method func(context.Context, policy.Caller, reques
 
 // handleLines is handle for a method whose answer is a stream of JSON lines. An error before the first line is an answer like
 // any other; one behind it cuts the connection, so that nobody takes the part for the whole.
-func handleLines(a *API, method func(context.Context, policy.Caller, request[none]) iter.Seq2[stdjson.RawMessage, error], params ...string) http.HandlerFunc {
+func handleLines[B any](a *API, method func(context.Context, policy.Caller, request[B]) iter.Seq2[stdjson.RawMessage, error], params ...string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		caller, in, err := decode[none](a, w, r, params)
+		caller, in, err := decode[B](a, w, r, params)
 		if err != nil {
 			a.reply(w, r, nil, err)
 			return
