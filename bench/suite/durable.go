@@ -43,7 +43,7 @@ func (r *run) openNode(ctx context.Context) (n *node, err error) {
 	if n.log, err = sqlitelog.Open(ctx, dirs["hypervisor"], nil); err != nil {
 		return nil, err
 	}
-	n.hv, err = hypervisor.Open(ctx, &hypervisor.Options{Store: n.log, Clock: newClock(), MaxLoaded: 2 * Long.Sessions, Program: "bench"})
+	n.hv, err = hypervisor.Open(ctx, &hypervisor.Options{Store: n.log, Dir: dirs["hypervisor"], Clock: newClock(), MaxLoaded: 2 * Long.Sessions, Program: "bench"})
 	if err != nil {
 		return nil, err // and with it the store
 	}

@@ -68,6 +68,7 @@ func All() []Measurement {
 		{"durable", "one durable command after the other", oneCommand},
 		{"rate-few", "governed calls of 256 sessions at once, on disk", rateFew},
 		{"rate-many", "governed calls over many sessions, on disk", rateMany},
+		{"kill", "the kill switch, while others call", killSwitch},
 		{"gateway", "a governed MCP call over stdio pipes, one agent and many", gatewayStdio},
 		{"gateway-http", "a governed MCP call over Streamable HTTP, one agent and many", gatewayHTTP},
 		{"start", "from starting the program to the answer of a first governed call", startUp},
