@@ -259,8 +259,8 @@ func (s *State) maySponsor(env *Env, ap *Approval) *policy.Decision {
 	case s.kin(who, ap.Agent):
 		return deny(policy.Forbidden, "%s and %s answer as one; someone else sponsors it", who, ap.Agent)
 	}
-	if _, score := s.RingOf(env, who); ring.ByScore(score) > ring.Standard {
-		return deny(policy.Forbidden, "a sponsor is in ring 2 by its own score, above %s, and %s has %s", ring.StandardAbove, who, score)
+	if own := s.rawSigma(env, who); ring.ByScore(own) > ring.Standard { // which neither a bond nor an elevation lifts
+		return deny(policy.Forbidden, "a sponsor is in ring 2 by its own score, above %s, and %s has %s", ring.StandardAbove, who, own)
 	}
 	return nil
 }

@@ -74,7 +74,10 @@ func (s *State) ringAs(env *Env, did policy.DID, st stance) (ring.Ring, ring.Sig
 
 // rawSigma returns σ_raw, which a spawned agent has none of beyond its parent's σ_eff.
 func (s *State) rawSigma(env *Env, did policy.DID) ring.Sigma {
-	raw := env.standing(did).Sigma
+	raw := env.sigma(did)
+	if len(s.Slashes) > 0 && s.beingSlashed(did) { // its stream is yet to be told
+		return 0
+	}
 	if p := s.Participants[did]; p != nil && p.Parent != "" {
 		_, most := s.RingOf(env, p.Parent)
 		raw = min(raw, most)
