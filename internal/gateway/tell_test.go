@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -177,6 +178,9 @@ func TestWhoIsSubscribedIsToldAndNobodyElseIs(t *testing.T) {
 				}
 			}
 			for _, l := range all {
+				if n := len(l.heard); n > 0 && l.uri == "note://both" {
+					t.Errorf("who is subscribed to what has not changed hears %d times", n)
+				}
 				for range len(l.heard) {
 					l.hears(t, "who is subscribed to "+l.uri, l.uri)
 				}
@@ -210,6 +214,47 @@ func TestWhoIsSubscribedIsToldAndNobodyElseIs(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestANoticeIsForWhoWatchesThatResourceOrOneAboveIt(t *testing.T) {
+	u := NewUpstream("u", Command{}, nil)
+	told := map[string]int{}
+	for _, uri := range []string{"a://x", "a://x/", "a://x/y", "a://xy", "b://x"} {
+		u.mu.Lock()
+		u.enterWatch(&watch{uri, func() { told[uri]++ }})
+		u.mu.Unlock()
+	}
+	for notice, want := range map[string]map[string]int{
+		"a://x":     {"a://x": 1},
+		"a://x/":    {"a://x": 1, "a://x/": 1},
+		"a://x/y/z": {"a://x": 1, "a://x/": 1, "a://x/y": 1},
+		"c://x":     {},
+		"a:":        {},
+		"":          {"a://x": 1, "a://x/": 1, "a://x/y": 1, "a://xy": 1, "b://x": 1},
+	} {
+		clear(told)
+		u.updated(notice)
+		if !maps.Equal(told, want) {
+			t.Errorf("of %q are told %v", notice, told)
+		}
+	}
+}
+
+func TestASubscriptionWhoseClientHasLeftMeanwhileIsEnded(t *testing.T) {
+	ann := newBoard(t, "ann", nil)
+	h := newHall(t, ann.spec("ann"))
+	names(t, h.reader(t, h.token(agentDID), "2025-11-25").ClientSession)
+	seat := only(t, h)
+	late := &subscription{front: seat.front, face: seat.front.all()[0], watch: watch{"note://ann", func() {}}}
+	late.Drop()
+	if _, err := late.begin(t.Context()); !errors.Is(err, errClosed) || !ann.noted("+ note://ann", 1) || !ann.noted("- note://ann", 1) {
+		t.Errorf("%v, and the server was told %v", err, ann.log)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.kept != 0 {
+		t.Error("its connection is kept")
 	}
 }
 
