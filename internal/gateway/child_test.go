@@ -37,6 +37,7 @@ func TestMain(m *testing.M) {
 		"noisy":   func() { fmt.Println("Welcome to my server!"); rawServer("") },
 		"board":   boardServer,
 		"deaf":    deafServer,
+		"nosy":    func() { _ = nosy().Run(context.Background(), &mcp.StdioTransport{}) },
 		"orphan":  holdFIFO,
 		"worker":  workingServer,
 		"parent":  parentOfUpstream,

@@ -53,13 +53,18 @@ func newSession(t *testing.T, sigma string) (*hypervisor.Hypervisor, *hypervisor
 // governed connects an SDK client to a front of the named server.
 func governed(t *testing.T, hv *hypervisor.Hypervisor, s *hypervisor.Session, server string, opt *FrontOptions) *mcp.ClientSession {
 	t.Helper()
+	return governedAs(t, hv, s, server, opt, mcp.NewClient(&mcp.Implementation{Name: "agent", Version: "1"}, nil), "")
+}
+
+// governedAs is governed with a client of one's own, which speaks a revision.
+func governedAs(t *testing.T, hv *hypervisor.Hypervisor, s *hypervisor.Session, server string, opt *FrontOptions, client *mcp.Client, revision string) *mcp.ClientSession {
+	t.Helper()
 	in, out, agentOut, agentIn := pipes(t)
 	f := NewFront(hv, s, policy.Agent(agentDID).Through("stdio"), NewUpstream("up", child(server), nil), opt)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() { done <- f.Run(ctx, in, out) }()
-	cs, err := mcp.NewClient(&mcp.Implementation{Name: "agent", Version: "1"}, nil).
-		Connect(t.Context(), &mcp.IOTransport{Reader: agentIn, Writer: agentOut}, nil)
+	cs, err := client.Connect(t.Context(), &mcp.IOTransport{Reader: agentIn, Writer: agentOut}, &mcp.ClientSessionOptions{ProtocolVersion: revision})
 	if err != nil {
 		t.Fatal(err)
 	}

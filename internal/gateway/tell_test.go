@@ -414,6 +414,37 @@ func TestASubscriptionKeepsItsConnectionAndEndsWithItsClient(t *testing.T) {
 	}
 }
 
+func TestAnAgentOverAPipeIsAskedAndToldToo(t *testing.T) {
+	for _, revision := range []string{"2025-11-25", "2026-07-28"} {
+		hv, s := newSession(t, "0.80")
+		m := &model{name: "me"}
+		client := mcp.NewClient(&mcp.Implementation{Name: "agent", Version: "1"}, m.options())
+		client.AddRoots(&mcp.Root{URI: "file:///me"})
+		asked := governedAs(t, hv, s, "nosy", &FrontOptions{TrustAnnotations: true}, client, revision)
+		if text := answered(t, asked, "rounds", `{}`); text != "words of me file:///me" {
+			t.Errorf("%s: %s", revision, text)
+		}
+		hv, s = newSession(t, "0.80")
+		r := reader{heard: make(chan string, 100)}
+		r.ClientSession = governedAs(t, hv, s, "board", nil, mcp.NewClient(&mcp.Implementation{Name: "agent", Version: "1"}, &mcp.ClientOptions{
+			ResourceUpdatedHandler: func(_ context.Context, n *mcp.ResourceUpdatedNotificationRequest) { r.heard <- n.Params.URI },
+		}), revision)
+		if err := r.subscribe(t, "note://board"); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "nothing is heard", func() bool {
+			if _, err := r.ReadResource(t.Context(), &mcp.ReadResourceParams{URI: "note://touch"}); err != nil && !strings.Contains(err.Error(), "at once") {
+				t.Fatal(err)
+			}
+			return len(r.heard) > 0
+		})
+		r.hears(t, revision, "note://board")
+		if err := r.Unsubscribe(t.Context(), &mcp.UnsubscribeParams{URI: "note://board"}); err != nil && !strings.Contains(err.Error(), "at once") {
+			t.Error(err)
+		}
+	}
+}
+
 func TestAReaderThatDoesNotReadHoldsUpNoOther(t *testing.T) {
 	ann := newBoard(t, "ann", nil)
 	h := newHall(t, ann.spec("ann"))
