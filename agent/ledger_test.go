@@ -344,3 +344,48 @@ func TestFoldIsLive(t *testing.T) {
 		}
 	})
 }
+
+// A reservation that comes again late, once its bond is free, locks nothing.
+func TestReservationThatComesLateLocksNothing(t *testing.T) {
+	s := &State{DID: ann}
+	env := Env{Now: time.Unix(1, 0)}
+	do(t, s, env, SetSigma{ring.MustSigma("0.90"), FromConfig})
+	reserve := Enter{Entry{Session: "s", Number: 1, Kind: Reserve, Bond: "vch-1", Vouchee: "did:mesh:bob", Amount: 100_000, Above: 500_000}}
+	for range 2 {
+		if out := do(t, s, env, reserve); !out.Allowed || len(s.Bonds) != 1 {
+			t.Fatalf("%+v, %+v", out, s.Bonds)
+		}
+	}
+	do(t, s, env, Enter{Entry{Session: "s", Number: 2, Kind: Release, Bond: "vch-1"}})
+	if out := do(t, s, env, reserve); out.Code != policy.VouchRefused || len(s.Bonds) != 0 {
+		t.Errorf("%+v, %+v", out, s.Bonds)
+	}
+}
+
+// SPEC §3: "Voucher's σ_raw > 0.60 and above the vouchee's; … total bonded ≤ 80 % of σ", as the voucher's own stream checks it.
+func TestReservationIsCheckedByTheStreamThatHasTheCollateral(t *testing.T) {
+	for _, c := range []struct {
+		sigma  string
+		above  string
+		amount string
+		code   policy.Code
+	}{
+		{"0.60", "0.50", "0.10", policy.VouchRefused}, {"0.600001", "0.50", "0.10", policy.OK}, {"0.70", "0.70", "0.10", policy.VouchRefused},
+		{"0.70", "0.699999", "0.10", policy.OK}, {"0.70", "0.50", "0.56", policy.OK}, {"0.70", "0.50", "0.560001", policy.ExposureExceeded},
+	} {
+		s, env := &State{DID: ann}, Env{Now: time.Unix(1, 0)}
+		do(t, s, env, SetSigma{ring.MustSigma(c.sigma), FromConfig})
+		e := Entry{Session: "s", Number: 1, Kind: Reserve, Bond: "vch-1", Vouchee: "did:mesh:bob", Amount: ring.MustSigma(c.amount), Above: ring.MustSigma(c.above)}
+		if out := do(t, s, env, Enter{e}); out.Code != c.code {
+			t.Errorf("%+v: %+v", c, out.Decision)
+		}
+	}
+	s, env := &State{DID: ann}, Env{Now: time.Unix(1, 0)}
+	do(t, s, env, SetSigma{ring.MustSigma("0.90"), FromConfig})
+	for i := range maxBonds + 1 {
+		e := Entry{Session: "s", Number: uint64(i + 1), Kind: Reserve, Bond: fmt.Sprint("vch-", i), Vouchee: "did:mesh:bob", Amount: 1}
+		if out := do(t, s, env, Enter{e}); out.Allowed != (i < maxBonds) {
+			t.Fatalf("bond %d: %+v", i, out.Decision)
+		}
+	}
+}
