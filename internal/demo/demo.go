@@ -49,6 +49,7 @@ type stage struct {
 	session *hypervisor.Session
 	agents  map[policy.DID]*mcp.ClientSession
 	pending policy.ApprovalRef // the approval that was opened last
+	begun   chan struct{}      // receives when a tool says that it is at work
 }
 
 // Run plays the story and verifies the log it leaves. It returns ErrOtherwise if a step goes otherwise than told.
@@ -81,7 +82,7 @@ func play(ctx context.Context, opts Options, data, notes string) (err error) {
 	if err != nil {
 		return err
 	}
-	st := &stage{opts: opts, hv: hv, session: s, agents: map[policy.DID]*mcp.ClientSession{}}
+	st := &stage{opts: opts, hv: hv, session: s, agents: map[policy.DID]*mcp.ClientSession{}, begun: make(chan struct{}, 1)}
 	ctx, cancel := context.WithCancel(ctx)
 	var fronts sync.WaitGroup
 	defer fronts.Wait()
@@ -129,7 +130,9 @@ func (st *stage) enter(ctx context.Context, fronts *sync.WaitGroup, p hypervisor
 		toAgent.CloseWithError(errors.Join(io.EOF, err)) // what the agent's client reads next tells it why
 	})
 	name := strings.TrimPrefix(string(p.Agent), "did:mesh:")
-	client, err := mcp.NewClient(&mcp.Implementation{Name: name, Version: "1"}, nil).
+	client, err := mcp.NewClient(&mcp.Implementation{Name: name, Version: "1"}, &mcp.ClientOptions{
+		ProgressNotificationHandler: func(context.Context, *mcp.ProgressNotificationClientRequest) { st.begun <- struct{}{} },
+	}).
 		Connect(ctx, &mcp.IOTransport{Reader: fromFront, Writer: toFront}, nil)
 	if err != nil {
 		return fmt.Errorf("connecting %s: %w", name, err)
@@ -142,9 +145,12 @@ func (st *stage) enter(ctx context.Context, fronts *sync.WaitGroup, p hypervisor
 func (st *stage) do(ctx context.Context, s *step) error {
 	line := Line{Say: s.say, Who: string(s.who)}
 	var err error
-	if s.decide != "" {
+	switch {
+	case s.kill != "":
+		err = st.kill(ctx, s, &line)
+	case s.decide != "":
 		err = st.decide(ctx, s, &line)
-	} else {
+	default:
 		err = st.call(ctx, s, &line)
 	}
 	if err != nil {

@@ -10,12 +10,13 @@ const (
 	writer = policy.DID("did:mesh:writer") // σ 0.80: ring 2
 	editor = policy.DID("did:mesh:editor") // σ 0.75: ring 2
 	chief  = policy.DID("did:mesh:chief")  // σ 0.97: ring 1
+	rogue  = policy.DID("did:mesh:rogue")  // σ 0.80: ring 2
 )
 
 var cast = []struct {
 	did   policy.DID
 	sigma string
-}{{reader, "0.55"}, {writer, "0.80"}, {editor, "0.75"}, {chief, "0.97"}}
+}{{reader, "0.55"}, {writer, "0.80"}, {editor, "0.75"}, {chief, "0.97"}, {rogue, "0.80"}}
 
 // A bad is a note whose arguments the server's schema does not take.
 type bad struct {
@@ -32,7 +33,8 @@ type step struct {
 	want policy.Code
 	text string // what the tool must answer; empty: whatever it answers
 
-	decide string // grant, or vote: what who does about the approval that was opened last
+	decide string     // grant, or vote: what who does about the approval that was opened last
+	kill   policy.DID // whom who kills while it calls the tool
 }
 
 var story = []step{
@@ -50,5 +52,8 @@ var story = []step{
 	{say: "its peers vote on what they saw,", who: writer, decide: "vote"},
 	{say: "more than half and at least two,", who: editor, decide: "vote"},
 	{say: "and the call passes.", who: chief, tool: "burn_note", args: note{Name: "draft"}, want: policy.OK, text: "burnt"},
+	{say: "An agent begins to write over a note and does not stop; an operator kills it in mid-call,",
+		who: "did:mesh:admin", kill: rogue, tool: "scribble_note", args: note{Name: "log"}},
+	{say: "and nothing it calls is sent any more.", who: rogue, tool: "read_note", args: note{Name: "log"}, want: policy.AgentKilled},
 	{say: "A tool no server lists is unknown.", who: chief, tool: "launch", want: policy.UnknownAction},
 }
