@@ -228,6 +228,10 @@ func (s *Session) leaving(ctx context.Context, c *call, result json.RawMessage) 
 		return out
 	}
 	out.After = &left
+	if d.Blind(*c.before, left) {
+		s.hv.opts.Logger.Warn("an action was done, and the image does not show it, so that nothing is known to take it back", "session", s.id, "action", c.id)
+		out.Undo = nil
+	}
 	return out
 }
 

@@ -15,7 +15,7 @@ import (
 )
 
 // undostep.go: one action is taken back. Its resource is read immediately before, the undo is admitted and recorded like any
-// action, and where all is to be as before, that is looked at after it.
+// action, and after it is looked at whether all is as before.
 
 // An undoing is an undo under way.
 type undoing struct {
@@ -76,6 +76,8 @@ type taking struct {
 	fault string // why it cannot be taken back now, beside what the records say
 	now   *action.Image
 	calls []resolvedCall
+
+	remark string // what is to be said of an undo that was done; empty: nothing
 }
 
 // take reads what is kept of an action, and how its resource reads now.
@@ -306,7 +308,7 @@ func (u *undoing) takeBack(ctx context.Context, t *taking, s *UndoStep) (again b
 	switch ended.State {
 	case "done":
 		s.State = StepUndone
-		s.Reason = ""
+		s.Reason = t.remark
 	case "failed":
 		s.State = StepFailed
 	default:
@@ -404,7 +406,7 @@ func (u *undoing) compose(t *taking) (*Tool, *session.Call, string) {
 	return tool, found, fault
 }
 
-// do makes the calls, and looks whether all is as it was where that was promised.
+// do makes the calls, and looks whether all is as it was.
 func (u *undoing) do(ctx context.Context, t *taking, steps []composed) (json.RawMessage, error) {
 	results := make([]json.RawMessage, 0, len(steps))
 	for i, c := range steps {
@@ -420,9 +422,13 @@ func (u *undoing) do(ctx context.Context, t *taking, steps []composed) (json.Raw
 		}
 		results = append(results, result)
 	}
-	if t.Reversibility == action.Full && t.now != nil {
-		if err := u.isAsBefore(ctx, t); err != nil {
+	if t.now != nil {
+		err := u.isAsBefore(ctx, t)
+		switch {
+		case err != nil && t.Reversibility == action.Full:
 			return nil, fmt.Errorf("%w: its calls were made; %w", errHalfDone, err)
+		case err != nil: // nobody promised more, but it is not passed over in silence
+			t.remark = "its calls were made; " + err.Error()
 		}
 	}
 	return json.Marshal(results)

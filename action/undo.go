@@ -66,6 +66,10 @@ func (d Descriptor) Rehearse(s Scope, fits func(tool string, args map[string]any
 	return nil
 }
 
+// Blind reports whether the images do not show what the action did, so that no undo can be known to take it back: it left what
+// it found, and is none of which that can be (idempotent).
+func (d Descriptor) Blind(before, left Image) bool { return !d.Idempotent && left.Equal(before) }
+
 // undoIsFor returns why the undo is not one of a call with these arguments; nil: it is.
 func (d Descriptor) undoIsFor(args map[string]any) error {
 	for name, values := range d.UndoOnly {
