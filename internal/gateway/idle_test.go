@@ -3,10 +3,14 @@
 package gateway
 
 import (
+	"fmt"
 	"net/http"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
+
+	"github.com/agenthypervisor/hypervisor"
 )
 
 func inUse() uint64 {
@@ -17,10 +21,14 @@ func inUse() uint64 {
 	return m.HeapAlloc + m.StackInuse
 }
 
-func TestAThousandIdleAgentsAreHeldInLittleMemoryAndForgotten(t *testing.T) {
-	const agents = 1000
+// The active agents use a server over pipes that is all agents', and one over HTTP with a connection for each.
+func TestAThousandIdleAgentsAreHeldInLittleMemoryWhileAHundredWorkAndAllAreForgotten(t *testing.T) {
+	const agents, active = 1000, 100
 	hv, s := crowdedSession(t, agents)
-	h := hallOf(t, hv, s, &HubOptions{Servers: []ServerSpec{stdio("one", "sdk")}})
+	busy := crowd(t, hv, active)
+	pipe := stdio("pipe", "sdk")
+	pipe.Shared = true
+	h := hallOf(t, hv, s, &HubOptions{Servers: []ServerSpec{pipe, {Name: "web", Endpoint: &Endpoint{URL: sdkOverHTTP(t, nil)}, TrustAnnotations: true}}})
 	postman{t: t, h: h, token: h.token(agentNo(0))}.session().say(`{"jsonrpc":"2.0","id":2,"method":"tools/list"}`)
 	before, goroutines := inUse(), runtime.NumGoroutine()
 	var all sync.WaitGroup
@@ -45,16 +53,61 @@ func TestAThousandIdleAgentsAreHeldInLittleMemoryAndForgotten(t *testing.T) {
 	if held>>10/agents > 128 {
 		t.Error("that is too much")
 	}
+	h.allWork(t, busy, active)
+	idle := postman{t: t, h: h, token: h.token(agentNo(agents - 1))}
+	if got := idle.echo("web__echo", 1, "awake"); got != "awake" {
+		t.Errorf("an idle agent that calls: %s", got)
+	}
 	for _, r := range streams {
 		_ = r.Body.Close()
 	}
 	streams = nil
 	http.DefaultTransport.(*http.Transport).CloseIdleConnections()
 	eventually(t, "the streams do not end", func() bool { h.mu.Lock(); defer h.mu.Unlock(); return h.visits == 0 })
-	h.pass(int(seatIdle/sweepEvery) + 1)
+	h.clock.move(seatIdle + sweepEvery)
+	h.sweep() // by hand: others wait as long as it does
 	eventually(t, "the seats are not given up", func() bool { running, seats := h.up(); return running == 0 && seats == 0 })
-	eventually(t, "goroutines stay", func() bool { return runtime.NumGoroutine() <= goroutines })
-	if left := int64(inUse()) - int64(before); left > 8<<20 {
+	// As many workers as calls were under way at once wait for more: the executor keeps them.
+	eventually(t, "goroutines stay", func() bool { return runtime.NumGoroutine() <= goroutines+active })
+	const recorded = 16 << 10 // at most, of each call, in a log that is in memory
+	if left := int64(inUse()) - int64(before); left > 8<<20+active*busyCalls*recorded {
 		t.Errorf("%d KiB stay", left>>10)
 	}
+}
+
+// busyCalls is how many calls an active agent makes.
+const busyCalls = 5
+
+// allWork has agents of a session call at the same time, and checks that each gets its own answers, and that none has got nothing
+// when the first is done.
+func (h *hall) allWork(t *testing.T, s *hypervisor.Session, agents int) {
+	t.Helper()
+	var all, ready sync.WaitGroup
+	var done [1000]atomic.Int64
+	ready.Add(agents)
+	first := sync.OnceFunc(func() {
+		for i := range agents {
+			if done[i].Load() == 0 {
+				t.Errorf("agent %d has no answer yet, and another has all", i)
+			}
+		}
+	})
+	for i := range agents {
+		all.Go(func() {
+			p := postman{t: t, h: h, token: string(agentNo(i)) + " " + s.ID()}.session()
+			p.echo("web__echo", 1, "warm")
+			ready.Done()
+			ready.Wait()
+			for id := range busyCalls {
+				canary := fmt.Sprintf("canary-%d-%d", i, id)
+				if got := p.echo([]string{"pipe__echo", "web__echo"}[id%2], id, canary); got != canary {
+					t.Errorf("agent %d, call %d: %s", i, id, got)
+					return
+				}
+				done[i].Add(1)
+			}
+			first()
+		})
+	}
+	all.Wait()
 }

@@ -65,6 +65,13 @@ func (c *handClock) fire(d time.Duration) {
 	c.waits[d] = c.waits[d][:last]
 }
 
+// move moves the clock and ends nobody's wait.
+func (c *handClock) move(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now = c.now.Add(d)
+}
+
 // await returns once somebody waits so long.
 func (c *handClock) await(d time.Duration) {
 	c.mu.Lock()
