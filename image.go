@@ -35,25 +35,24 @@ type party struct {
 func (s *Session) inSystemsName(ctx context.Context, p party) (context.Context, context.CancelFunc) {
 	hv := s.hv
 	ctx, cancel := context.WithCancelCause(context.WithValue(ctx, systemKey{}, true))
+	look := &call{session: s.id, line: p.line, cancel: cancel, ended: make(chan struct{})}
+	hv.kills.watch(look) // before it asks whether it may: a kill finds it, or it finds the kill
 	var wait sync.WaitGroup
 	if !hv.opts.Stepped { // there one goroutine does all, and nothing would end a look
 		late := hv.opts.Clock.After(lookPatience)
 		wait.Go(func() {
-			for ctx.Err() == nil {
-				changed := hv.KillsChanged()
-				if _, dead := hv.kills.ofAny(s.id, p.line); dead {
-					cancel(errKilled)
-				}
-				select {
-				case <-late:
-					cancel(fmt.Errorf("the look took longer than %v", lookPatience))
-				case <-changed:
-				case <-ctx.Done():
-				}
+			select {
+			case <-late:
+				cancel(fmt.Errorf("the look took longer than %v", lookPatience))
+			case <-ctx.Done():
 			}
 		})
 	}
-	return ctx, func() { cancel(nil); wait.Wait() }
+	return ctx, func() {
+		hv.kills.end(look, "")
+		cancel(nil)
+		wait.Wait()
+	}
 }
 
 // tool returns an agent's tool by its id; nil: there is none.

@@ -29,7 +29,7 @@ type killSwitch struct {
 	mu      sync.Mutex // guards what follows, and changes of set; nothing is waited for under it
 	version uint64     // of set
 	owed    map[string]*owedKill
-	running map[*call]struct{} // calls that have not ended
+	running map[*call]struct{} // calls that have not ended, and looks, which have no tool
 
 	writing sync.Mutex // guards what follows
 	file    *killfile.File

@@ -535,3 +535,66 @@ func TestOnlyAnOperatorKillsAndLifts(t *testing.T) {
 		t.Errorf("%v", hv.Kills())
 	}
 }
+
+// A kill during an undo: what was not begun is not done, and the report says where it stopped.
+func TestAKillDuringAnUndoStopsIt(t *testing.T) {
+	for name, c := range map[string]struct {
+		scope policy.Scope
+		by    policy.Caller
+	}{"of the agent that takes back": {policy.Scope{Agent: ann}, policy.Agent(ann)}, "of everything, an operator's": {policy.Scope{All: true}, admin}} {
+		t.Run(name, func(t *testing.T) {
+			store := newKept()
+			hv := hypervisortest.Open(t, &hypervisor.Options{Store: store})
+			s := hypervisortest.Session(t, hv, nil, map[policy.DID]string{ann: "0.80"})
+			d := newDrive()
+			d.on(t, s)
+			for _, path := range []string{"/a", "/b", "/c"} {
+				d.files[path] = "old"
+				drives(t, s, policy.Agent(ann), "drive.write", path, "new")
+			}
+			writes := 0
+			d.broken = func(tool, _ string) error {
+				if tool != "write" {
+					return nil
+				}
+				if writes++; writes == 2 {
+					kill(t, hv, c.scope)
+				}
+				return nil
+			}
+			r := undone(t, hv, c.by, hypervisor.UndoRequest{Session: s.ID()})
+			if writes != 2 || d.files["/a"] != "new" || d.files["/c"] != "old" || r.Stopped == "" || r.Steps[2].State == hypervisor.StepUndone {
+				t.Errorf("%d calls, %v, %s: %s", writes, d.files, states(r), r.Stopped)
+			}
+			lift(t, hv, c.scope)
+			if r := undone(t, hv, c.by, hypervisor.UndoRequest{Session: s.ID()}); r.Stopped != "" || d.files["/a"] != "old" || d.files["/b"] != "old" {
+				t.Errorf("after it was lifted: %s: %s; %v", states(r), r.Stopped, d.files)
+			}
+			closeAll(t, hv)
+			verify(t, store)
+		})
+	}
+}
+
+// What is looked at before a call is looked at in the agent's stead: it is killed with it.
+func TestAKillStopsTheLookBeforeACall(t *testing.T) {
+	hv := hypervisortest.Open(t, nil)
+	s := hypervisortest.Session(t, hv, nil, map[policy.DID]string{ann: "0.80"})
+	d := newDrive()
+	d.on(t, s)
+	d.files["/a"] = "old"
+	var report hypervisor.KillReport
+	d.broken = func(tool, _ string) error {
+		if tool == "read" {
+			report = kill(t, hv, policy.Scope{Agent: ann})
+		}
+		return nil
+	}
+	out, err := s.Act(context.Background(), policy.Agent(ann), session.Act{Action: "drive.write", Args: json.RawMessage(`{"path":"/a","text":"new"}`)})
+	if out.Allowed || d.files["/a"] != "old" || d.writes > 0 {
+		t.Errorf("%+v, %v; the drive has %v", out, err, d.files)
+	}
+	if want := []hypervisor.KilledCall{{Session: s.ID()}}; !slices.Equal(report.StillRunning, want) {
+		t.Errorf("%+v", report)
+	}
+}

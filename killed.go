@@ -21,8 +21,8 @@ const killPatience = 2 * time.Second
 // A KilledCall is a call that was under way when it was killed.
 type KilledCall struct {
 	Session string
-	ID      string // of the action
-	Action  string
+	ID      string // of the action; empty: a look at what an action touches, in the system's name
+	Action  string // empty with an empty ID
 	Outcome string // done, failed (nothing was sent, or the tool said so) or unknown; empty: it still runs
 }
 
@@ -61,12 +61,16 @@ func (hv *Hypervisor) Kill(ctx context.Context, caller policy.Caller, k policy.K
 	waiting, stop := hv.soon(ctx)
 	defer stop()
 	for _, c := range calls {
-		killed := KilledCall{Session: c.session, ID: c.id, Action: c.tool.Descriptor.ID}
-		if hv.closes(waiting, c.ended) {
+		killed := KilledCall{Session: c.session, ID: c.id}
+		if c.tool != nil {
+			killed.Action = c.tool.Descriptor.ID
+		}
+		switch ended := hv.closes(waiting, c.ended); {
+		case !ended:
+			report.StillRunning = append(report.StillRunning, killed)
+		case c.tool != nil: // a look that has ended is nobody's loss
 			killed.Outcome = c.became
 			report.Cancelled = append(report.Cancelled, killed)
-		} else {
-			report.StillRunning = append(report.StillRunning, killed)
 		}
 	}
 	hv.kills.changed.pass() // the servers of the killed end now, when they have heard of the cancelling

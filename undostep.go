@@ -410,6 +410,9 @@ func (u *undoing) compose(t *taking) (*Tool, *session.Call, string) {
 func (u *undoing) do(ctx context.Context, t *taking, steps []composed) (json.RawMessage, error) {
 	results := make([]json.RawMessage, 0, len(steps))
 	for i, c := range steps {
+		if ctx.Err() != nil && i > 0 { // before the first the call itself has asked
+			return nil, fmt.Errorf("%w: %d of its %d calls were made; %w", errHalfDone, i, len(steps), context.Cause(ctx))
+		}
 		result, err := c.tool.Do(ctx, c.args)
 		switch {
 		case err != nil && i > 0:

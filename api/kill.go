@@ -28,8 +28,8 @@ type Kill struct {
 // A KilledCall is a call that was under way.
 type KilledCall struct {
 	Session string `json:"session"`
-	ID      string `json:"id"`
-	Action  string `json:"action"`
+	ID      string `json:"id,omitempty"` // left out: a look at what an action touches
+	Action  string `json:"action,omitempty"`
 	Outcome string `json:"outcome,omitempty"` // done, failed or unknown; left out: it still runs
 }
 

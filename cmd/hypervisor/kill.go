@@ -102,6 +102,10 @@ func kill(cmd *cobra.Command, g *globals, in api.Killing) error {
 		g.printf("cancelled: %s/%s %s: %s\n", call.Session, call.ID, call.Action, call.Outcome)
 	}
 	for _, call := range r.StillRunning {
+		if call.ID == "" {
+			g.printf("still running: a look at what an action of session %s touches\n", call.Session)
+			continue
+		}
 		g.printf("still running: %s/%s %s: it does not heed its cancelling\n", call.Session, call.ID, call.Action)
 	}
 	g.printf("%s revoked, %s closed\n", count(r.TokensRevoked, "token", "tokens"), count(r.ApprovalsClosed, "approval", "approvals"))
