@@ -71,6 +71,7 @@ type Action struct {
 	UndoUntil     *time.Time      `json:"undo_until,omitempty"` // when its undo window closes
 	Undoes        string          `json:"undoes,omitempty"`     // the action that it took back, SESSION/act-12
 	Approval      string          `json:"approval,omitempty"`   // the grant it used up
+	During        string          `json:"during,omitempty"`     // the action in whose course its server asked for this
 	Args          json.RawMessage `json:"args,omitempty"`       // left out: collected
 	Outcome       string          `json:"outcome"`              // running, done, failed, unknown
 	Why           string          `json:"why,omitempty"`

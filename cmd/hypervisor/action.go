@@ -140,5 +140,5 @@ func (g *globals) printAction(a api.Action) {
 		field{"admitted", fmt.Sprintf("%s, record %d", when(a.Time), a.Seq)},
 		field{"ring", fmt.Sprintf("%d, needs %d (σ %s)", a.Ring, a.RequiredRing, a.SigmaEff)}, field{"because", explained(a.Explanation)},
 		field{"risk", fmt.Sprintf("ω %s, reversibility %s", a.RiskWeight, kind)},
-		field{"approval", a.Approval}, field{"outcome", outcome(a)}, field{"ended", ended}, field{"result", string(a.Result)})
+		field{"approval", a.Approval}, field{"asked during", a.During}, field{"outcome", outcome(a)}, field{"ended", ended}, field{"result", string(a.Result)})
 }
