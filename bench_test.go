@@ -9,6 +9,7 @@ import (
 
 	"github.com/agenthypervisor/hypervisor"
 	"github.com/agenthypervisor/hypervisor/action"
+	"github.com/agenthypervisor/hypervisor/hypervisortest"
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/ring"
 	"github.com/agenthypervisor/hypervisor/session"
@@ -79,5 +80,35 @@ func BenchmarkGovernedCalls(b *testing.B) {
 				}
 			})
 		}
+	}
+}
+
+// What a command costs more for having the standings of its session's ten agents stamped: nobody's has moved, one has somewhere else,
+// one here. Reach 10 % of a decision, which is 300 ns.
+func BenchmarkStampStandings(b *testing.B) {
+	for name, moved := range map[string]policy.DID{"still": "", "elsewhere": cem, "here": ann} {
+		b.Run(name, func(b *testing.B) {
+			hv := hypervisortest.Open(b, nil)
+			agents := map[policy.DID]string{ann: "0.80"}
+			for i := range 9 {
+				agents[policy.DID(fmt.Sprint("did:mesh:other-", i))] = "0.70"
+			}
+			s := hypervisortest.Session(b, hv, nil, agents)
+			hypervisortest.Session(b, hv, nil, map[policy.DID]string{cem: "0.80"})
+			b.ReportAllocs()
+			b.ResetTimer()
+			for range b.N {
+				if moved != "" {
+					b.StopTimer()
+					hv.MoveStanding(moved)
+					b.StartTimer()
+				}
+				if s.StampStandings() != 10 {
+					b.Fatal("not ten")
+				}
+			}
+			b.StopTimer()
+			closeAll(b, hv)
+		})
 	}
 }

@@ -42,3 +42,16 @@ func (hv *Hypervisor) InQuarantine(did policy.DID) bool {
 	standing := hv.agents.handle(did).standing.Load()
 	return standing != nil && standing.Quarantine != nil
 }
+
+// StampStandings is what a command costs for having its agents' standings before it. The session is loaded and nobody else uses it.
+func (s *Session) StampStandings() int {
+	return len(s.live.agents.current(s.hv.agents, s.live.state))
+}
+
+// MoveStanding publishes an agent's standing anew.
+func (hv *Hypervisor) MoveStanding(did policy.DID) {
+	h := hv.agents.handle(did)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	hv.agents.publish(h)
+}

@@ -20,9 +20,16 @@ type backing struct {
 
 // sigmaEff returns an agent's σ_eff.
 func (s *State) sigmaEff(env *Env, did policy.DID) ring.Sigma {
-	raw := env.sigma(did)
+	standing, known := env.Standings[did]
+	raw := standing.Sigma
 	switch {
-	case env.standing(did).Blacklisted || len(s.Slashes) > 0 && s.beingSlashed(did):
+	case !known:
+		raw = ring.Newcomer
+	case standing.Blacklisted:
+		return 0
+	}
+	switch {
+	case len(s.Slashes) > 0 && s.beingSlashed(did):
 		return 0
 	case len(s.Bonds) == 0:
 		return raw
