@@ -159,3 +159,23 @@ func checkUndoRow(t *testing.T, id string, d action.Descriptor, variant bool, wo
 		}
 	}
 }
+
+func TestReportSaysWhichCallsAnUndoIsOf(t *testing.T) {
+	c, err := Parse("f", []byte("mcpServers: {a: {command: x}}\nservers: {a: {pack: git}}"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	notes := map[string]string{}
+	for _, row := range c.Report().Actions {
+		notes[row.Action] = row.Note
+	}
+	for id, want := range map[string]string{
+		"a.git_reset":  "where no faithful image can be taken decided as none; so is every call but those with mode soft, paths not given",
+		"a.git_commit": "where no faithful image can be taken decided as none",
+		"a.git_tag":    "where something was there before, or no faithful image can be taken, decided as none; so is every call but those with mode create",
+	} {
+		if notes[id] != want {
+			t.Errorf("%s: %s", id, notes[id])
+		}
+	}
+}

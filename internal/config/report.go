@@ -5,6 +5,7 @@ import (
 	"maps"
 	"regexp"
 	"slices"
+	"strings"
 
 	"github.com/agenthypervisor/hypervisor/action"
 	"github.com/agenthypervisor/hypervisor/policy"
@@ -122,7 +123,7 @@ func note(d action.Descriptor) string {
 	case !undo:
 		return "partial, but the hypervisor has no call that takes it back"
 	case d.Image != nil:
-		return noteOfImage(d)
+		return noteOfImage(d) + onlyFor(d)
 	case d.Reversibility == action.Full:
 		return "full without an image of what was there before is decided as " + d.Effective(action.NoImage).String()
 	}
@@ -141,6 +142,25 @@ func noteOfImage(d action.Descriptor) string {
 		return "where nothing was there before decided as " + absent.String() + ", where no faithful image can be taken as none"
 	}
 	return "where no faithful image can be taken decided as none"
+}
+
+// onlyFor says which calls the undo is of; empty: of all.
+func onlyFor(d action.Descriptor) string {
+	var kinds []string
+	for _, name := range slices.Sorted(maps.Keys(d.UndoOnly)) {
+		values := make([]string, len(d.UndoOnly[name]))
+		for i, v := range d.UndoOnly[name] {
+			values[i] = fmt.Sprint(v)
+			if v == nil {
+				values[i] = "not given"
+			}
+		}
+		kinds = append(kinds, name+" "+strings.Join(values, " or "))
+	}
+	if kinds == nil {
+		return ""
+	}
+	return "; so is every call but those with " + strings.Join(kinds, ", ")
 }
 
 var (

@@ -125,10 +125,6 @@ func (t *trial) try(ctx context.Context, root string) (err error) {
 		return fmt.Errorf("the arguments do not fit: %w", err)
 	}
 	scope := action.Scope{Args: args.Values, ID: "act-" + strconv.Itoa(t.id), Session: "packtest"}
-	before, err := t.take(ctx)
-	if err != nil {
-		return err
-	}
 	state := t.lookBefore(ctx, &scope)
 	t.row.Image, t.row.Reversibility = imageWords[state], t.d.Effective(state)
 	if t.Image != "" && t.Image != t.row.Image {
@@ -140,6 +136,10 @@ func (t *trial) try(ctx context.Context, root string) (err error) {
 	if t.row.Reversibility == action.Irreversible && !t.Fails {
 		t.found(Impossible)
 		return nil
+	}
+	before, err := t.take(ctx)
+	if err != nil {
+		return err
 	}
 	return t.doAndUndo(ctx, scope, args.Canonical, before)
 }
@@ -286,9 +286,9 @@ func (t *trial) refused(ctx context.Context, r action.Result, before snapshot) e
 // shows checks the image after the call against what the pack says of it, and reports whether it shows that anything was done.
 func (t *trial) shows(ctx context.Context, scope action.Scope) bool {
 	after, err := t.look(ctx, scope)
-	if err != nil {
-		t.complain("after the call: %v", err)
-		return true
+	if err != nil { // what nobody can look at is not taken back either
+		t.row.What = append(t.row.What, fmt.Sprintf("after the call: %v", err))
+		return false
 	}
 	left, err := t.d.Left(scope)
 	if err == nil && !left.Equal(after) {
