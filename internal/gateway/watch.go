@@ -35,7 +35,7 @@ type watch struct {
 	tell func() // that it has changed, or may have; it does not block
 }
 
-// Watch subscribes to a resource, for as long as this upstream is run: a server that is started again is asked again, and who
+// watch subscribes to a resource, for as long as this upstream is run: a server that is started again is asked again, and who
 // watches is told, since nobody knows what has changed meanwhile. Errors are Call's.
 func (u *Upstream) watch(ctx context.Context, w *watch) (json.RawMessage, error) {
 	ctx, stop := withTimeout(ctx, u.opt.Clock, watchPatience, errPatience)
