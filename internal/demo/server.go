@@ -2,7 +2,9 @@ package demo
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -21,6 +23,9 @@ func Serve(ctx context.Context, dir string) error {
 	add(s, &mcp.Tool{Name: "read_note", Description: "Read a note", Annotations: &mcp.ToolAnnotations{ReadOnlyHint: true, OpenWorldHint: &no}},
 		dir, func(_ context.Context, _ *mcp.CallToolRequest, path string, _ note) (string, error) {
 			b, err := os.ReadFile(path)
+			if errors.Is(err, fs.ErrNotExist) {
+				return "", errors.New("no such note")
+			}
 			return string(b), err
 		})
 	add(s, &mcp.Tool{Name: "write_note", Description: "Write a note", Annotations: &mcp.ToolAnnotations{DestructiveHint: &no, OpenWorldHint: &no}},
