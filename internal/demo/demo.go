@@ -122,7 +122,7 @@ func (st *stage) enter(ctx context.Context, fronts *sync.WaitGroup, p hypervisor
 	command := append(append([]string(nil), st.opts.Server...), notes)
 	up := gateway.NewUpstream("notes", gateway.Command{Path: command[0], Args: command[1:], Env: gateway.BasicEnvironment(os.Environ(), nil)},
 		&gateway.UpstreamOptions{Log: st.hv.Logger()})
-	front := gateway.NewFront(st.hv, st.session, policy.Agent(p.Agent).Through("stdio"), up, &gateway.FrontOptions{TrustAnnotations: true})
+	front := gateway.NewFront(st.hv, st.session, policy.Agent(p.Agent).Through("stdio"), up, &gateway.FrontOptions{Claims: claims})
 	fromAgent, toFront := io.Pipe()
 	fromFront, toAgent := io.Pipe()
 	fronts.Go(func() {
@@ -150,6 +150,8 @@ func (st *stage) do(ctx context.Context, s *step) error {
 		err = st.kill(ctx, s, &line)
 	case s.decide != "":
 		err = st.decide(ctx, s, &line)
+	case s.undo != "":
+		err = st.undo(ctx, s, &line)
 	default:
 		err = st.call(ctx, s, &line)
 	}
@@ -185,6 +187,10 @@ func (st *stage) call(ctx context.Context, s *step, line *Line) error {
 		line.OK = s.want == policy.OK && (s.text == "" || s.text == line.Result)
 		return nil
 	}
+	if s.want == "" { // the tool itself says no
+		line.OK = line.Result == s.text
+		return nil
+	}
 	b, err := json.Marshal(res.StructuredContent)
 	if err != nil {
 		return err
@@ -197,6 +203,15 @@ func (st *stage) call(ctx context.Context, s *step, line *Line) error {
 	}
 	line.OK = line.Decision.Code == s.want
 	return nil
+}
+
+// undo takes back all that an agent did here.
+func (st *stage) undo(ctx context.Context, s *step, line *Line) error {
+	line.Did = "undo of " + strings.TrimPrefix(string(s.undo), "did:mesh:")
+	r, err := st.hv.Undo(ctx, policy.Operator(s.who), hypervisor.UndoRequest{Session: st.session.ID(), Agent: s.undo})
+	line.Result = fmt.Sprintf("%d undone, %d left", r.Undone, r.Left)
+	line.OK = err == nil && line.Result == s.text
+	return err
 }
 
 // decide grants the pending approval, or votes for it.

@@ -30,11 +30,12 @@ type step struct {
 	who  policy.DID
 	tool string // empty: not a call
 	args any
-	want policy.Code
-	text string // what the tool must answer; empty: whatever it answers
+	want policy.Code // empty: the call is let through, and the tool itself says no
+	text string      // what the tool must answer; empty: whatever it answers
 
 	decide string     // grant, or vote: what who does about the approval that was opened last
 	kill   policy.DID // whom who kills while it calls the tool
+	undo   policy.DID // whose doings who takes back
 }
 
 var story = []step{
@@ -55,5 +56,17 @@ var story = []step{
 	{say: "An agent begins to write over a note and does not stop; an operator kills it in mid-call,",
 		who: "did:mesh:admin", kill: rogue, tool: "scribble_note", args: note{Name: "log"}},
 	{say: "and nothing it calls is sent any more.", who: rogue, tool: "read_note", args: note{Name: "log"}, want: policy.AgentKilled},
+	{say: "A folder has notes in it;", who: writer, tool: "write_note", args: note{"budget", "12,000 a month"}, want: policy.OK, text: "written"},
+	{say: "three of them,", who: writer, tool: "write_note", args: note{"team", "ann, bob, cem"}, want: policy.OK, text: "written"},
+	{say: "all needed.", who: writer, tool: "write_note", args: note{"goals", "be useful"}, want: policy.OK, text: "written"},
+	{say: "An agent wrecks them,", who: editor, tool: "write_note", args: note{"budget", ""}, want: policy.OK, text: "written"},
+	{say: "one after the other,", who: editor, tool: "write_note", args: note{"team", "me, me, me"}, want: policy.OK, text: "written"},
+	{say: "twice if need be,", who: editor, tool: "write_note", args: note{"budget", "all of it"}, want: policy.OK, text: "written"},
+	{say: "and leaves its own behind.", who: editor, tool: "write_note", args: note{"manifesto", "more of me"}, want: policy.OK, text: "written"},
+	{say: "One command takes back what it did, newest first: each note's text was read before it was written over,",
+		who: "did:mesh:admin", undo: editor, text: "4 undone, 0 left"},
+	{say: "so it is there again,", who: reader, tool: "read_note", args: note{Name: "budget"}, want: policy.OK, text: "12,000 a month"},
+	{say: "all of it,", who: reader, tool: "read_note", args: note{Name: "team"}, want: policy.OK, text: "ann, bob, cem"},
+	{say: "and what was not there is not.", who: reader, tool: "read_note", args: note{Name: "manifesto"}, text: "no such note"},
 	{say: "A tool no server lists is unknown.", who: chief, tool: "launch", want: policy.UnknownAction},
 }
