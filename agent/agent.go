@@ -46,6 +46,7 @@ func (s *State) sigmaAfter(events []Event) ring.Sigma {
 			sigma = e.Sigma
 		case Moved:
 			sigma = e.Sigma
+		default: // moves no σ
 		}
 	}
 	return sigma

@@ -139,6 +139,7 @@ func (k *Scores) Follow(s *State, events []Event, standings map[policy.DID]agent
 			k.remove(e.ID)
 		case BondForfeited:
 			k.remove(e.ID)
+		default: // changes no bond
 		}
 	}
 }

@@ -298,6 +298,7 @@ func (s *State) freed(events []Event) (released []Event) {
 			ended[e.ID] = true
 		case Unknown:
 			ended[e.ID] = true
+		default: // ends no call
 		}
 	}
 	if len(ended) == 0 {
