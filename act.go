@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -56,6 +57,7 @@ type call struct {
 	err  error // the outcome could not be recorded yet
 
 	answered bool                  // guarded by the session's lock
+	unlimit  func()                // ends the time that the call has; nil: it has no end; guarded by the session's lock
 	owed     func(context.Context) // records the outcome, if the store did not take it; guarded by the session's lock
 }
 
@@ -109,7 +111,8 @@ func (s *Session) ask(ctx context.Context, caller policy.Caller, c session.Act) 
 	if err := s.hv.exec.Reserve(); err != nil {
 		return session.Outcome{}, nil, fmt.Errorf("%w: %w", ErrOverloaded, err)
 	}
-	tool, found := s.prepareCall(caller, c)
+	owner := s.ownerOf(caller, c)
+	tool, found := s.prepareCall(owner, c)
 	stamp := func(e *session.Env) {
 		e.Call = found
 		if c.Key != "" {
@@ -120,11 +123,12 @@ func (s *Session) ask(ctx context.Context, caller policy.Caller, c session.Act) 
 	begin := func(out session.Outcome) {
 		if out.Allowed {
 			started = s.begin(ctx, caller, out, tool, found)
+			started.owner = owner
 		}
 	}
 	out, t, err := s.propose(ctx, caller, c, stamp, begin)
 	if errors.Is(err, session.ErrImageWanted) {
-		if err = s.takeImage(ctx, party{caller.DID, s.lineOf(caller)}, tool, found); err == nil {
+		if err = s.takeImage(ctx, party{owner, s.lineOf(caller)}, tool, found); err == nil {
 			out, t, err = s.propose(ctx, caller, c, stamp, begin)
 		}
 	}
@@ -143,7 +147,7 @@ func (s *Session) ask(ctx context.Context, caller policy.Caller, c session.Act) 
 // DryRun answers what Act would, and records nothing. It takes no image: an action that wants one is answered as if that were
 // there.
 func (s *Session) DryRun(ctx context.Context, caller policy.Caller, c session.Act) (policy.Decision, error) {
-	_, found := s.prepareCall(caller, c)
+	_, found := s.prepareCall(caller.DID, c)
 	out, err := s.consider(ctx, caller, c, func(e *session.Env) { e.Call = found })
 	if errors.Is(err, session.ErrImageWanted) {
 		err = nil
@@ -152,10 +156,20 @@ func (s *Session) DryRun(ctx context.Context, caller policy.Caller, c session.Ac
 	return out.Decision, err
 }
 
+// ownerOf returns whose tools a call is done with: the caller's, but a saga's step, whose agent may not be connected, is done with
+// the hypervisor's where it must be.
+func (s *Session) ownerOf(caller policy.Caller, c session.Act) policy.DID {
+	if c.Saga == nil {
+		return caller.DID
+	}
+	_, owner := s.toolOf(caller.DID, c.Action)
+	return owner
+}
+
 // prepareCall finds out what the rim must know before the decision: the tool, the arguments decoded once, their fault if they
 // have one, and what they touch. Without such a tool it returns nil.
-func (s *Session) prepareCall(caller policy.Caller, c session.Act) (*Tool, *session.Call) {
-	tool := s.tool(caller.DID, c.Action)
+func (s *Session) prepareCall(owner policy.DID, c session.Act) (*Tool, *session.Call) {
+	tool := s.tool(owner, c.Action)
 	if tool == nil {
 		return nil, nil
 	}
@@ -261,6 +275,9 @@ func (s *Session) answer(c *call, out Outcome, err error) {
 		return
 	}
 	c.answered, c.out, c.err = true, out, err
+	if c.unlimit != nil {
+		c.unlimit()
+	}
 	s.hv.kills.end(c, stateWords[session.Unsuccessful]) // if its function never was called
 	c.cancel(nil)
 	close(c.done)
@@ -290,6 +307,10 @@ func (s *Session) owe(effects []session.Effect) {
 			})
 		case session.Tell:
 			s.tellSoon()
+		case session.Try:
+			s.hv.offer(s.sendTries)
+		case session.Rest:
+			s.sagaRested()
 		case session.Seal:
 			s.hv.offer(s.seal)
 		}
@@ -307,7 +328,7 @@ func (s *Session) dispatch(id string) {
 	if _, dead := s.hv.kills.ofAny(c.session, c.line); dead { // since it was admitted
 		c.cancel(errKilled)
 	}
-	result, err := c.do()
+	result, err := s.hv.do(c)
 	settle := session.Settle{ID: id, Output: result}
 	settle.Result, settle.Why = classify(c.ctx, err)
 	s.hv.kills.end(c, stateWords[settle.Result])
@@ -332,6 +353,21 @@ func (s *Session) askProbe(c *call, settle *session.Settle) {
 	}
 }
 
+// do is call.do, in which the function's panic is an outcome that nobody knows: what it did before is not known, and the program
+// lives on. In a stepped hypervisor it is the simulator's, who means a crash.
+func (hv *Hypervisor) do(c *call) (result json.RawMessage, err error) {
+	if hv.opts.Stepped {
+		return c.do()
+	}
+	defer func() {
+		if v := recover(); v != nil {
+			hv.opts.Logger.Error("an action's function panicked", "session", c.session, "action", c.id, "panic", v, "stack", string(debug.Stack()))
+			err = fmt.Errorf("%w: its function panicked: %v", action.ErrUnknownOutcome, v)
+		}
+	}()
+	return c.do()
+}
+
 // do runs the function, unless the call was cancelled before it went out.
 func (c *call) do() (json.RawMessage, error) {
 	if err := c.ctx.Err(); err != nil {
@@ -348,23 +384,31 @@ func classify(ctx context.Context, err error) (session.Result, string) {
 	case err == nil:
 		return session.Done, ""
 	case errors.Is(err, action.ErrNotDispatched):
+		if errors.Is(context.Cause(ctx), errClosing) {
+			return session.Unsuccessful, session.WhyClosing
+		}
 		return session.Unsuccessful, "not_sent"
 	case errors.Is(err, errHalfDone):
 		return session.Uncertain, "half_done"
 	case errors.Is(err, action.ErrUnknownOutcome):
-		return session.Uncertain, unlessKilled(ctx, "lost")
+		return session.Uncertain, unlessEnded(ctx, "lost")
 	case errors.Is(err, context.DeadlineExceeded):
 		return session.Uncertain, "timeout"
 	case errors.Is(err, context.Canceled) || (ctx.Err() != nil && errors.Is(err, context.Cause(ctx))):
-		return session.Uncertain, unlessKilled(ctx, "cancelled")
+		return session.Uncertain, unlessEnded(ctx, "cancelled")
 	}
 	return session.Unsuccessful, "tool_error"
 }
 
-// unlessKilled returns why a call was broken off.
-func unlessKilled(ctx context.Context, why string) string {
-	if errors.Is(context.Cause(ctx), errKilled) {
+// unlessEnded returns why a call was broken off.
+func unlessEnded(ctx context.Context, why string) string {
+	switch cause := context.Cause(ctx); {
+	case errors.Is(cause, errKilled):
 		return "killed"
+	case errors.Is(cause, errClosing):
+		return session.WhyClosing
+	case errors.Is(cause, errTimedOut):
+		return "timeout"
 	}
 	return why
 }
@@ -424,14 +468,20 @@ func (hv *Hypervisor) offer(task func(context.Context)) {
 	hv.exec.Offer(task)
 }
 
-// later does a task after d.
-func (hv *Hypervisor) later(d time.Duration, task func(context.Context)) {
+// later does a task after d, unless the function that it returns is called before.
+func (hv *Hypervisor) later(d time.Duration, task func(context.Context)) (stop func()) {
 	hv.mu.Lock()
 	hv.nextLater++
 	name := fmt.Sprintf("%s%d", laterPrefix, hv.nextLater)
 	hv.laters[name] = task
 	hv.mu.Unlock()
 	hv.timers.Set(name, hv.opts.Clock.Now().Add(d))
+	return func() {
+		hv.timers.Set(name, time.Time{})
+		hv.mu.Lock()
+		defer hv.mu.Unlock()
+		delete(hv.laters, name)
+	}
 }
 
 // laterPrefix marks the timers of tasks; no session's id has it.

@@ -330,6 +330,12 @@ func (s *Session) resume(ctx context.Context) error {
 		return err
 	}
 	s.recovered = true
+	if len(session.Tries(state)) > 0 {
+		s.hv.offer(s.sendTries) // what was to be tried when the last process died
+	}
+	if len(s.heldForTools()) > 0 {
+		s.hv.offer(s.toolsCame)
+	}
 	if state.Lifecycle == session.Terminating && state.Grace.IsZero() {
 		s.cancelCalls(errGrace) // the effect that does so was lost if the record was reported lost and is there all the same
 	}

@@ -41,7 +41,9 @@ func (hv *Hypervisor) tick(ctx context.Context, id string) {
 		task := hv.laters[id]
 		delete(hv.laters, id)
 		hv.mu.Unlock()
-		hv.offer(task)
+		if task != nil { // it was stopped while it fired
+			hv.offer(task)
+		}
 		return
 	}
 	if did, ok := strings.CutPrefix(id, audit.AgentPrefix); ok {
@@ -98,6 +100,12 @@ func (s *Session) revive(ctx context.Context) {
 		return
 	}
 	s.tick(ctx)
+	s.mu.Lock()
+	owed := s.live != nil && len(session.Tries(s.live.state)) > 0
+	s.mu.Unlock()
+	if owed {
+		s.sendTries(ctx)
+	}
 }
 
 // settleUnsent records the outcome of actions that this process started and no call stands behind.

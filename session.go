@@ -29,16 +29,22 @@ type Session struct {
 	sealed chan struct{} // closed once the summary is recorded
 
 	reviving atomic.Bool // revive waits for its time
+	looking  atomic.Bool // toolsCame waits for its time
 
 	tells   atomic.Bool // a task that tells what is owed waits for its turn
 	telling sync.Mutex  // held by who tells: what is told twice is harmless, and a waste
+
+	restMu  sync.Mutex
+	resting chan struct{} // closed when a saga rests; nil: nobody waits for that
 
 	mu    sync.Mutex
 	live  *live                           // nil: to be loaded
 	tools map[policy.DID]map[string]*Tool // by action id; the zero DID's are everybody's
 	calls map[string]*call                // without a recorded outcome, by action id
 	used  time.Time
-	sum   Summary // valid once sealed is closed
+
+	trying map[session.SagaTry]bool // tries of sagas that are on their way to their admission
+	sum    Summary                  // valid once sealed is closed
 
 	known     bool // there is, or was meant to be, such a session: who has the handle may keep it
 	gone      bool // another handle may stand for the session; this one writes nothing any more

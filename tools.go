@@ -71,6 +71,9 @@ func (s *Session) keepTools(agent policy.DID, tools map[string]*Tool) {
 		s.tools[agent] = map[string]*Tool{}
 	}
 	maps.Copy(s.tools[agent], tools)
+	if s.live != nil && len(s.live.state.Sagas) > 0 {
+		s.hv.offer(s.toolsCame)
+	}
 }
 
 // prepare checks the descriptor and computes what every call of the tool needs.

@@ -24,6 +24,9 @@ type UndoRequest struct {
 	Since   time.Duration // admitted so long ago or later; zero: whenever
 	Plan    bool          // only say what would be done
 
+	compensates bool          // it is of a saga, and goes on while the session ends
+	limit       time.Duration // of each action that it takes; zero: none
+
 	Told func(UndoStep) // is told of each step of an undo as it ends; nil: nobody is
 }
 
@@ -77,7 +80,7 @@ func (hv *Hypervisor) Undo(ctx context.Context, caller policy.Caller, req UndoRe
 		return UndoReport{}, err
 	}
 	wanted := h.plan(hv.Now(), req.Action != "")
-	u := &undoing{hv: hv, caller: caller, history: h, keys: map[string][32]byte{}}
+	u := &undoing{hv: hv, caller: caller, history: h, keys: map[string][32]byte{}, compensates: req.compensates, limit: req.limit}
 	report := UndoReport{Steps: make([]UndoStep, len(wanted))}
 	for i, d := range wanted {
 		report.Steps[i] = d.planned(req.Plan)

@@ -64,12 +64,12 @@ func (s *Session) toolOf(agent policy.DID, id string) (*Tool, policy.DID) {
 
 // undoPlace returns the session in which actions of another are taken back now: itself, or one of kind undo. The error is
 // *Refused while it is in neither state.
-func (hv *Hypervisor) undoPlace(ctx context.Context, caller policy.Caller, id string) (*Session, error) {
+func (hv *Hypervisor) undoPlace(ctx context.Context, caller policy.Caller, id string, compensates bool) (*Session, error) {
 	s, err := hv.Session(ctx, id)
 	if err != nil {
 		return nil, err
 	}
-	if s, active, err := s.openPlace(ctx); active || err != nil {
+	if s, active, err := s.openPlace(ctx, compensates); active || err != nil {
 		return s, err
 	}
 	state, err := s.State(ctx)
@@ -88,13 +88,13 @@ func (hv *Hypervisor) undoPlace(ctx context.Context, caller policy.Caller, id st
 	return nil, &Refused{policy.Refuse(policy.QuotaExceeded, "session %s has had %d sessions of kind undo", id, maxUndoPlaces)}
 }
 
-// openPlace reports whether the session is active. It is refused while the session is neither that nor archived.
-func (s *Session) openPlace(ctx context.Context) (*Session, bool, error) {
+// openPlace reports whether the session is active, or, for what is undone because of a saga, ends. It is refused while the session is neither that nor archived.
+func (s *Session) openPlace(ctx context.Context, compensates bool) (*Session, bool, error) {
 	stage, _, err := s.stage(ctx, "")
 	switch {
 	case err != nil:
 		return nil, false, err
-	case stage == session.Active:
+	case stage == session.Active, stage == session.Terminating && compensates:
 		return s, true, nil
 	case stage == session.Archived:
 		return s, false, nil
@@ -138,7 +138,7 @@ func (hv *Hypervisor) undoSession(ctx context.Context, of *session.State, id str
 	if err != nil || stage == session.Archived {
 		return s, false, err
 	}
-	_, active, err := s.openPlace(ctx)
+	_, active, err := s.openPlace(ctx, false)
 	return s, active, err
 }
 

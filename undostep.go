@@ -23,6 +23,9 @@ type undoing struct {
 	caller  policy.Caller
 	history *history
 	keys    map[string][32]byte // of the sessions whose images are recognised
+
+	compensates bool // as UndoRequest has them
+	limit       time.Duration
 }
 
 // tries bounds how often one step begins anew: because a session ended meanwhile, or its caller has no token left.
@@ -34,7 +37,7 @@ func (u *undoing) step(ctx context.Context, d *deed, s *UndoStep) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		place, err := u.hv.undoPlace(ctx, u.caller, d.Session)
+		place, err := u.hv.undoPlace(ctx, u.caller, d.Session, u.compensates)
 		if err != nil {
 			var refused *Refused
 			if errors.As(err, &refused) {
@@ -279,7 +282,7 @@ func (u *undoing) imageBefore(ctx context.Context, t *taking) (*action.Image, er
 // takeBack asks for the undo, does it and says how it ended. It returns true if it is to be tried again.
 func (u *undoing) takeBack(ctx context.Context, t *taking, s *UndoStep) (again bool, err error) {
 	tool, found, fault := u.compose(t)
-	c := session.UndoStep{Of: t.Target, Reads: t.reads, Fault: fault, AsOf: u.history.seen[t.place.id]}
+	c := session.UndoStep{Of: t.Target, Reads: t.reads, Fault: fault, AsOf: u.history.seen[t.place.id], Compensates: u.compensates}
 	out, started, err := t.place.start(ctx, u.caller, c, tool, found)
 	switch {
 	case errors.Is(err, session.ErrImpossible):
@@ -291,7 +294,7 @@ func (u *undoing) takeBack(ctx context.Context, t *taking, s *UndoStep) (again b
 	case started == nil && out.Code == policy.SessionNotActive:
 		t.place.tick(ctx) // it is over; its end may not be recorded yet
 		t.place.tick(ctx)
-		if _, active, err := t.place.openPlace(ctx); active || err != nil {
+		if _, active, err := t.place.openPlace(ctx, u.compensates); active || err != nil {
 			s.refused(out.Decision)
 			return false, err
 		}
@@ -302,6 +305,9 @@ func (u *undoing) takeBack(ctx context.Context, t *taking, s *UndoStep) (again b
 			s.Diff, err = u.diff(ctx, t)
 		}
 		return false, err
+	}
+	if u.limit > 0 {
+		t.place.limit(started, u.limit)
 	}
 	ended, err := started.wait(context.WithoutCancel(ctx), u.hv)
 	s.By = t.place.id + "/" + started.id

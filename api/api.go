@@ -166,7 +166,15 @@ type Error struct {
 type ErrorDetails struct {
 	Decision   *Decision `json:"decision,omitempty"`   // the refusal
 	Candidates []string  `json:"candidates,omitempty"` // what an ambiguous id may mean, as SESSION/ID
+	Faults     []Fault   `json:"faults,omitempty"`     // all that is wrong with a document
 	Diff       string    `json:"diff,omitempty"`       // of an undo that was refused: what the action left (-) and what is there (+)
+}
+
+// A Fault is one thing that is wrong with a document, and where: from 1, and in code points.
+type Fault struct {
+	Line int    `json:"line"`
+	Col  int    `json:"col"`
+	What string `json:"what"`
 }
 
 // An ErrorBody is the whole body of such an answer.

@@ -42,6 +42,7 @@ const (
 	UndoUnavailable     Code = "undo_unavailable"
 	QuotaExceeded       Code = "quota_exceeded"
 	IdempotencyConflict Code = "idempotency_conflict"
+	SagaInvalid         Code = "saga_invalid"
 	NotFound            Code = "not_found"
 	Forbidden           Code = "forbidden"
 	Overloaded          Code = "overloaded"

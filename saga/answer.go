@@ -131,6 +131,14 @@ func (p *Plan) Release(r *Run, i int, now time.Time) Event {
 	return Deferred{Step: i, After: now, Why: "released"}
 }
 
+// Deny returns what it means that what a step is held for will not come; nil if it waits for nothing.
+func (p *Plan) Deny(r *Run, i int, now time.Time, why string) Event {
+	if s := &r.Steps[i]; !s.timed() || s.Hold == "" {
+		return nil
+	}
+	return p.conclude(r, i, now, why)
+}
+
 // Cancel returns what it means that somebody wants the saga undone; nil if it is on that way, or ended.
 func (p *Plan) Cancel(r *Run, why string) Event {
 	if r.State != Running {
@@ -152,7 +160,7 @@ func backoff(tries int, random uint64) time.Duration {
 		d = min(d, firstBackoff<<tries)
 	}
 	half := uint64(d / 2)
-	return d/2 + time.Duration(random%(half+1))
+	return d/2 + time.Duration(random%(half+1)).Truncate(time.Microsecond) // as records tell time
 }
 
 func latest(a, b time.Time) time.Time {

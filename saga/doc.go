@@ -4,7 +4,7 @@
 //	p := saga.NewPlan(d, natures)
 //	r := p.Start()
 //	for _, e := range p.Next(r, now) { // what follows by itself: steps to begin, groups resolved, the turn, the end
-//		p.Apply(r, e)
+//		r.Apply(e)
 //	}
 //	events := p.Settle(r, answer, now, random) // what an answer means
 //

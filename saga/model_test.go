@@ -168,7 +168,7 @@ func (x *explorer) follow(w *world) {
 		if b, ok := e.(saga.Begun); ok {
 			x.mayBegin(w, b)
 		}
-		x.plan.Apply(w.run, e)
+		w.run.Apply(e)
 	}
 	for i := range w.run.Steps {
 		if s := &w.run.Steps[i]; !s.After.IsZero() {
@@ -291,7 +291,7 @@ func (x *explorer) happen(w world) (n int) {
 		}
 		n++
 		x.path = append(x.path, what)
-		x.plan.Apply(next.run, e)
+		next.run.Apply(e)
 		x.visit(next)
 		x.path = x.path[:len(x.path)-1]
 	}
@@ -308,6 +308,7 @@ func (x *explorer) happen(w world) (n int) {
 			}
 		case s.Hold != "":
 			try(fmt.Sprintf("release %d", i), func(next *world) saga.Event { return x.plan.Release(next.run, i, now) })
+			try(fmt.Sprintf("deny %d", i), func(next *world) saga.Event { return x.plan.Deny(next.run, i, now, "denied") })
 			n += x.elapse(w, i)
 		case !s.After.IsZero():
 			n += x.elapse(w, i)
@@ -385,7 +386,7 @@ func (x *explorer) crash(w world, from, tries int) int {
 			if c.happens {
 				next.happens(x.v, i)
 			}
-			x.plan.Apply(next.run, x.plan.Settle(next.run, saga.Answer{Step: i, Result: c.result}, now, 0))
+			next.run.Apply(x.plan.Settle(next.run, saga.Answer{Step: i, Result: c.result}, now, 0))
 			x.path = append(x.path, fmt.Sprintf("crash %s %d", c.name, i))
 			total += x.crash(next, i+1, tries+1)
 			x.path = x.path[:len(x.path)-1]
@@ -486,8 +487,9 @@ var (
 
 // TestExploredSagasEndOrWait explores every graph of up to four steps, alone and with one group of every policy over every
 // set of branches; every answer, a timeout with and without effect, a crash before, during and after what is sent, and an undo
-// that meets the same. Every path must end, or wait for what somebody can end, and claim no more than is so. Without -long the graphs
-// of four steps are explored without groups and retries, and those of three without approvals and cancelling.
+// that meets the same. Every path must end, or wait for what somebody can end, and claim no more than is so. Graphs of four steps
+// are explored without retries, approvals and cancelling, and without -long without groups; those of three without -long without
+// approvals and cancelling.
 func TestExploredSagasEndOrWait(t *testing.T) {
 	shapes, variants, states, waiting, ended := map[int]int{}, 0, 0, 0, 0
 	run := func(v *variant) {
@@ -520,9 +522,9 @@ func exploreShape(run func(*variant), needs []uint8, group uint8, p saga.Policy)
 	if alone && p != saga.All || group&(group-1) == 0 && !alone { // one branch is no group
 		return
 	}
-	large := len(needs) == 4 && !*long
-	if large && !alone {
-		return // by -long: some 200 variants and 3 million states
+	large := len(needs) == 4
+	if large && !alone && !*long {
+		return // some 200 variants and 3 million states
 	}
 	d, ok := define(needs, group, p, map[bool]int{true: 0, false: 1}[large])
 	if !ok {
@@ -531,9 +533,10 @@ func exploreShape(run func(*variant), needs []uint8, group uint8, p saga.Policy)
 	mixed := []saga.Nature{plain, idempotent, forGood, reading}
 	for k, natures := range [][]saga.Nature{{plain, plain, plain, plain}, {idempotent, idempotent, idempotent, idempotent}, mixed} {
 		v := &variant{def: d, natures: natures[:len(needs)], crashes: 1}
-		if *long || len(needs) < 3 {
+		switch {
+		case len(needs) < 3 || *long && !large:
 			v.holds, v.cancel = 1, true
-		} else if large && k > 0 {
+		case large && k > 0 && !(*long && alone):
 			continue
 		}
 		run(v)

@@ -58,6 +58,9 @@ const (
 	Lost
 )
 
+// String returns open, satisfied or lost.
+func (v Verdict) String() string { return [...]string{"open", "satisfied", "lost"}[v] }
+
 // A Run is where one saga stands. Plan.Start makes one; Apply alone changes it.
 type Run struct {
 	State  State
@@ -73,6 +76,7 @@ type StepRun struct {
 	Flying bool      // a try is under way
 	Maybe  bool      // an earlier try may have happened
 	GaveUp bool      // unknown, and nobody found out in time
+	No     int       // of the newest try, from 1, through both directions
 	Tries  int       // retries used up, in this direction
 	Hold   string    // what the next try waits for, in a word; empty: nothing
 	After  time.Time // the next try is not before; with a Hold, or unknown: how long is waited
@@ -169,11 +173,12 @@ func (e Begun) apply(r *Run) {
 	s := &r.Steps[e.Step]
 	switch {
 	case e.Undo && s.State != CompensatingStep:
-		*s = StepRun{State: CompensatingStep}
+		*s = StepRun{State: CompensatingStep, No: s.No}
 	case s.State == Pending:
 		s.State = Executing
 	}
 	s.Flying, s.Hold, s.After = true, "", time.Time{}
+	s.No++
 	r.Waits = false
 }
 
@@ -193,7 +198,7 @@ func (e Held) apply(r *Run) {
 }
 
 func (e Settled) apply(r *Run) {
-	r.Steps[e.Step] = StepRun{State: e.To, After: e.Until}
+	r.Steps[e.Step] = StepRun{State: e.To, After: e.Until, No: r.Steps[e.Step].No}
 	if e.To == Committed {
 		r.Done = append(r.Done, e.Step)
 	}
@@ -211,4 +216,4 @@ func (Waited) apply(r *Run) { r.Waits = true }
 func (e Ended) apply(r *Run) { r.State, r.Waits = e.To, false }
 
 // Apply changes a run by what happened. It cannot fail and decides nothing.
-func (p *Plan) Apply(r *Run, e Event) { e.apply(r) }
+func (r *Run) Apply(e Event) { e.apply(r) }

@@ -206,7 +206,7 @@ func (p *player) follow() {
 
 func (p *player) apply(e saga.Event) {
 	p.trace = append(p.trace, p.say(e))
-	p.plan.Apply(p.run, e)
+	p.run.Apply(e)
 	if due := p.run.Due(); p.run.State.Ended() && !due.IsZero() {
 		p.t.Fatalf("%s: ended, and due %v", p.line, due)
 	}
@@ -248,7 +248,7 @@ func (p *player) say(e saga.Event) string {
 	case saga.GaveUp:
 		return id(e.Step) + " stays " + p.run.Steps[e.Step].State.String() + ": nobody found out in time"
 	case saga.Resolved:
-		return fmt.Sprintf("fan_out[%d] %s", e.Group, map[saga.Verdict]string{saga.Satisfied: "satisfied", saga.Lost: "lost"}[e.To])
+		return fmt.Sprintf("fan_out[%d] %s", e.Group, e.To)
 	case saga.Turned:
 		return "saga compensating" + because(e.Why)
 	case saga.Waited:

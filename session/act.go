@@ -25,6 +25,7 @@ type Act struct {
 	Args   json.RawMessage // a JSON object; empty: {}
 	Key    string          // idempotency key; empty: none
 	During string          `json:",omitempty"` // the agent's running action in whose course its server asks for this (course.go); empty: none
+	Saga   *SagaTry        `json:",omitempty"` // the try of a saga's step that this is; nil: none
 }
 
 func (Act) command() {}
@@ -45,6 +46,7 @@ type Admitted struct {
 	Rules         string               `json:"rules,omitempty"`       // version of the operator's rules
 	Approval      string               `json:"approval,omitempty"`    // used up by this
 	During        string               `json:"during,omitempty"`      // the action in whose course it was asked for
+	Saga          *SagaTry             `json:"saga,omitempty"`        // the try of a saga's step that it is
 	Unwitnessed   bool                 `json:"unwitnessed,omitempty"` // an admin action of the only operator there is
 	Resource      string               `json:"resource,omitempty"`    // what it touches, "server:resource"; empty: not known
 	UndoUntil     time.Time            `json:"undo_until,omitzero"`   // when its undo window closes; zero: no end is known
@@ -107,6 +109,8 @@ func (a *admission) decide(order ...func(*admission) *policy.Decision) (Outcome,
 
 func (a *admission) inactive() *policy.Decision {
 	switch {
+	case a.s.Lifecycle == Terminating && (a.act.Saga != nil && a.act.Saga.Undo || a.undo != nil && a.undo.Compensates):
+		return nil // the session ends, and its sagas are undone before
 	case a.s.Lifecycle != Active:
 		return deny(policy.SessionNotActive, "session %s is %s, so nothing can be done in it", a.s.ID, a.s.Lifecycle)
 	case !a.env.Now.Before(a.s.Ends): // the clock has not ended it yet, but it is over
@@ -307,7 +311,7 @@ func (a *admission) admitted(approval string) Outcome {
 	e := Admitted{
 		ID: id, Agent: a.agent, Action: call.Descriptor.ID, Descriptor: call.Digest, Args: args.Commitment(),
 		Ring: a.ring, RequiredRing: a.required, SigmaEff: a.score, RiskWeight: a.effective.Weight(), Reversibility: a.effective,
-		ReadOnly: call.Descriptor.ReadOnly, Rules: a.env.RulesID, Approval: approval, During: a.act.During,
+		ReadOnly: call.Descriptor.ReadOnly, Rules: a.env.RulesID, Approval: approval, During: a.act.During, Saga: a.act.Saga,
 		Unwitnessed: a.operator && a.required == ring.Root && a.env.Operators < 2, Resource: call.resource(),
 	}
 	if w := call.Descriptor.UndoWindow; w > 0 && !irreversible && !call.Descriptor.ReadOnly {
@@ -358,17 +362,24 @@ func part(env *Env, name string, b []byte) audit.Part {
 
 // Append appends the event's JSON.
 func (e Admitted) Append(dst []byte) []byte {
-	return audit.Event(dst, admittedType).Str("id", e.ID).Str("agent", string(e.Agent)).Str("action", e.Action).
+	o := audit.Event(dst, admittedType).Str("id", e.ID).Str("agent", string(e.Agent)).Str("action", e.Action).
 		Hash("descriptor", e.Descriptor).Hash("args", e.Args).Uint("ring", uint64(e.Ring)).Uint("required_ring", uint64(e.RequiredRing)).
 		Millionths("sigma_eff", uint32(e.SigmaEff)).Millionths("risk_weight", uint32(e.RiskWeight)).
 		Str("reversibility", e.Reversibility.String()).OptBool("read_only", e.ReadOnly).OptStr("rules", e.Rules).
-		OptStr("approval", e.Approval).OptStr("during", e.During).OptBool("unwitnessed", e.Unwitnessed).OptStr("resource", e.Resource).
+		OptStr("approval", e.Approval).OptStr("during", e.During)
+	if e.Saga != nil {
+		o = o.Raw("saga", appendJSON(e.Saga))
+	}
+	return o.OptBool("unwitnessed", e.Unwitnessed).OptStr("resource", e.Resource).
 		OptTime("undo_until", e.UndoUntil).OptHash("image", e.Image).OptHash("image_mac", e.ImageMAC).OptBool("absent", e.Absent).
 		OptStr("undoes", e.Undoes).OptStr("undoes_of", string(e.UndoesOf)).End()
 }
 
 func (e Admitted) apply(s *State, at Stamp) {
-	s.Running[e.ID] = &Running{Agent: e.Agent, Action: e.Action, ReadOnly: e.ReadOnly, Seq: at.Seq, During: e.During, Undoes: e.Undoes, UndoesOf: e.UndoesOf}
+	s.Running[e.ID] = &Running{Agent: e.Agent, Action: e.Action, ReadOnly: e.ReadOnly, Seq: at.Seq, During: e.During, Saga: e.Saga, Undoes: e.Undoes, UndoesOf: e.UndoesOf}
+	if e.Saga != nil && !e.Saga.Undo {
+		s.Sagas[e.Saga.Saga].Actions[e.Saga.Step] = e.ID
+	}
 	if e.Undoes != "" {
 		s.marked(e.Undoes, UndoMark{e.ID, at.Seq, UndoRunning})
 	}

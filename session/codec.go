@@ -36,7 +36,18 @@ func decodeStrict(b []byte, v any) error {
 }
 
 // readers has one entry for every event, under its published name.
-var readers = audit.Readers[Event]{
+var readers = sagaReaders(audit.Readers[Event]{
+	sagaCreatedType:      reader[SagaCreated](),
+	sagaStepStartedType:  reader[SagaStepStarted](),
+	sagaStepRetriedType:  reader[SagaStepRetried](),
+	sagaStepHeldType:     reader[SagaStepHeld](),
+	sagaStepGivenUpType:  reader[SagaStepGivenUp](),
+	sagaCheckpointType:   reader[SagaCheckpointSaved](),
+	sagaFanoutStartType:  reader[SagaFanoutStarted](),
+	sagaFanoutEndType:    reader[SagaFanoutResolved](),
+	sagaCompensatingType: reader[SagaCompensating](),
+	sagaWaitingType:      reader[SagaWaiting](),
+
 	createdType:       reader[Created](),
 	joinedType:        reader[Joined](),
 	leftType:          reader[Left](),
@@ -84,4 +95,4 @@ var readers = audit.Readers[Event]{
 	slashedType:       reader[SlashExecuted](),
 	forfeitedType:     reader[BondForfeited](),
 	askedType:         reader[WitnessAsked](),
-}
+})

@@ -16,6 +16,7 @@ import (
 	"github.com/agenthypervisor/hypervisor/audit"
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/ring"
+	"github.com/agenthypervisor/hypervisor/saga"
 	"github.com/agenthypervisor/hypervisor/session"
 )
 
@@ -67,7 +68,7 @@ func samples() []session.Event {
 		session.ApprovalOpened{ID: "apr-1", Agent: ann, By: []string{"approver"}, Expires: at, Elevation: &session.AskedElevation{ID: "elv-1", Ring: 2, Seconds: 300}},
 		session.Admitted{ID: "act-1", Agent: ann, Action: "a.b", Descriptor: h, Args: h, Ring: 1, RequiredRing: 2, SigmaEff: 970_000, RiskWeight: 650_000,
 			Reversibility: action.Partial, ReadOnly: true, Rules: odd, Approval: "apr-1", Unwitnessed: true, Resource: odd, UndoUntil: at,
-			Image: h, ImageMAC: h, Absent: true, Undoes: "s0/act-1", UndoesOf: ann},
+			Image: h, ImageMAC: h, Absent: true, Undoes: "s0/act-1", UndoesOf: ann, Saga: &session.SagaTry{Saga: "sag-1", Step: 1, No: 2, Undo: true}},
 		session.Started{ID: "act-1", Incarnation: odd},
 		session.Denied{Denial: denial},
 		session.RateLimited{Denial: denial},
@@ -84,6 +85,28 @@ func samples() []session.Event {
 		session.ApprovalGranted{ID: "apr-1", By: "consensus", Expires: at},
 		session.ApprovalDenied{ID: "apr-1", By: string(ann)},
 		session.ApprovalExpired{ID: "apr-1", Why: odd},
+		session.SagaCreated{ID: "sag-1", Saga: odd, By: ann, Agent: true, Args: h, FanOut: []saga.Group{{Policy: saga.Any, Branches: []string{"a", "b"}}}, Steps: []session.SagaStep{
+			{ID: "a", Agent: ann, Action: "a.b", Undo: "a.c", Needs: []string{"b"}, Timeout: time.Second, Retries: 1, Checkpoint: odd, ReadOnly: true, Idempotent: true, Undoable: true, UndoIdempotent: true},
+			{ID: "b", Agent: ann, Action: "a.b", Timeout: time.Second}}},
+		session.SagaCreated{ID: "sag-1", Saga: "s", By: ann, Args: h, Steps: []session.SagaStep{{ID: "b", Agent: ann, Action: "a.b", Timeout: time.Second}}},
+		session.SagaStepStarted{Saga: "sag-1", Step: "a", No: 2, Undo: true},
+		session.SagaStepRetried{Saga: "sag-1", Step: "a", After: at, Counted: true, Maybe: true, Why: odd},
+		session.SagaStepHeld{Saga: "sag-1", Step: "a", For: odd, Until: at},
+		session.SagaStepSettled{To: saga.Committed, Saga: "sag-1", Step: "a", Action: "act-1"},
+		session.SagaStepSettled{To: saga.Failed, Saga: "sag-1", Step: "a", Why: odd},
+		session.SagaStepSettled{To: saga.Unknown, Saga: "sag-1", Step: "a", Why: odd, Until: at},
+		session.SagaStepSettled{To: saga.Compensated, Saga: "sag-1", Step: "a"},
+		session.SagaStepSettled{To: saga.CompensationFailed, Saga: "sag-1", Step: "a", Why: odd},
+		session.SagaStepSettled{To: saga.CompensationUnknown, Saga: "sag-1", Step: "a", Why: odd, Until: at},
+		session.SagaStepGivenUp{Saga: "sag-1", Step: "a"},
+		session.SagaCheckpointSaved{Saga: "sag-1", Step: "a", Goal: odd},
+		session.SagaFanoutStarted{Saga: "sag-1", Group: 1},
+		session.SagaFanoutResolved{Saga: "sag-1", Group: 1, Satisfied: true},
+		session.SagaCompensating{Saga: "sag-1", Step: "a", Why: odd},
+		session.SagaWaiting{Saga: "sag-1"},
+		session.SagaEnded{To: saga.Completed, Saga: "sag-1"},
+		session.SagaEnded{To: saga.AllUndone, Saga: "sag-1"},
+		session.SagaEnded{To: saga.Escalated, Saga: "sag-1", Left: []string{"a", odd}},
 		session.AgentKilled{ID: "kil-1", Agent: ann, Scope: "session", Reason: policy.ForDrift, Note: odd, By: ann, At: at},
 		session.SessionKilled{ID: "kil-1", Scope: "session", Reason: policy.Manual, Note: odd, By: ann, At: at},
 		session.KillLifted{ID: "kil-1", Agent: ann},

@@ -46,6 +46,10 @@ type (
 	Cancel struct{ IDs []string }
 	// Tell is owed by events that move standings: the entries that are owed, in their agents' streams.
 	Tell struct{}
+	// Try is owed by each try of a saga's step: the action, or the undo, that it is. See Tries.
+	Try struct{ Saga string }
+	// Rest is owed by a saga that has ended, or waits: those who wait for that are told.
+	Rest struct{ Saga string }
 	// Seal is owed by a session's last record: its summary in the system stream.
 	Seal struct{}
 )
@@ -54,6 +58,8 @@ func (Announce) effect() {}
 func (Dispatch) effect() {}
 func (Cancel) effect()   {}
 func (Tell) effect()     {}
+func (Try) effect()      {}
+func (Rest) effect()     {}
 func (Seal) effect()     {}
 
 // An Outcome is what Decide found: the decision, and what is to be recorded because of it.
@@ -81,6 +87,9 @@ func Decide(s *State, env Env, c Command) (Outcome, error) {
 		return out, nil
 	}
 	out, err := decide(s, &env, c)
+	if err == nil {
+		s.followSagas(&env, c, &out)
+	}
 	if err != nil || len(out.Events) == 0 {
 		return out, err
 	}
@@ -103,7 +112,20 @@ func decide(s *State, env *Env, c Command) (Outcome, error) {
 	case Activate:
 		return decideActivate(s, env), nil
 	case Act:
+		if c.Saga != nil {
+			if err := s.isTry(*c.Saga); err != nil {
+				return Outcome{}, err
+			}
+		}
 		return decideAct(s, env, c)
+	case RunSaga:
+		return decideRunSaga(s, env, c), nil
+	case AnswerSaga:
+		return decideAnswerSaga(s, env, c)
+	case ResolveSaga:
+		return decideResolveSaga(s, env, c), nil
+	case CancelSaga:
+		return decideCancelSaga(s, env, c), nil
 	case UndoStep:
 		return decideUndo(s, env, c)
 	case NoteUndone:

@@ -91,7 +91,7 @@ func decideTold(s *State, env *Env, c Told) Outcome {
 			events = append(events, s.reserved(env, b, a))
 		}
 	}
-	if s.Lifecycle != Terminating || len(s.Running) > 0 || len(answers) < len(s.Owed) || len(events) > 1 || s.close() != nil {
+	if s.Lifecycle != Terminating || !s.idle() || len(answers) < len(s.Owed) || len(events) > 1 || s.close() != nil {
 		return allow(events...)
 	}
 	out := allow(slices.Concat(s.flush(env, true), events, []Event{SessionArchived{}})...) // nothing holds the end up any more

@@ -164,7 +164,7 @@ func (s *State) endEvents(env *Env, reason string, grace time.Duration) []Event 
 		events = append(events, ElevationExpired{s.Elevations[did].ID, did, whyEnded})
 	}
 	events = append(events, Terminated{reason, env.Now.Add(grace)})
-	if len(s.Running) == 0 {
+	if s.idle() {
 		events = append(events, s.close()...)
 	}
 	return events
@@ -215,8 +215,8 @@ func decideTick(s *State, env *Env, c Tick) Outcome {
 	case s.Lifecycle != Terminating:
 		first = s.review(env) // what refusals bring about is computed from the rings as they are
 		step = slices.Concat(s.expire(env), s.expireBonds(env), s.slashBreaker(env))
-	case len(s.Running) == 0 && len(s.Owed) > 0: // archived is the last record, so what is owed is told before
-	case len(s.Running) == 0:
+	case s.idle() && len(s.Owed) > 0: // archived is the last record, so what is owed is told before
+	case s.idle():
 		if step = s.close(); step == nil {
 			step, all = []Event{SessionArchived{}}, true
 		}

@@ -103,12 +103,13 @@ type player struct {
 
 // A line is a command's words: those in places, and those with names.
 type line struct {
+	text  string
 	words []string
 	named map[string]string
 }
 
 func parseLine(text string) line {
-	l := line{named: map[string]string{}}
+	l := line{text: text, named: map[string]string{}}
 	for word := range strings.FieldsSeq(text) {
 		if name, value, ok := strings.Cut(word, "="); ok {
 			l.named[name] = value
@@ -131,6 +132,9 @@ func (l line) by(otherwise string) policy.Caller { return caller(cmp.Or(l.named[
 
 func (p *player) perform(text string) ([]string, error) {
 	l := parseLine(text)
+	for i, word := range l.words {
+		l.words[i] = p.named(word)
+	}
 	name := l.word(1)
 	switch l.word(0) {
 	// What the rim knows.
@@ -256,6 +260,15 @@ func (p *player) command(l line) (by policy.Caller, c session.Command, err error
 		return l.by(operator), session.Terminate{Reason: l.named["reason"]}, nil
 	case "act": // act ann files.write [args=x] [during=act-4]
 		return caller(name), session.Act{Action: l.word(2), Args: []byte(cmp.Or(l.named["args"], "{}")), During: l.named["during"]}, nil
+	case "saga": // saga [any(a+b)] release a:ann:files.write b:ann:files.move:needs=a:retries=2:undo=files.move
+		c, err := p.saga(strings.Fields(l.text)[1:])
+		return l.by(operator), c, err
+	case "try": // try sag-5 a: what is owed for a step, or with an answer what came of its undo: try sag-5 a ok
+		return p.try(l)
+	case "end-wait": // end-wait sag-5 a happened|not|retry
+		return l.by(operator), session.ResolveSaga{Saga: name, Step: l.word(2), How: l.word(3)}, nil
+	case "cancel":
+		return l.by(operator), session.CancelSaga{Saga: name}, nil
 	case "undo": // undo ann act-4 [of=s0] [reads=left|before|otherwise] [fault=WHY] [changed=s1/act-9] [undo=running|done|doubtful]
 		step, err := p.undo(l)
 		return caller(name), step, err

@@ -78,6 +78,7 @@ type State struct {
 	Answering    int                         `json:"answering,omitempty"` // bonds that have ended and answer for calls
 	Slashes      map[string]*Cascade         `json:"slashes,omitempty"`   // whose cascade is not over
 	Asked        *WitnessAsked               `json:"asked,omitempty"`     // the newest act of ring 0 that a second operator may complete
+	Sagas        map[string]*Saga            `json:"sagas,omitempty"`     // that have not ended, and some that have; nil: none
 	Closed       bool                        `json:"closed,omitempty"`    // nothing runs any more, and clean sessions are credited
 	Kind         string                      `json:"kind,omitempty"`      // KindUndo, or empty
 	Of           string                      `json:"of,omitempty"`        // the session whose actions one of KindUndo takes back
@@ -110,6 +111,7 @@ type Running struct {
 	Asked       int        `json:"asked,omitempty"`     // how many were asked for in its course
 	Undoes      string     `json:"undoes,omitempty"`    // SESSION/act-12: the action that this one takes back
 	UndoesOf    policy.DID `json:"undoes_of,omitempty"` // whose that is
+	Saga        *SagaTry   `json:"saga,omitempty"`      // the try of a saga's step that it is; nil: none
 }
 
 // NewState returns the state before the first record.
@@ -138,21 +140,21 @@ func Due(s *State) time.Time {
 	case Absent, Archived:
 		return time.Time{}
 	case Terminating:
-		if len(s.Running) == 0 && len(s.Owed) > 0 {
+		if s.idle() && len(s.Owed) > 0 {
 			return time.Time{} // once all is told
 		}
-		if len(s.Running) == 0 {
+		if s.idle() {
 			return s.Time // at once: nothing holds the end up
 		}
 		if s.Grace.IsZero() {
-			return s.Patience
+			return earlier(s.Patience, s.sagaDue())
 		}
-		return s.Grace
+		return earlier(s.Grace, s.sagaDue())
 	}
 	if len(s.Breakers) > 0 && len(s.Slashes) < maxLiveSlashes {
 		return s.Time // at once: somebody is to be slashed
 	}
-	due := s.Ends
+	due := earlier(s.Ends, s.sagaDue())
 	if !s.BondsDue.IsZero() && s.BondsDue.Before(due) {
 		due = s.BondsDue
 	}
@@ -169,10 +171,21 @@ func Due(s *State) time.Time {
 	return due
 }
 
-// Owes reports whether a process that opens the log must look at the session before anyone calls it: a call was under way, an agent
-// is to be told something, or the system stream may not know of its opening or its end yet.
+// idle reports whether nothing is under way that the end of the session waits for.
+func (s *State) idle() bool { return len(s.Running) == 0 && len(s.openSagas()) == 0 }
+
+// earlier returns the earlier of two times, of which a zero one is never.
+func earlier(a, b time.Time) time.Time {
+	if b.IsZero() || !a.IsZero() && a.Before(b) {
+		return a
+	}
+	return b
+}
+
+// Owes reports whether a process that opens the log must look at the session before anyone calls it: a call was under way, or a
+// saga is, an agent is to be told something, or the system stream may not know of its opening or its end yet.
 func Owes(s *State) bool {
-	return len(s.Running) > 0 || len(s.Owed) > 0 || s.Seq == 1 || s.Lifecycle == Archived
+	return !s.idle() || len(s.Owed) > 0 || s.Seq == 1 || s.Lifecycle == Archived
 }
 
 // Env is what a decision may know beyond the session's own state. All of it is stamped by package hypervisor.

@@ -133,6 +133,8 @@ type UndoStep struct {
 	Reads Reading
 	Fault string // why it cannot be taken back now, beside what the records say; empty: it can
 	AsOf  uint64 // the record of this session up to which the rim has read
+
+	Compensates bool // it is of a saga, which is undone before its session ends
 }
 
 // NoteUndone says that an undo whose outcome was not known did take place: the resource reads as before.

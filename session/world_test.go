@@ -326,6 +326,8 @@ func tool(id string, words []string) (session.Call, error) {
 		case "none":
 		case "readonly":
 			d.ReadOnly = true
+		case "idempotent":
+			d.Idempotent = true
 		case "partial":
 			d.Reversibility = action.Partial
 		case "full":

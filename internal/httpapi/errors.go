@@ -78,7 +78,7 @@ func refusalStatus(code policy.Code) int {
 	switch code {
 	case policy.NotFound:
 		return http.StatusNotFound
-	case policy.InvalidArguments:
+	case policy.InvalidArguments, policy.SagaInvalid:
 		return http.StatusUnprocessableEntity
 	case policy.SessionNotActive, policy.SessionFull, policy.IdempotencyConflict, policy.ApprovalDenied, policy.ApprovalExpired,
 		policy.UndoConflict, policy.UndoWindowClosed, policy.UndoUnavailable:

@@ -97,6 +97,7 @@ func (a *API) route() {
 	a.mux.HandleFunc("GET /v1/sessions/{id}/actions/{aid}", handle(a, a.action))
 	a.mux.HandleFunc("GET /v1/actions/{aid}", handle(a, a.actionAnywhere))
 	a.routeUndo()
+	a.routeSagas()
 	a.mux.HandleFunc("GET /v1/approvals", handle(a, a.approvals, "session", "cursor", "limit"))
 	a.mux.HandleFunc("GET /v1/approvals/{aid}", handle(a, a.approval, "session"))
 	a.mux.HandleFunc("POST /v1/approvals/{aid}/grant", handle(a, a.grant, "session"))

@@ -1,0 +1,221 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/agenthypervisor/hypervisor/api"
+	"github.com/agenthypervisor/hypervisor/client"
+	"github.com/agenthypervisor/hypervisor/internal/document"
+	"github.com/agenthypervisor/hypervisor/saga"
+)
+
+func sagaRun(g *globals) *cobra.Command {
+	var session string
+	var detach bool
+	cmd := &cobra.Command{
+		Use: "run FILE --session ID", Short: "Run a saga", Args: cobra.ExactArgs(1),
+		Long: `Run a saga: several actions of a session's agents that end either all done or undone. Each step is admitted as its agent's action.
+The command waits until the saga has ended or waits for somebody, and exits with 0 only when it is completed; the saga itself goes on whether
+anybody waits or not, also after a crash of the hypervisor. With an agent's token every step must be that agent's.`,
+		Example: "  hypervisor saga run release.yaml --session dev\n  hypervisor saga run release.yaml --session dev --detach",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx, cancel := g.context(cmd, !detach)
+			defer cancel()
+			in, err := g.readDefinitionFor(args[0])
+			if err != nil {
+				return err
+			}
+			c, _, err := oneSession(ctx, g, session)
+			if err != nil {
+				return err
+			}
+			s, err := c.RunSaga(ctx, session, in, !detach)
+			if err != nil {
+				return err
+			}
+			if err := g.showSaga(s); err != nil || detach {
+				return err
+			}
+			return unlessCompleted(s)
+		},
+	}
+	cmd.Flags().StringVar(&session, "session", "", "the session's id, or a name")
+	cmd.Flags().BoolVar(&detach, "detach", false, "do not wait until it rests")
+	_ = cmd.MarkFlagRequired("session")
+	return cmd
+}
+
+// readDefinitionFor reads a definition and makes it the body that starts it. Its faults are told.
+func (g *globals) readDefinitionFor(file string) (in api.SagaDefinition, err error) {
+	b, err := readDefinition(file)
+	if err != nil {
+		return in, unopened(err)
+	}
+	parse := saga.ParseYAML
+	if strings.HasSuffix(file, ".json") {
+		parse = saga.ParseJSON
+	}
+	d, err := parse(file, b, saga.Known{})
+	var faults document.Faults
+	if errors.As(err, &faults) {
+		for _, f := range faults {
+			fmt.Fprintln(g.err, clean(f.Error()))
+		}
+		return in, &failure{exitRefused, silent{err}}
+	}
+	in.Saga, in.Isolation = d.Name, string(d.Isolation)
+	for _, s := range d.Steps {
+		step := api.SagaDefinitionStep{ID: s.ID, Agent: string(s.Agent), Action: s.Action, Execute: s.Execute, Undo: s.Undo, Args: json.RawMessage(s.Args),
+			Needs: s.Needs, Retries: s.Retries, Checkpoint: s.Checkpoint}
+		if s.Timeout != 0 {
+			step.Timeout = s.Timeout.String()
+		}
+		in.Steps = append(in.Steps, step)
+	}
+	for _, f := range d.FanOut {
+		in.FanOut = append(in.FanOut, api.SagaFanOut{Policy: string(f.Policy), Branches: f.Branches})
+	}
+	return in, nil
+}
+
+// unlessCompleted is the error of a saga that is not: exit code 1.
+func unlessCompleted(s api.Saga) error {
+	if s.State == "completed" {
+		return nil
+	}
+	return fmt.Errorf("saga %s/%s is %s%s", s.Session, s.ID, s.State, withWhy(s.Why))
+}
+
+func withWhy(why string) string {
+	if why == "" {
+		return ""
+	}
+	return ": " + why
+}
+
+func (g *globals) showSaga(s api.Saga) error {
+	if g.json {
+		return g.printJSON(s)
+	}
+	g.printf("%s/%s  %s  %s%s\n", s.Session, s.ID, s.Saga, s.State, withWhy(s.Why))
+	rows := make([][]string, len(s.Steps))
+	for i, step := range s.Steps {
+		more := step.Why
+		if step.Waits != "" {
+			more = "waits for " + step.Waits
+			if step.Until != nil {
+				more += " until " + when(*step.Until)
+			}
+		}
+		rows[i] = []string{step.ID, step.Agent, step.Action, strings.Join(step.Needs, ", "), step.State, step.ActionID, strconv.Itoa(step.Tries), more}
+	}
+	g.printTable([]string{"STEP", "AGENT", "DOES", "NEEDS", "STATE", "ACTION", "TRIES", ""}, rows)
+	for i, f := range s.FanOut {
+		g.printf("fan_out[%s] %s of %s: %s\n", strconv.Itoa(i), f.Policy, strings.Join(f.Branches, ", "), f.Verdict)
+	}
+	return nil
+}
+
+func sagaList(g *globals) *cobra.Command {
+	var session string
+	cmd := &cobra.Command{
+		Use: "list --session ID", Short: "List a session's sagas: those that have not ended, and the last that have", Args: cobra.NoArgs,
+		Example: "  hypervisor saga list --session dev --json",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, cancel := g.context(cmd, false)
+			defer cancel()
+			c, _, err := oneSession(ctx, g, session)
+			if err != nil {
+				return err
+			}
+			return printList(g, c.Sagas(ctx, session), []string{"SAGA", "NAME", "BY", "STATE", "STEPS", "WHY"}, func(s api.Saga) []string {
+				return []string{s.Session + "/" + s.ID, s.Saga, s.By, s.State, strconv.Itoa(len(s.Steps)), s.Why}
+			})
+		},
+	}
+	cmd.Flags().StringVar(&session, "session", "", "the session's id, or a name")
+	_ = cmd.MarkFlagRequired("session")
+	return cmd
+}
+
+func sagaShow(g *globals) *cobra.Command {
+	var wait bool
+	cmd := &cobra.Command{
+		Use: "show SESSION/ID", Short: "Show a saga and its steps", Args: cobra.ExactArgs(1),
+		Example: "  hypervisor saga show dev/sag-7\n  hypervisor saga show dev/sag-7 --wait",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			session, id, err := sagaID(args[0])
+			if err != nil {
+				return err
+			}
+			ctx, cancel := g.context(cmd, wait)
+			defer cancel()
+			c, _, err := oneSession(ctx, g, session)
+			if err != nil {
+				return err
+			}
+			s, err := c.Saga(ctx, session, id, wait)
+			if err != nil {
+				return err
+			}
+			return g.showSaga(s)
+		},
+	}
+	cmd.Flags().BoolVar(&wait, "wait", false, "wait until it has ended, or waits for somebody")
+	return cmd
+}
+
+func sagaID(text string) (session, id string, err error) {
+	if session, id = api.SplitID(text); session == "" {
+		return "", "", usage("say which session's: SESSION/%s", id)
+	}
+	return session, id, nil
+}
+
+func sagaResolve(g *globals) *cobra.Command {
+	var step, how string
+	cmd := &cobra.Command{
+		Use: "resolve SESSION/ID --step STEP --how happened|not|retry", Short: "End what a step of a saga waits for", Args: cobra.ExactArgs(1),
+		Long: `End what a step of a saga waits for. Of an outcome that is not known, say whether the step (or its undo) happened or not; a step that
+waits for a tool, a release or an approval can be told to retry.`,
+		Example: "  hypervisor saga resolve dev/sag-7 --step east --how happened",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			session, id, err := sagaID(args[0])
+			if err != nil {
+				return err
+			}
+			return inSession(cmd, g, session, func(ctx context.Context, c *client.Client) (api.Decision, error) {
+				return c.ResolveSaga(ctx, session, id, step, how)
+			}, step+" of "+id+" waits no longer")
+		},
+	}
+	cmd.Flags().StringVar(&step, "step", "", "the step's id")
+	cmd.Flags().StringVar(&how, "how", "", "happened, not or retry")
+	_ = cmd.MarkFlagRequired("step")
+	_ = cmd.MarkFlagRequired("how")
+	return cmd
+}
+
+func sagaCancel(g *globals) *cobra.Command {
+	return &cobra.Command{
+		Use: "cancel SESSION/ID", Short: "Have a saga undone", Args: cobra.ExactArgs(1),
+		Long:    "Have a saga undone: nothing new begins, what is under way ends, and what was done is taken back in reverse order.",
+		Example: "  hypervisor saga cancel dev/sag-7",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			session, id, err := sagaID(args[0])
+			if err != nil {
+				return err
+			}
+			return inSession(cmd, g, session, func(ctx context.Context, c *client.Client) (api.Decision, error) {
+				return c.CancelSaga(ctx, session, id)
+			}, id+" is being undone")
+		},
+	}
+}

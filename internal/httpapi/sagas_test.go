@@ -1,0 +1,58 @@
+package httpapi
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/agenthypervisor/hypervisor/api"
+)
+
+// docs/contract.md: a saga file as JSON starts a saga; it is shown, listed, resolved and cancelled.
+func TestASagaIsRunOverHTTP(t *testing.T) {
+	h := build(t)
+	one := "/v1/sessions/" + h.one.ID() + "/sagas"
+	step := func(id, agent, action string) string {
+		return `{"id":"` + id + `","agent":"did:mesh:` + agent + `","action":"` + action + `"}`
+	}
+	ran := get[api.Saga](t, h.ask("operator", "POST", one+"?wait=true", `{"saga":"two","steps":[`+step("a", "ann", "read")+`,`+step("b", "ann", "read")+`]}`, ""))
+	if ran.State != "completed" || ran.Ended == nil || len(ran.Steps) != 2 || ran.Steps[0].State != "committed" || ran.Steps[0].ActionID == "" || ran.Saga != "two" {
+		t.Fatalf("%+v", ran)
+	}
+	if seen := get[api.Saga](t, h.ask("auditor", "GET", one+"/"+ran.ID, "", "")); seen.State != "completed" || seen.By != ran.By {
+		t.Errorf("%+v", seen)
+	}
+	if all := get[api.Page[api.Saga]](t, h.ask("auditor", "GET", one, "", "")).Items; len(all) != 1 || all[0].ID != ran.ID {
+		t.Errorf("%+v", all)
+	}
+	own := get[api.Saga](t, h.ask("agent", "POST", one+"?wait=true", `{"saga":"own","steps":[`+step("a", "ann", "read")+`]}`, ""))
+	if own.State != "completed" || own.By != "did:mesh:ann" {
+		t.Errorf("%+v", own)
+	}
+	for _, c := range []struct {
+		who, method, path, body string
+		status                  int
+		code                    string
+	}{
+		{"operator", "POST", "", `{"saga":"x","steps":[` + step("a", "ann", "read") + `,` + step("a", "zoe", "read") + `]}`, 422, "saga_invalid"},
+		{"operator", "POST", "", `{"saga":"x","steps":[` + step("a", "zoe", "read") + `]}`, 422, "saga_invalid"},
+		{"operator", "POST", "", `{"saga":"x","steps":[` + step("a", "ann", "nothing") + `]}`, 403, "unknown_action"},
+		{"operator", "POST", "", `{"saga":"x","steps":[{"id":"a","agent":"did:mesh:ann","execute":"https://a.example/b"}]}`, 422, "saga_invalid"},
+		{"agent", "POST", "", `{"saga":"x","steps":[` + step("a", "bob", "read") + `]}`, 403, "forbidden"},
+		{"auditor", "POST", "", `{"saga":"x","steps":[` + step("a", "ann", "read") + `]}`, 403, "forbidden"},
+		{"operator", "GET", "/sag-1", ``, 404, "not_found"},
+		{"operator", "POST", "/" + ran.ID + "/resolve", `{"step":"a","how":"happened"}`, 422, "saga_invalid"},
+		{"operator", "POST", "/" + ran.ID + "/resolve", `{"step":"z","how":"happened"}`, 404, "not_found"},
+		{"agent", "POST", "/" + ran.ID + "/resolve", `{"step":"a","how":"happened"}`, 403, "forbidden"},
+		{"agent", "DELETE", "/" + ran.ID, ``, 403, "forbidden"},
+	} {
+		if w := h.ask(c.who, c.method, one+c.path, c.body, ""); w.Code != c.status || errorOf(t, w).Code != c.code {
+			t.Errorf("%s %s %s: %d %s, want %d %s", c.who, c.method, c.body, w.Code, w.Body, c.status, c.code)
+		}
+	}
+	w := h.ask("operator", "POST", one, "{\n \"saga\":\"x\", \"steps\":[{\"id\":\"a\"}]}", "")
+	faults := errorOf(t, w).Details.Faults
+	if w.Code != http.StatusUnprocessableEntity || len(faults) != 2 || faults[0].Line != 2 || faults[0].Col != 23 || !strings.Contains(faults[0].What, "agent is missing") {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+}

@@ -1,0 +1,344 @@
+package hypervisor
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/agenthypervisor/hypervisor/action"
+	"github.com/agenthypervisor/hypervisor/audit"
+	"github.com/agenthypervisor/hypervisor/policy"
+	"github.com/agenthypervisor/hypervisor/ring"
+	"github.com/agenthypervisor/hypervisor/saga"
+	"github.com/agenthypervisor/hypervisor/session"
+)
+
+// saga.go: sagas (SPEC §5). A session's records say what is to be tried; here it is tried, as an action of the step's agent, and
+// what comes of it goes back as a command. What was to be tried when a process died is simply still owed.
+
+// errTimedOut ends a step's call when its time is over.
+var errTimedOut = fmt.Errorf("the step's time is over: %w", context.DeadlineExceeded)
+
+// RunSaga starts a saga and returns once it is recorded; it goes on by itself, also after a crash. An operator runs sagas of any
+// participants, an agent of its own steps. The answer's ID is the saga's; a refusal says which step it is about, and then nothing
+// was begun. The error is document.Faults for a definition that is not sound, else that nothing could be decided or recorded.
+func (s *Session) RunSaga(ctx context.Context, caller policy.Caller, d saga.Definition) (Outcome, error) {
+	if err := s.hv.enter(); err != nil {
+		return Outcome{}, err
+	}
+	defer s.hv.leave()
+	if faults := d.Check(saga.Known{}); faults != nil {
+		return Outcome{}, faults
+	}
+	c, refusal, err := s.prepareSaga(ctx, d)
+	if err != nil || refusal != nil {
+		return Outcome{Decision: *refusal}, err
+	}
+	out, err := s.submit(ctx, caller, c, nil)
+	return Outcome{Decision: out.Decision, ID: out.ID}, err
+}
+
+// prepareSaga finds out what the rim must know before a saga is decided: of each step the action as it is described now. It returns a
+// refusal for a step that could not be begun whoever asks.
+func (s *Session) prepareSaga(ctx context.Context, d saga.Definition) (c session.RunSaga, refusal *policy.Decision, err error) {
+	refuse := func(code policy.Code, format string, args ...any) (session.RunSaga, *policy.Decision, error) {
+		d := policy.Refuse(code, format, args...)
+		return c, &d, nil
+	}
+	if d.Isolation != "" {
+		return refuse(policy.SagaInvalid, "isolation %s is of a session's own files, which there are none of yet; leave it out", d.Isolation)
+	}
+	c = session.RunSaga{Name: d.Name, FanOut: d.FanOut}
+	args := make([]json.RawMessage, len(d.Steps))
+	for i, step := range d.Steps {
+		name, ok := actionOf(&step, step.Execute)
+		undo, undoOK := actionOf(&step, step.Undo)
+		if step.Action != "" {
+			name, undo, ok, undoOK = step.Action, "", true, true
+		}
+		if !ok || !undoOK && step.Undo != "" {
+			return refuse(policy.SagaInvalid, "step %s calls an address; register a function that does, and say func:name", step.ID)
+		}
+		doer, _, err := s.hv.toolFor(ctx, s, step.Agent, name)
+		if err != nil {
+			return refuse(policy.UnknownAction, "step %s: %v", step.ID, err)
+		}
+		call := doer.call(step.Args)
+		switch {
+		case call.Changed:
+			return refuse(policy.ToolChanged, "step %s: the definition of %s is not the one that was pinned", step.ID, name)
+		case call.Fault != "":
+			return refuse(policy.InvalidArguments, "step %s: the arguments of %s do not fit: %s", step.ID, name, call.Fault)
+		}
+		done, needs := sagaStep(&step, name, &doer.Descriptor)
+		if undo != "" {
+			undoer, _, err := s.hv.toolFor(ctx, s, step.Agent, undo)
+			if err != nil {
+				return refuse(policy.UnknownAction, "the undo of step %s: %v", step.ID, err)
+			}
+			u := &undoer.Descriptor
+			done.Undo, done.Undoable, done.UndoIdempotent = undo, true, u.Idempotent || u.ReadOnly
+			needs = min(needs, u.RequiredRing(u.Effective(action.ImageTaken))) // a smaller number is more privilege
+		}
+		args[i] = call.Args
+		c.Steps, c.Needs = append(c.Steps, done), append(c.Needs, needs)
+	}
+	c.Args, err = json.Marshal(args)
+	return c, nil, err
+}
+
+// actionOf returns the action that a target is; false for an address.
+func actionOf(step *saga.Step, target string) (string, bool) {
+	kind, rest, _ := strings.Cut(target, ":")
+	switch kind {
+	case "mcp":
+		return strings.Replace(rest, "/", ".", 1), true
+	case "func":
+		return rest, true
+	}
+	return "", false
+}
+
+// sagaStep is what a record says of a step, and the ring that it needs.
+func sagaStep(step *saga.Step, name string, d *action.Descriptor) (session.SagaStep, ring.Ring) {
+	effective := d.Effective(action.ImageTaken)
+	out := session.SagaStep{ID: step.ID, Agent: step.Agent, Action: name, Needs: step.Needs, Timeout: step.Timeout, Retries: step.Retries, Checkpoint: step.Checkpoint,
+		ReadOnly: d.ReadOnly, Idempotent: d.Idempotent, Undoable: !d.ReadOnly && effective != action.Irreversible && (d.Undo != nil || d.UndoAbsent != nil),
+		UndoIdempotent: true} // an undo is done once, and one that is not known to be done looks first
+	if out.Timeout == 0 {
+		out.Timeout = saga.DefaultTimeout
+	}
+	return out, d.RequiredRing(effective)
+}
+
+// ResolveSaga ends what a step of a saga waits for. how is happened or not, of an unknown outcome, or retry, of a step that is held.
+func (s *Session) ResolveSaga(ctx context.Context, caller policy.Caller, id, step, how string) (policy.Decision, error) {
+	out, err := s.command(ctx, caller, session.ResolveSaga{Saga: id, Step: step, How: how}, nil)
+	return out.Decision, err
+}
+
+// CancelSaga has a saga undone: nothing new begins, what is under way ends, and what was done is taken back.
+func (s *Session) CancelSaga(ctx context.Context, caller policy.Caller, id string) (policy.Decision, error) {
+	out, err := s.command(ctx, caller, session.CancelSaga{Saga: id}, nil)
+	return out.Decision, err
+}
+
+// sendTries offers to the executor each try that is owed and not on its way. It may be called whenever one may be: to send one
+// twice is harmless, since only one is admitted.
+func (s *Session) sendTries(ctx context.Context) {
+	s.mu.Lock()
+	err := s.load(ctx)
+	var tries []session.SagaTry
+	if err == nil {
+		tries = slices.DeleteFunc(session.Tries(s.live.state), func(t session.SagaTry) bool { return s.trying[t] })
+	}
+	for _, t := range tries {
+		if s.trying == nil {
+			s.trying = map[session.SagaTry]bool{}
+		}
+		s.trying[t] = true
+	}
+	s.mu.Unlock()
+	if err != nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, errForgotten) && !s.hv.closing.Load() {
+		s.hv.later(settleRetry, s.sendTries)
+	}
+	for _, t := range tries {
+		s.hv.offer(func(ctx context.Context) { s.try(ctx, t) })
+	}
+}
+
+// try makes one try, as far as to its admission; its outcome comes back as that of any action.
+func (s *Session) try(ctx context.Context, t session.SagaTry) {
+	again, err := s.send(ctx, t)
+	s.mu.Lock()
+	delete(s.trying, t)
+	s.mu.Unlock()
+	if (err != nil || again) && !s.hv.closing.Load() {
+		if err != nil {
+			s.hv.opts.Logger.Warn("a step of a saga could not be tried; it is tried again", "session", s.id, "saga", t.Saga, "step", t.Step, "error", err)
+		}
+		s.hv.later(settleRetry, s.sendTries)
+	}
+}
+
+// send returns whether the try is still owed though nothing is wrong with it: there was no room for it.
+func (s *Session) send(ctx context.Context, t session.SagaTry) (again bool, err error) {
+	g, err := s.sagaOf(ctx, t.Saga)
+	if g == nil || err != nil {
+		return false, err
+	}
+	step := &g.Steps[t.Step]
+	if t.Undo && step.Undo == "" {
+		return s.sendUndo(ctx, t, g)
+	}
+	name := step.Action
+	if t.Undo {
+		name = step.Undo
+	}
+	args, err := s.sagaArgs(ctx, g)
+	if err != nil {
+		return false, err
+	}
+	_, _, missing := s.hv.toolFor(ctx, s, step.Agent, name) // where it is not to be had the step is refused, which is recorded, and waits
+	started, out, err := s.admit(context.WithoutCancel(ctx), policy.Agent(step.Agent).Through("saga"), session.Act{Action: name, Args: args[t.Step], Saga: &t})
+	switch {
+	case errors.Is(err, session.ErrImpossible):
+		return false, nil // somebody was faster, or it is not wanted any more
+	case errors.Is(err, ErrOverloaded):
+		return true, nil
+	case err == nil && started != nil:
+		s.limit(started, step.Timeout)
+	case err == nil && (out.Code == policy.UnknownAction || out.Code == policy.ToolChanged):
+		s.hv.opts.Logger.Info("a step of a saga waits for its tool", "session", s.id, "saga", t.Saga, "step", step.ID, "error", missing)
+		s.hv.later(toolRetry, s.toolsCame)
+	}
+	return false, err
+}
+
+// limit cancels a call that has not ended after d.
+func (s *Session) limit(c *call, d time.Duration) {
+	stop := s.hv.later(d, func(context.Context) { c.cancel(errTimedOut) })
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c.answered {
+		stop()
+		return
+	}
+	c.unlimit = stop
+}
+
+// sendUndo takes back the action that a step was, with the authority of who runs the saga.
+func (s *Session) sendUndo(ctx context.Context, t session.SagaTry, g *session.Saga) (again bool, err error) {
+	caller := policy.Operator(g.By).Through("saga")
+	if g.Agent {
+		caller = policy.Agent(g.By).Through("saga")
+	}
+	answer := session.AnswerSaga{SagaTry: t, Result: saga.Refused, Why: "no_action"} // committed because somebody said so
+	if g.Actions[t.Step] != "" {
+		report, err := s.hv.Undo(ctx, caller, UndoRequest{Session: s.id, Action: g.Actions[t.Step], compensates: true, limit: g.Steps[t.Step].Timeout})
+		var refused *Refused
+		switch {
+		case errors.As(err, &refused):
+			answer.Why = string(refused.Decision.Code)
+		case errors.Is(err, ErrOverloaded):
+			return true, nil
+		case err != nil:
+			return false, err
+		case len(report.Steps) > 0:
+			answer.Result, answer.Why, answer.Until = s.undoResult(&report.Steps[0])
+		}
+	}
+	_, err = s.submit(ctx, policy.System.Through("executor"), answer, nil)
+	if errors.Is(err, session.ErrImpossible) {
+		err = nil // it is not wanted any more
+	}
+	return false, err
+}
+
+// undoResult says what an undo came to.
+func (s *Session) undoResult(u *UndoStep) (saga.Result, string, time.Time) {
+	now := s.hv.Now()
+	switch u.State {
+	case StepUndone:
+		return saga.Succeeded, "", time.Time{}
+	case StepUnknown:
+		return saga.NoAnswer, "undo_unknown", time.Time{}
+	case StepFailed:
+		return saga.Refused, "undo_failed", time.Time{}
+	}
+	if u.Decision == nil {
+		return saga.Refused, string(u.Kind), time.Time{}
+	}
+	result, why, until := session.RefusedTry(*u.Decision, now)
+	return result, why, until
+}
+
+// sagaOf returns a saga of the session as it is now; nil: it is not remembered.
+func (s *Session) sagaOf(ctx context.Context, id string) (*session.Saga, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.load(ctx); err != nil {
+		return nil, err
+	}
+	g := s.live.state.Sagas[id]
+	if g == nil {
+		return nil, nil
+	}
+	c := *g // what its steps are does not change
+	c.Run, c.Actions, c.Whys = g.Run.Clone(), slices.Clone(g.Actions), slices.Clone(g.Whys)
+	return &c, nil
+}
+
+// sagaArgs returns what the steps of a saga are called with.
+func (s *Session) sagaArgs(ctx context.Context, g *session.Saga) (args []json.RawMessage, err error) {
+	raw, err := s.hv.partAt(ctx, audit.SessionPrefix+s.id, g.Seq, "args")
+	if err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(raw, &args); err != nil || len(args) != len(g.Steps) {
+		return nil, fmt.Errorf("the arguments of a saga in record %d: %w", g.Seq, errors.Join(err, errNoArgs))
+	}
+	return args, nil
+}
+
+var errNoArgs = errors.New("there is not one for each step")
+
+// toolRetry is how often is looked whether a tool is here that a step waits for.
+const toolRetry = 10 * time.Second
+
+// A heldStep waits for its tool.
+type heldStep struct {
+	session.ResolveSaga
+	agent  policy.DID
+	action string
+}
+
+// heldForTools returns the steps that wait for a tool. The lock is held.
+func (s *Session) heldForTools() (held []heldStep) {
+	if s.live == nil {
+		return nil
+	}
+	for _, id := range slices.Sorted(maps.Keys(s.live.state.Sagas)) {
+		g := s.live.state.Sagas[id]
+		for i, r := range g.Run.Steps {
+			if r.Hold != session.HeldForTool {
+				continue
+			}
+			h := heldStep{session.ResolveSaga{Saga: id, Step: g.Steps[i].ID, How: "retry"}, g.Steps[i].Agent, g.Steps[i].Action}
+			if r.State == saga.CompensatingStep {
+				h.action = cmp.Or(g.Steps[i].Undo, h.action)
+			}
+			held = append(held, h)
+		}
+	}
+	return held
+}
+
+// toolsCame lets the steps go on that wait for a tool which is here now, and looks again later for the others.
+func (s *Session) toolsCame(ctx context.Context) {
+	s.mu.Lock()
+	held := s.heldForTools()
+	s.mu.Unlock()
+	again := false
+	for _, h := range held {
+		if t, _, err := s.hv.toolFor(ctx, s, h.agent, h.action); err != nil || t.Changed {
+			again = true
+			continue
+		}
+		if _, err := s.submit(ctx, policy.System, h.ResolveSaga, nil); err != nil {
+			again = true
+		}
+	}
+	if again && !s.hv.closing.Load() && s.looking.CompareAndSwap(false, true) {
+		s.hv.later(toolRetry, func(ctx context.Context) {
+			s.looking.Store(false)
+			s.toolsCame(ctx)
+		})
+	}
+}

@@ -1,0 +1,254 @@
+package hypervisor_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/agenthypervisor/hypervisor"
+	"github.com/agenthypervisor/hypervisor/action"
+	"github.com/agenthypervisor/hypervisor/hypervisortest"
+	"github.com/agenthypervisor/hypervisor/policy"
+	"github.com/agenthypervisor/hypervisor/saga"
+	"github.com/agenthypervisor/hypervisor/session"
+)
+
+// A bench is where steps are done: it keeps what was called, in order, and says what becomes of a call.
+type workbench struct {
+	calls []string
+	fails map[string]func(context.Context) error // by action; nil: it succeeds
+}
+
+func (b *workbench) does(name string) action.Func {
+	return func(ctx context.Context, args json.RawMessage) (json.RawMessage, error) {
+		b.calls = append(b.calls, name+string(args))
+		if f := b.fails[name]; f != nil {
+			return nil, f(ctx)
+		}
+		return json.RawMessage(`"ok"`), nil
+	}
+}
+
+// on registers a step that changes something, and its compensation, under each name.
+func (b *workbench) on(s *hypervisor.Session, names ...string) {
+	for _, name := range names {
+		s.Register(action.Descriptor{ID: name, Reversibility: action.Partial, Idempotent: strings.HasPrefix(name, "put")}, b.does(name))
+		s.Register(action.Descriptor{ID: "un" + name, Reversibility: action.Partial, Idempotent: strings.HasPrefix(name, "put")}, b.does("un"+name))
+	}
+}
+
+// sagaOf makes steps of ann's, each needing the one before: what it does, and un…, which takes it back.
+func sagaOf(names ...string) (d saga.Definition) {
+	d.Name = "test"
+	for i, name := range names {
+		s := saga.Step{ID: name, Agent: ann, Execute: "func:" + name, Undo: "func:un" + name, Args: json.RawMessage(fmt.Sprintf(`{"n":%d}`, i))}
+		if i > 0 {
+			s.Needs = []string{names[i-1]}
+		}
+		d.Steps = append(d.Steps, s)
+	}
+	return d
+}
+
+// runs starts a saga and waits until it rests.
+func runs(t *testing.T, s *hypervisor.Session, d saga.Definition) hypervisor.SagaView {
+	t.Helper()
+	out, err := s.RunSaga(context.Background(), admin, d)
+	if err != nil || !out.Allowed {
+		t.Fatalf("%+v, %v", out.Decision, err)
+	}
+	return rests(t, s, out.ID)
+}
+
+func rests(t *testing.T, s *hypervisor.Session, id string) hypervisor.SagaView {
+	t.Helper()
+	v, err := s.AwaitSaga(context.Background(), id)
+	if err != nil {
+		t.Fatalf("%v\n%+v", err, v)
+	}
+	return v
+}
+
+func stepStates(v hypervisor.SagaView) string {
+	words := []string{v.State + ":"}
+	for _, s := range v.Steps {
+		words = append(words, s.ID+" "+s.State)
+	}
+	return strings.Join(words, " ")
+}
+
+func TestSagaGoesThroughOrIsUndoneInReverse(t *testing.T) {
+	refuse := func(context.Context) error { return errors.New("no") }
+	for _, c := range []struct {
+		name  string
+		fails map[string]func(context.Context) error
+		want  string
+		calls []string
+	}{
+		{"through", nil, "completed: a committed b committed c committed", []string{`a{"n":0}`, `b{"n":1}`, `c{"n":2}`}},
+		{"the last fails", map[string]func(context.Context) error{"c": refuse}, "compensated: a compensated b compensated c failed",
+			[]string{`a{"n":0}`, `b{"n":1}`, `c{"n":2}`, `unb{"n":1}`, `una{"n":0}`}},
+		{"an undo fails", map[string]func(context.Context) error{"c": refuse, "unb": refuse}, "escalated: a compensated b compensation_failed c failed",
+			[]string{`a{"n":0}`, `b{"n":1}`, `c{"n":2}`, `unb{"n":1}`, `una{"n":0}`}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			hv := hypervisortest.Open(t, nil)
+			s := hypervisortest.Session(t, hv, nil, map[policy.DID]string{ann: "0.80"})
+			b := &workbench{fails: c.fails}
+			b.on(s, "a", "b", "c")
+			if got := stepStates(runs(t, s, sagaOf("a", "b", "c"))); got != c.want {
+				t.Errorf("got %s, want %s", got, c.want)
+			}
+			if !slices.Equal(b.calls, c.calls) {
+				t.Errorf("called %v, want %v", b.calls, c.calls)
+			}
+		})
+	}
+}
+
+// SPEC §5: "a panic, timeout or error in one never stops the rest".
+func TestCompensatorThatPanicsStopsNobody(t *testing.T) {
+	hv, err := hypervisor.Open(context.Background(), &hypervisor.Options{Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := hv.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	s := hypervisortest.Session(t, hv, nil, map[policy.DID]string{ann: "0.80"})
+	b := &workbench{fails: map[string]func(context.Context) error{
+		"c": func(context.Context) error { return errors.New("no") }, "unb": func(context.Context) error { panic("compensator") }}}
+	b.on(s, "a", "b", "c")
+	v := runs(t, s, sagaOf("a", "b", "c"))
+	if got := stepStates(v); got != "waiting: a compensated b compensation_unknown c failed" || v.Steps[1].Waits != "outcome" {
+		t.Error(got)
+	}
+}
+
+func TestStepIsUndoneAsItsDescriptorSays(t *testing.T) {
+	hv := hypervisortest.Open(t, nil)
+	s := hypervisortest.Session(t, hv, nil, map[policy.DID]string{ann: "0.80", bob: "0.80"})
+	d := newDrive()
+	d.files["/a"] = "old"
+	d.on(t, s)
+	s.Register(action.Descriptor{ID: "publish", Reversibility: action.Partial}, func(context.Context, json.RawMessage) (json.RawMessage, error) { return nil, errors.New("no") })
+	v := runs(t, s, saga.Definition{Name: "files", Steps: []saga.Step{
+		{ID: "write", Agent: ann, Action: "drive.write", Args: json.RawMessage(`{"path":"/a","text":"new"}`)},
+		{ID: "make", Agent: bob, Action: "drive.write", Args: json.RawMessage(`{"path":"/b","text":"made"}`), Needs: []string{"write"}},
+		{ID: "publish", Agent: bob, Action: "publish", Needs: []string{"make"}},
+	}})
+	if got := stepStates(v); got != "compensated: write compensated make compensated publish failed" {
+		t.Error(got)
+	}
+	if len(d.files) != 1 || d.files["/a"] != "old" {
+		t.Errorf("%v", d.files)
+	}
+}
+
+func TestStepThatTakesTooLongIsCancelledAndItsOutcomeNotGuessed(t *testing.T) {
+	clock := hypervisortest.NewClock()
+	hv := hypervisortest.Open(t, &hypervisor.Options{Clock: clock})
+	s := hypervisortest.Session(t, hv, nil, map[policy.DID]string{ann: "0.80"})
+	hang := func(ctx context.Context) error {
+		clock.Advance(time.Minute)
+		for ctx.Err() == nil && hv.Step(context.Background()) {
+		}
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	b := &workbench{fails: map[string]func(context.Context) error{"a": hang, "put": hang}}
+	b.on(s, "a", "put")
+	d := sagaOf("a")
+	d.Steps[0].Timeout, d.Steps[0].Retries = time.Minute, 3
+	v := runs(t, s, d)
+	if got := stepStates(v); got != "waiting: a unknown" || v.Steps[0].Why != "timeout" || v.Steps[0].Waits != "outcome" || len(b.calls) != 1 {
+		t.Errorf("%s, %+v, %v", got, v.Steps[0], b.calls)
+	}
+	if d, err := s.ResolveSaga(context.Background(), admin, v.ID, "a", "happened"); err != nil || !d.Allowed {
+		t.Errorf("%+v, %v", d, err)
+	}
+	if got := stepStates(rests(t, s, v.ID)); got != "completed: a committed" {
+		t.Error(got)
+	}
+	// What is idempotent is tried again.
+	d = sagaOf("put")
+	d.Steps[0].Timeout, d.Steps[0].Retries = time.Minute, 1
+	v = hypervisor.SagaView{}
+	out, err := s.RunSaga(context.Background(), admin, d)
+	if err != nil || !out.Allowed {
+		t.Fatal(out.Decision, err)
+	}
+	for range 100 {
+		for hv.Step(context.Background()) {
+		}
+		clock.Advance(time.Second)
+	}
+	if v, err = s.Saga(context.Background(), out.ID); err != nil || stepStates(v) != "waiting: put unknown" || len(b.calls) != 3 {
+		t.Errorf("%s, %v, %v", stepStates(v), b.calls, err)
+	}
+}
+
+func TestStepWaitsForItsApproval(t *testing.T) {
+	ctx := context.Background()
+	for _, c := range []struct {
+		name, want string
+		end        func(*hypervisor.Session, *hypervisortest.Clock, string)
+	}{
+		{"granted", "completed: a committed erase committed", func(s *hypervisor.Session, _ *hypervisortest.Clock, id string) {
+			if d, err := s.Grant(ctx, policy.Approver("did:mesh:app"), session.Grant{Approval: id, Digest: digestOf(t, s, id)}); err != nil || !d.Allowed {
+				t.Errorf("%+v, %v", d, err)
+			}
+		}},
+		{"denied", "compensated: a compensated erase failed", func(s *hypervisor.Session, _ *hypervisortest.Clock, id string) {
+			if d, err := s.Deny(ctx, policy.Approver("did:mesh:app"), session.Deny{Approval: id, Digest: digestOf(t, s, id)}); err != nil || !d.Allowed {
+				t.Errorf("%+v, %v", d, err)
+			}
+		}},
+		{"expired", "compensated: a compensated erase failed", func(_ *hypervisor.Session, clock *hypervisortest.Clock, _ string) { clock.Advance(15 * time.Minute) }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			clock := hypervisortest.NewClock()
+			hv := hypervisortest.Open(t, &hypervisor.Options{Clock: clock})
+			s := hypervisortest.Session(t, hv, nil, map[policy.DID]string{ann: "0.80"})
+			b := &workbench{}
+			b.on(s, "a")
+			s.Register(action.Descriptor{ID: "erase"}, b.does("erase"))
+			d := sagaOf("a")
+			d.Steps = append(d.Steps, saga.Step{ID: "erase", Agent: ann, Execute: "func:erase", Needs: []string{"a"}})
+			v := runs(t, s, d)
+			approval, ok := strings.CutPrefix(v.Steps[1].Waits, "approval ")
+			if v.State != "waiting" || !ok {
+				t.Fatalf("%+v", v)
+			}
+			c.end(s, clock, approval)
+			for hv.Step(ctx) {
+			}
+			if v, err := s.Saga(ctx, v.ID); err != nil || stepStates(v) != c.want {
+				t.Errorf("got %s, want %s (%v)", stepStates(v), c.want, err)
+			}
+		})
+	}
+}
+
+func digestOf(t *testing.T, s *hypervisor.Session, id string) string {
+	t.Helper()
+	views, err := s.Approvals(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range views {
+		if v.ID == id {
+			return v.Digest.String()
+		}
+	}
+	t.Fatalf("no approval %s in %+v", id, views)
+	return ""
+}

@@ -1,0 +1,136 @@
+package hypervisor
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/agenthypervisor/hypervisor/policy"
+	"github.com/agenthypervisor/hypervisor/saga"
+	"github.com/agenthypervisor/hypervisor/session"
+)
+
+// sagaview.go: what a saga looks like from outside.
+
+// A SagaView is a saga as it is now.
+type SagaView struct {
+	ID      string
+	Session string
+	Name    string
+	By      policy.DID // who runs it
+	State   string     // running, waiting, compensating, completed, compensated, escalated
+	Why     string     // it turned; empty: it did not
+	Ended   time.Time  // zero: it has not
+	Steps   []SagaStepView
+	Groups  []SagaGroupView
+}
+
+// Rests reports whether nothing moves any more by itself: the saga has ended, or waits for somebody.
+func (v *SagaView) Rests() bool { return v.State == "waiting" || !v.Ended.IsZero() }
+
+// A SagaStepView is one step of a saga.
+type SagaStepView struct {
+	ID     string
+	Agent  policy.DID
+	Does   string // the action
+	Needs  []string
+	State  string    // pending, executing, committed, failed, unknown, compensating, compensated, compensation_failed, compensation_unknown
+	Action string    // the newest action that it was; empty: none yet
+	Tries  int       // begun, its undo's too
+	Waits  string    // what for: approval apr-12, tool, quarantine, kill, outcome; empty: for nothing
+	Until  time.Time // how long, or when the next try begins; zero: neither
+	Why    string    // it came to this state; empty: there is no more to say
+	Goal   string    // its checkpoint; empty: none
+}
+
+// A SagaGroupView is a fan-out group.
+type SagaGroupView struct {
+	Policy   saga.Policy
+	Branches []string
+	Verdict  string // open, satisfied, lost
+}
+
+// Saga returns a saga of the session, or ErrNotFound: also for one that ended so long ago that only the log tells of it.
+func (s *Session) Saga(ctx context.Context, id string) (SagaView, error) {
+	g, err := s.sagaOf(ctx, id)
+	switch {
+	case err != nil:
+		return SagaView{}, err
+	case g == nil:
+		return SagaView{}, fmt.Errorf("saga %s of session %s: %w", id, s.id, ErrNotFound)
+	}
+	return s.sagaView(id, g), nil
+}
+
+// Sagas returns the session's sagas, oldest first: those that have not ended, and the last that have.
+func (s *Session) Sagas(ctx context.Context) ([]SagaView, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.load(ctx); err != nil {
+		return nil, err
+	}
+	var views []SagaView
+	at := map[string]uint64{}
+	for id, g := range s.live.state.Sagas {
+		views = append(views, s.sagaView(id, g))
+		at[id] = g.Seq
+	}
+	slices.SortFunc(views, func(a, b SagaView) int { return cmp.Compare(at[a.ID], at[b.ID]) })
+	return views, nil
+}
+
+// AwaitSaga returns a saga once it rests: it has ended, or waits for somebody.
+func (s *Session) AwaitSaga(ctx context.Context, id string) (SagaView, error) {
+	for {
+		rested := s.nextRest()
+		v, err := s.Saga(ctx, id)
+		if err != nil || v.Rests() {
+			return v, err
+		}
+		if err := s.hv.await(ctx, rested); err != nil {
+			return v, err
+		}
+	}
+}
+
+// nextRest returns a channel that is closed when a saga of the session rests.
+func (s *Session) nextRest() <-chan struct{} {
+	s.restMu.Lock()
+	defer s.restMu.Unlock()
+	if s.resting == nil {
+		s.resting = make(chan struct{})
+	}
+	return s.resting
+}
+
+// sagaRested tells who waits.
+func (s *Session) sagaRested() {
+	s.restMu.Lock()
+	defer s.restMu.Unlock()
+	if s.resting != nil {
+		close(s.resting)
+		s.resting = nil
+	}
+}
+
+func (s *Session) sagaView(id string, g *session.Saga) SagaView {
+	v := SagaView{ID: id, Session: s.id, Name: g.Name, By: g.By, State: g.Run.State.String(), Why: g.Why, Ended: g.Ended}
+	if g.Run.Waits {
+		v.State = "waiting"
+	}
+	for i, step := range g.Steps {
+		r := &g.Run.Steps[i]
+		sv := SagaStepView{ID: step.ID, Agent: step.Agent, Does: step.Action, Needs: step.Needs, State: r.State.String(), Action: g.Actions[i], Tries: r.No,
+			Waits: r.Hold, Until: r.After, Why: g.Whys[i], Goal: step.Checkpoint}
+		if (r.State == saga.Unknown || r.State == saga.CompensationUnknown) && !r.GaveUp && !g.Run.State.Ended() {
+			sv.Waits = "outcome"
+		}
+		v.Steps = append(v.Steps, sv)
+	}
+	for i, group := range g.FanOut {
+		v.Groups = append(v.Groups, SagaGroupView{group.Policy, group.Branches, g.Run.Groups[i].String()})
+	}
+	return v
+}

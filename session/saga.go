@@ -1,0 +1,472 @@
+package session
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/agenthypervisor/hypervisor/audit"
+	"github.com/agenthypervisor/hypervisor/policy"
+	"github.com/agenthypervisor/hypervisor/ring"
+	"github.com/agenthypervisor/hypervisor/saga"
+)
+
+// saga.go: several actions that end either all done or undone (SPEC §5). What follows from what is package saga's; here it becomes
+// records, and each step an action of its agent's, admitted like any other.
+
+// Bounds of a session's sagas.
+const (
+	maxOpenSagas  = 64
+	maxEndedSagas = 64 // that are remembered; what became of older ones stands in the log
+)
+
+// RunSaga starts a saga. An operator may run one of any participants, an agent one of its own steps.
+type RunSaga struct {
+	Name   string
+	Steps  []SagaStep // of a sound definition
+	FanOut []saga.Group
+	Args   []byte      // what the steps are called with: a JSON list, which stands beside the record
+	Needs  []ring.Ring // that each step needs, as its action is described now
+}
+
+// A SagaStep is what the record says of a step.
+type SagaStep struct {
+	ID         string        `json:"id"`
+	Agent      policy.DID    `json:"agent"`
+	Action     string        `json:"action"`
+	Undo       string        `json:"undo,omitempty"` // the action that takes it back, called with the same arguments; empty: the step's own undo
+	Needs      []string      `json:"needs,omitempty"`
+	Timeout    time.Duration `json:"timeout"`
+	Retries    int           `json:"retries,omitempty"`
+	Checkpoint string        `json:"checkpoint,omitempty"`
+
+	ReadOnly       bool `json:"read_only,omitempty"`
+	Idempotent     bool `json:"idempotent,omitempty"`
+	Undoable       bool `json:"undoable,omitempty"`
+	UndoIdempotent bool `json:"undo_idempotent,omitempty"`
+}
+
+// A SagaTry is one try of a step, or of its undo.
+type SagaTry struct {
+	Saga string `json:"saga"`
+	Step int    `json:"step"`
+	No   int    `json:"no"` // of the step's tries, from 1
+	Undo bool   `json:"undo,omitempty"`
+}
+
+// AnswerSaga says what became of a try for which no action runs. The executor gives it.
+type AnswerSaga struct {
+	SagaTry
+	Result saga.Result
+	Why    string
+	Until  time.Time
+}
+
+// ResolveSaga ends a wait: it says whether an unknown step, or undo, happened, or that a held one is to be tried again.
+type ResolveSaga struct {
+	Saga string
+	Step string
+	How  string // happened, not, retry
+}
+
+// CancelSaga has a saga undone.
+type CancelSaga struct{ Saga string }
+
+func (RunSaga) command()     {}
+func (AnswerSaga) command()  {}
+func (ResolveSaga) command() {}
+func (CancelSaga) command()  {}
+
+// A Saga is where one stands.
+type Saga struct {
+	Name    string       `json:"name"`
+	By      policy.DID   `json:"by"`
+	Agent   bool         `json:"agent,omitempty"` // an agent runs it, with its own authority
+	Seq     uint64       `json:"seq"`             // of the record beside which the arguments stand
+	Steps   []SagaStep   `json:"steps"`
+	FanOut  []saga.Group `json:"fan_out,omitempty"`
+	Run     *saga.Run    `json:"run"`
+	Actions []string     `json:"actions"`       // the newest action of each step going forward; empty: none
+	Whys    []string     `json:"whys"`          // why each step came to where it is; empty: there is no more to say
+	Why     string       `json:"why,omitempty"` // the saga turned
+	Ended   time.Time    `json:"ended,omitzero"`
+}
+
+// Plan returns what the saga follows.
+func (g *Saga) Plan() *saga.Plan {
+	d, natures := &saga.Definition{Name: g.Name, FanOut: g.FanOut}, make([]saga.Nature, len(g.Steps))
+	for i, s := range g.Steps {
+		d.Steps = append(d.Steps, saga.Step{ID: s.ID, Agent: s.Agent, Action: s.Action, Needs: s.Needs, Timeout: s.Timeout, Retries: s.Retries, Checkpoint: s.Checkpoint})
+		natures[i] = saga.Nature{ReadOnly: s.ReadOnly, Idempotent: s.Idempotent, Undo: s.Undoable, UndoIdempotent: s.UndoIdempotent}
+	}
+	return saga.NewPlan(d, natures)
+}
+
+func (g *Saga) step(id string) int {
+	return slices.IndexFunc(g.Steps, func(s SagaStep) bool { return s.ID == id })
+}
+
+// sagaIDs lists the sagas that have not ended, oldest first.
+func (s *State) openSagas() (ids []string) {
+	for id, g := range s.Sagas {
+		if !g.Run.State.Ended() {
+			ids = append(ids, id)
+		}
+	}
+	slices.SortFunc(ids, func(a, b string) int { return int(s.Sagas[a].Seq) - int(s.Sagas[b].Seq) })
+	return ids
+}
+
+// Tries returns the tries that have begun and for which no action runs: what a process that has just read the session, or does
+// not know whether it has done so, sends on their way. To send one twice is harmless: only one is admitted.
+func Tries(s *State) (tries []SagaTry) {
+	for _, id := range s.openSagas() {
+		g := s.Sagas[id]
+		for i := range g.Run.Steps {
+			if t := g.try(id, i); g.Run.Steps[i].Flying && !s.tried(t) {
+				tries = append(tries, t)
+			}
+		}
+	}
+	return tries
+}
+
+// try returns the newest try of a step.
+func (g *Saga) try(id string, i int) SagaTry {
+	r := &g.Run.Steps[i]
+	return SagaTry{id, i, r.No, r.State == saga.CompensatingStep}
+}
+
+// tried reports whether an action runs for a try.
+func (s *State) tried(t SagaTry) bool {
+	for _, r := range s.Running {
+		if r.Saga != nil && *r.Saga == t {
+			return true
+		}
+	}
+	return false
+}
+
+// isTry returns ErrImpossible unless a try is under way and no action runs for it: it was answered, or somebody was faster.
+func (s *State) isTry(t SagaTry) error {
+	g := s.Sagas[t.Saga]
+	if g == nil || g.Run.State.Ended() || t.Step < 0 || t.Step >= len(g.Steps) || !g.Run.Steps[t.Step].Flying || g.try(t.Saga, t.Step) != t || s.tried(t) {
+		return fmt.Errorf("%w: try %d of step %d of %s is not wanted (any more)", ErrImpossible, t.No, t.Step, t.Saga)
+	}
+	return nil
+}
+
+func decideRunSaga(s *State, env *Env, c RunSaga) Outcome {
+	a := &admission{s: s, env: env, agent: env.Caller.DID, operator: env.Caller.Role == policy.OperatorRole}
+	for _, refuses := range [...]func(*admission) *policy.Decision{(*admission).inactive, (*admission).absent} {
+		if d := refuses(a); d != nil {
+			return Outcome{Decision: *d}
+		}
+	}
+	if len(s.openSagas()) >= maxOpenSagas {
+		return refuse(policy.QuotaExceeded, "session %s has %d sagas that have not ended", s.ID, maxOpenSagas)
+	}
+	for i, step := range c.Steps {
+		p, ok := s.Participants[step.Agent]
+		switch {
+		case !a.operator && step.Agent != a.agent:
+			return refuse(policy.Forbidden, "step %s is of %s; an agent runs sagas of its own steps, an operator any", step.ID, step.Agent)
+		case !ok:
+			return refuse(policy.SagaInvalid, "step %s is of %s, who is not in session %s", step.ID, step.Agent, s.ID)
+		}
+		// The worst case (SPEC §5): what one ring more could be granted is asked for when it comes to it.
+		if has, _ := s.ringAs(env, step.Agent, s.stanceOf(env, step.Agent, p)); has > c.Needs[i] && !(has == ring.Standard && c.Needs[i] == ring.Privileged) {
+			return refuse(policy.SagaInvalid, "step %s, %s, needs ring %d and %s is in ring %d; nothing was begun", step.ID, step.Action, c.Needs[i], step.Agent, has)
+		}
+	}
+	args := part(env, "args", c.Args)
+	id := s.newID("sag-")
+	created := SagaCreated{ID: id, Saga: c.Name, By: a.agent, Agent: !a.operator, Steps: c.Steps, FanOut: c.FanOut, Args: args.Commitment()}
+	w := created.saga(s.Seq+1).work(s, env, id)
+	out := allow(append([]Event{created}, w.follow()...)...)
+	out.ID, out.Parts = id, []audit.Part{args}
+	return out
+}
+
+func decideAnswerSaga(s *State, env *Env, c AnswerSaga) (Outcome, error) {
+	if env.Caller.Role != policy.SystemRole {
+		return refuse(policy.Forbidden, "only the hypervisor knows what became of a try"), nil
+	}
+	if err := s.isTry(c.SagaTry); err != nil {
+		return Outcome{}, err
+	}
+	w := s.Sagas[c.Saga].work(s, env, c.Saga)
+	w.answer(saga.Answer{Step: c.Step, Result: c.Result, Why: c.Why, Until: c.Until}, "")
+	return allow(w.follow()...), nil
+}
+
+func decideResolveSaga(s *State, env *Env, c ResolveSaga) Outcome {
+	g := s.Sagas[c.Saga]
+	switch {
+	case !env.Caller.Runs():
+		return refuse(policy.Forbidden, "only an operator ends what a saga waits for")
+	case g == nil || g.step(c.Step) < 0:
+		return refuse(policy.NotFound, "there is no step %s of a saga %s in session %s", c.Step, c.Saga, s.ID)
+	}
+	w, i := g.work(s, env, c.Saga), g.step(c.Step)
+	var e saga.Event
+	switch c.How {
+	case "happened", "not":
+		e = w.plan.Resolve(w.run, i, c.How == "happened")
+	case "retry":
+		e = w.plan.Release(w.run, i, env.Now)
+	default:
+		return refuse(policy.InvalidArguments, "a wait ends with happened, not or retry")
+	}
+	if e == nil {
+		return refuse(policy.SagaInvalid, "step %s of %s is %s and does not wait for that", c.Step, c.Saga, g.Run.Steps[i].State)
+	}
+	w.add(e, "")
+	return allow(w.follow()...)
+}
+
+func decideCancelSaga(s *State, env *Env, c CancelSaga) Outcome {
+	g := s.Sagas[c.Saga]
+	switch {
+	case g == nil:
+		return refuse(policy.NotFound, "there is no saga %s in session %s", c.Saga, s.ID)
+	case !env.Caller.Runs() && env.Caller.DID != g.By:
+		return refuse(policy.Forbidden, "%s is of %s; only an operator cancels what another runs", c.Saga, g.By)
+	}
+	w := g.work(s, env, c.Saga)
+	if !w.cancel("cancelled by " + string(env.Caller.DID)) {
+		return Outcome{Decision: policy.Allow(), Durable: true} // it is on that way, or ended
+	}
+	return allow(w.follow()...)
+}
+
+// followSagas adds to an outcome what it means for sagas: in the same record, so that no crash comes between.
+func (s *State) followSagas(env *Env, c Command, out *Outcome) {
+	if len(s.Sagas) == 0 {
+		return
+	}
+	works := map[string]*sagaWork{}
+	of := func(id string) *sagaWork {
+		if works[id] == nil {
+			works[id] = s.Sagas[id].work(s, env, id)
+		}
+		return works[id]
+	}
+	if act, ok := c.(Act); ok && act.Saga != nil && !out.Allowed {
+		of(act.Saga.Saga).answer(s.refusedTry(act.Saga.Step, env, out), "")
+	}
+	for _, e := range out.Events {
+		switch e := e.(type) {
+		case Completed:
+			s.endedTry(of, e.ID, saga.Succeeded, "")
+		case Failed:
+			s.endedTry(of, e.ID, failure(e.Why), e.Why)
+		case Unknown:
+			s.endedTry(of, e.ID, doubt(e.Why), e.Why)
+		case ApprovalGranted:
+			s.released(of, holdApproval+e.ID, "")
+		case ApprovalDenied:
+			s.released(of, holdApproval+e.ID, policy.ApprovalDenied)
+		case ApprovalExpired:
+			s.released(of, holdApproval+e.ID, policy.ApprovalExpired)
+		case Terminated:
+			for _, id := range s.openSagas() {
+				of(id).cancel("session ended")
+			}
+		default: // no other event says anything of a step
+		}
+	}
+	if _, ok := c.(Tick); ok {
+		for _, id := range s.openSagas() {
+			if due := s.Sagas[id].Run.Due(); !due.IsZero() && !env.Now.Before(due) {
+				of(id)
+			}
+		}
+		s.letGo(env, of)
+	}
+	over := s.impatient(env, c)
+	if over {
+		for _, id := range s.openSagas() {
+			of(id)
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(works)) {
+		works[id].follow()
+		if over {
+			works[id].abandon()
+		}
+		if events := works[id].events; len(events) > 0 {
+			out.Events, out.Durable = append(out.Events, events...), true
+		}
+	}
+}
+
+// impatient reports whether the session ends and waits no longer for what is under way in it.
+func (s *State) impatient(env *Env, c Command) bool {
+	_, tick := c.(Tick)
+	return tick && s.Lifecycle == Terminating && s.Grace.IsZero() && !env.Now.Before(s.Patience)
+}
+
+// The holds of a step, as its records say them.
+const (
+	HeldForTool    = "tool"      // its action is not here just now, or is not the one that was pinned
+	holdApproval   = "approval " // and its id
+	holdKill       = "kill"      // of everything
+	holdQuarantine = "quarantine"
+)
+
+// shortly is how long a try waits that found no room.
+const shortly = time.Second
+
+// RefusedTry says what a refusal means for the step that was refused: whether it was not sent for now, waits, or has failed; why, or
+// for what it waits; and until when.
+func RefusedTry(d policy.Decision, now time.Time) (saga.Result, string, time.Time) {
+	wait := now.Add(saga.ResolveWithin)
+	switch d.Code {
+	case policy.ApprovalRequired, policy.WitnessRequired:
+		if d.Approval != nil {
+			return saga.OnHold, holdApproval + d.Approval.ID, wait
+		}
+	case policy.RateLimited, policy.BreakerOpen:
+		return saga.Unsent, string(d.Code), now.Add(time.Duration(d.RetryAfterMS) * time.Millisecond)
+	case policy.ConcurrencyExceeded:
+		return saga.Unsent, string(d.Code), now.Add(shortly)
+	case policy.KilledAll:
+		return saga.OnHold, holdKill, wait
+	case policy.AgentQuarantined:
+		return saga.OnHold, holdQuarantine, wait
+	case policy.UnknownAction, policy.ToolChanged:
+		return saga.OnHold, HeldForTool, wait
+	}
+	return saga.Refused, string(d.Code), time.Time{}
+}
+
+// refusedTry is RefusedTry with the approval's own time.
+func (s *State) refusedTry(step int, env *Env, out *Outcome) saga.Answer {
+	a := saga.Answer{Step: step}
+	a.Result, a.Why, a.Until = RefusedTry(out.Decision, env.Now)
+	if a.Result != saga.OnHold || out.Approval == nil {
+		return a
+	}
+	if p := s.Approvals[out.Approval.ID]; p != nil {
+		a.Until = p.Expires
+	}
+	for _, e := range out.Events {
+		if e, ok := e.(ApprovalOpened); ok {
+			a.Until = e.Expires
+		}
+	}
+	return a
+}
+
+// failure says whether an action that failed is known not to have run.
+func failure(why string) saga.Result {
+	switch why {
+	case "not_sent":
+		return saga.NotRun
+	case WhyClosing:
+		return saga.Unsent
+	}
+	return saga.Refused
+}
+
+// doubt says whether an unknown outcome is the tool's, or of this process's end.
+func doubt(why string) saga.Result {
+	if why == WhyClosing || why == "process ended" {
+		return saga.Interrupted
+	}
+	return saga.NoAnswer
+}
+
+// WhyClosing is why a call ended with its process, in order.
+const WhyClosing = "closing"
+
+// endedTry answers the try that an action was.
+func (s *State) endedTry(of func(string) *sagaWork, id string, result saga.Result, why string) {
+	r := s.Running[id]
+	if r == nil || r.Saga == nil {
+		return
+	}
+	g := s.Sagas[r.Saga.Saga]
+	if g == nil || g.Run.State.Ended() || g.try(r.Saga.Saga, r.Saga.Step) != *r.Saga {
+		return
+	}
+	of(r.Saga.Saga).answer(saga.Answer{Step: r.Saga.Step, Result: result, Why: why}, id)
+}
+
+// released lets the steps go on that wait for something which has come; or fails them, with the code that says why it never will.
+func (s *State) released(of func(string) *sagaWork, hold string, never policy.Code) {
+	for _, id := range s.openSagas() {
+		for i := range s.Sagas[id].Run.Steps {
+			if s.Sagas[id].Run.Steps[i].Hold == hold {
+				w := of(id)
+				e := w.plan.Release(w.run, i, w.env.Now)
+				if never != "" {
+					e = w.plan.Deny(w.run, i, w.env.Now, string(never))
+				}
+				if e != nil {
+					w.add(e, "")
+				}
+			}
+		}
+	}
+}
+
+// letGo lets the steps go on whose agents are free again: that is recorded elsewhere, and a Tick follows it.
+func (s *State) letGo(env *Env, of func(string) *sagaWork) {
+	for _, id := range s.openSagas() {
+		for i, step := range s.Sagas[id].Run.Steps {
+			agent := s.Sagas[id].Steps[i].Agent
+			_, killed := s.killed(env, "")
+			if step.Hold == holdQuarantine && s.quarantined(env, agent) == nil || step.Hold == holdKill && !killed {
+				w := of(id)
+				if e := w.plan.Release(w.run, i, env.Now); e != nil {
+					w.add(e, "")
+				}
+			}
+		}
+	}
+}
+
+// sagaDue returns when time alone moves a saga on; zero: never.
+func (s *State) sagaDue() (due time.Time) {
+	for _, g := range s.Sagas {
+		if d := g.Run.Due(); !d.IsZero() && (due.IsZero() || d.Before(due)) {
+			due = d
+		}
+	}
+	return due
+}
+
+// left lists the steps that stand, or may.
+func (g *Saga) left(r *saga.Run) (ids []string) {
+	for i := range r.Steps {
+		switch r.Steps[i].State {
+		case saga.Committed, saga.CompensatingStep:
+			if g.Steps[i].ReadOnly {
+				continue
+			}
+		case saga.Executing, saga.Unknown, saga.CompensationFailed, saga.CompensationUnknown:
+		default:
+			continue
+		}
+		ids = append(ids, g.Steps[i].ID)
+	}
+	return ids
+}
+
+// keepSagas forgets the sagas that ended longest ago.
+func (s *State) keepSagas() {
+	ended := slices.DeleteFunc(slices.Collect(maps.Keys(s.Sagas)), func(id string) bool { return !s.Sagas[id].Run.State.Ended() })
+	if len(ended) <= maxEndedSagas {
+		return
+	}
+	slices.SortFunc(ended, func(a, b string) int {
+		return s.Sagas[a].Ended.Compare(s.Sagas[b].Ended)*2 + strings.Compare(a, b)
+	})
+	for _, id := range ended[:len(ended)-maxEndedSagas] {
+		delete(s.Sagas, id)
+	}
+}
