@@ -598,3 +598,33 @@ func TestAKillStopsTheLookBeforeACall(t *testing.T) {
 		t.Errorf("%+v", report)
 	}
 }
+
+// "Works … at twice the load the machine can take": a kill waits in no queue.
+func TestAKillWorksWhileEveryQueueIsFull(t *testing.T) {
+	store, clock := newKept(), hypervisortest.NewClock()
+	hv := hypervisortest.Open(t, &hypervisor.Options{Store: store, Dir: t.TempDir(), Clock: clock})
+	s := hypervisortest.Session(t, hv, nil, map[policy.DID]string{ann: "0.80"})
+	var tool echo
+	register(s, tool.do)
+	begun, err := s.Begin(context.Background(), policy.Agent(ann), session.Act{Action: "write"})
+	if err != nil || !begun.Allowed {
+		t.Fatal(begun, err)
+	}
+	emptyRecords, emptyCalls := hv.FillCommitter(), hv.FillExecutor()
+	report := kill(t, hv, policy.Scope{Agent: ann})
+	if report.Recorded || len(report.Cancelled) != 1 || tool.count() != 0 {
+		t.Errorf("%+v; %d dispatched", report, tool.count())
+	}
+	emptyRecords()
+	emptyCalls()
+	if out := act(t, s, ann, "write", `{}`); out.Code != policy.AgentKilled {
+		t.Errorf("%+v", out.Decision)
+	}
+	clock.Advance(2 * time.Second)
+	steps(hv)
+	if report := kill(t, hv, policy.Scope{Agent: ann}); !report.Recorded || tool.count() != 0 {
+		t.Errorf("%+v; %d dispatched", report, tool.count())
+	}
+	closeAll(t, hv)
+	verify(t, store)
+}

@@ -83,7 +83,7 @@ func TestATornWriteLeavesTheListBeforeIt(t *testing.T) {
 	}
 	old, newer := []policy.Kill{kill(1), kill(2)}, []policy.Kill{kill(1), kill(2), kill(3)}
 	at := SlotBytes // generation 3 stands in the second slot
-	for cut := 0; cut <= 700; cut += 7 {
+	for cut := 0; cut <= 700; cut += 35 {
 		torn := t.TempDir()
 		mixed := append(append([]byte{}, after[:at+cut]...), before[at+cut:]...)
 		if err := os.WriteFile(filepath.Join(torn, Name), mixed, 0o600); err != nil {
