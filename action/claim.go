@@ -3,6 +3,9 @@ package action
 import "time"
 
 // A Claim is what one source says of an action. A nil field says nothing.
+//
+// The tools of an Image and a Probe are called in the hypervisor's own name, before anybody has decided on anything: a claim
+// made of what an agent or a server says MUST leave both nil.
 type Claim struct {
 	Name          *string          `json:"name,omitempty"`
 	Image         *Look            `json:"image,omitempty"`

@@ -200,3 +200,24 @@ func TestCasesAreReadStrictly(t *testing.T) {
 		}
 	}
 }
+
+func FuzzParseCases(f *testing.F) {
+	f.Add(goodCase)
+	f.Add("state: {files: true, except: ['[']}\ncases: {t: [{name: n, files: {a: {base64: '!', mode: '0', link: x}}}]}")
+	f.Fuzz(func(t *testing.T, text string) {
+		c, err := packtest.ParseCases("f", []byte(text))
+		if err == nil && c == nil {
+			t.Error("neither cases nor faults")
+		}
+		if err != nil {
+			return
+		}
+		for tool, cases := range c.Of {
+			for _, one := range cases {
+				if one.Fails == (one.Undone != "") {
+					t.Errorf("%s: a case that says neither or both: %+v", tool, one)
+				}
+			}
+		}
+	})
+}
