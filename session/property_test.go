@@ -11,6 +11,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/agenthypervisor/hypervisor/agent"
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/ring"
 	"github.com/agenthypervisor/hypervisor/session"
@@ -189,7 +190,7 @@ func (w *witness) stir(t *rapid.T) {
 		id = pick(t, "approval", ids)
 		digest = w.live.Approvals[id].Digest.String()
 	}
-	switch rapid.IntRange(0, 13).Draw(t, "command") {
+	switch rapid.IntRange(0, 18).Draw(t, "command") {
 	case 0:
 		w.perform(t, operator, session.Join{Agent: did(name)}, key)
 	case 1:
@@ -227,6 +228,37 @@ func (w *witness) stir(t *rapid.T) {
 	case 13:
 		if rapid.IntRange(0, 9).Draw(t, "end") == 0 {
 			w.perform(t, operator, session.Terminate{}, key)
+		}
+	case 14, 15, 16, 17, 18:
+		w.stop(t, did(name), operator)
+	}
+}
+
+// stop kills or puts in quarantine, or lifts that.
+func (w *witness) stop(t *rapid.T, who policy.DID, operator policy.Caller) {
+	k := policy.Kill{ID: fmt.Sprint("kil-", len(w.log)), Reason: policy.Manual, By: operator.DID, At: w.now}
+	switch rapid.IntRange(0, 5).Draw(t, "stop") {
+	case 0:
+		k.Session, k.Agent = w.live.ID, who
+		w.perform(t, operator, session.Kill{Kill: k}, "")
+	case 1, 2:
+		w.perform(t, operator, session.LiftKill{Agent: who}, "")
+		w.kills = policy.Kills{}
+	case 3: // known, and in no record
+		k.Scope = pick(t, "scope", []policy.Scope{{Agent: who}, {Agent: who, Session: w.live.ID}, {All: true}})
+		w.kills = w.kills.With(k)
+	case 4:
+		s := w.standings[who]
+		s.Quarantine = nil
+		if rapid.Bool().Draw(t, "quarantine") {
+			s.Quarantine = &agent.Quarantined{Until: w.now.Add(time.Hour), Reasons: []string{"odd"}}
+		}
+		w.standings = maps.Clone(w.standings)
+		w.standings[who] = s
+	case 5:
+		if rapid.IntRange(0, 9).Draw(t, "end") == 0 {
+			k.Session = w.live.ID
+			w.perform(t, operator, session.Kill{Kill: k}, "")
 		}
 	}
 }
@@ -298,6 +330,8 @@ func admissionOracle(w *world, by policy.Caller, name string) (code policy.Code,
 			running++
 		}
 	}
+	_, killedHere := s.Kills[by.DID]
+	killed, killedAnywhere := w.kills.Of(s.ID, by.DID)
 	call, known := w.tools[name]
 	d := call.Descriptor
 	required := 2
@@ -316,6 +350,10 @@ func admissionOracle(w *world, by policy.Caller, name string) (code policy.Code,
 		return "forbidden", false
 	case !operator && !participant:
 		return "not_a_participant", false
+	case killedHere || killedAnywhere && killed.Agent != "":
+		return "agent_killed", false
+	case killedAnywhere:
+		return "killed_all", false
 	case running >= []int{32, 16, 8, 2}[r]:
 		return "concurrency_exceeded", false
 	case !known:
@@ -324,6 +362,8 @@ func admissionOracle(w *world, by policy.Caller, name string) (code policy.Code,
 		return "tool_changed", false
 	case call.Fault != "":
 		return "invalid_arguments", false
+	case w.standings[by.DID].Quarantine != nil && !d.ReadOnly:
+		return "agent_quarantined", false
 	case !operator && required == 0:
 		return "ring_insufficient", false
 	case !operator && r > required && !(required == 1 && r == 2):
