@@ -40,6 +40,7 @@ type Admitted struct {
 	Ring          ring.Ring            `json:"ring"`
 	RequiredRing  ring.Ring            `json:"required_ring"`
 	SigmaEff      ring.Sigma           `json:"sigma_eff"`
+	Standing      uint64               `json:"standing,omitempty"` // the newest record of the agent's stream that it was decided on; 0: it has none
 	RiskWeight    action.Omega         `json:"risk_weight"`
 	Reversibility action.Reversibility `json:"reversibility"`
 	ReadOnly      bool                 `json:"read_only,omitempty"`
@@ -310,7 +311,7 @@ func (a *admission) admitted(approval string) Outcome {
 	}
 	e := Admitted{
 		ID: id, Agent: a.agent, Action: call.Descriptor.ID, Descriptor: call.Digest, Args: args.Commitment(),
-		Ring: a.ring, RequiredRing: a.required, SigmaEff: a.score, RiskWeight: a.effective.Weight(), Reversibility: a.effective,
+		Ring: a.ring, RequiredRing: a.required, SigmaEff: a.score, Standing: a.env.Standings[a.agent].Version, RiskWeight: a.effective.Weight(), Reversibility: a.effective,
 		ReadOnly: call.Descriptor.ReadOnly, Rules: a.env.RulesID, Approval: approval, During: a.act.During, Saga: a.act.Saga,
 		Unwitnessed: a.operator && a.required == ring.Root && a.env.Operators < 2, Resource: call.resource(),
 	}
@@ -364,7 +365,7 @@ func part(env *Env, name string, b []byte) audit.Part {
 func (e Admitted) Append(dst []byte) []byte {
 	o := audit.Event(dst, admittedType).Str("id", e.ID).Str("agent", string(e.Agent)).Str("action", e.Action).
 		Hash("descriptor", e.Descriptor).Hash("args", e.Args).Uint("ring", uint64(e.Ring)).Uint("required_ring", uint64(e.RequiredRing)).
-		Millionths("sigma_eff", uint32(e.SigmaEff)).Millionths("risk_weight", uint32(e.RiskWeight)).
+		Millionths("sigma_eff", uint32(e.SigmaEff)).OptUint("standing", e.Standing).Millionths("risk_weight", uint32(e.RiskWeight)).
 		Str("reversibility", e.Reversibility.String()).OptBool("read_only", e.ReadOnly).OptStr("rules", e.Rules).
 		OptStr("approval", e.Approval).OptStr("during", e.During)
 	if e.Saga != nil {

@@ -66,7 +66,7 @@ func samples() []session.Event {
 		session.RingElevated{ID: "elv-1", Agent: ann, Ring: ring.Standard, Until: at, By: "did:mesh:bob", Approval: "apr-1"},
 		session.ElevationExpired{ID: "elv-1", Agent: ann, Why: odd},
 		session.ApprovalOpened{ID: "apr-1", Agent: ann, By: []string{"approver"}, Expires: at, Elevation: &session.AskedElevation{ID: "elv-1", Ring: 2, Seconds: 300}},
-		session.Admitted{ID: "act-1", Agent: ann, Action: "a.b", Descriptor: h, Args: h, Ring: 1, RequiredRing: 2, SigmaEff: 970_000, RiskWeight: 650_000,
+		session.Admitted{ID: "act-1", Agent: ann, Action: "a.b", Descriptor: h, Args: h, Ring: 1, RequiredRing: 2, SigmaEff: 970_000, Standing: 12, RiskWeight: 650_000,
 			Reversibility: action.Partial, ReadOnly: true, Rules: odd, Approval: "apr-1", Unwitnessed: true, Resource: odd, UndoUntil: at,
 			Image: h, ImageMAC: h, Absent: true, Undoes: "s0/act-1", UndoesOf: ann, Saga: &session.SagaTry{Saga: "sag-1", Step: 1, No: 2, Undo: true}},
 		session.Started{ID: "act-1", Incarnation: odd},
