@@ -189,13 +189,13 @@ func TestOnlyAReinstatementBringsTheSlashedBack(t *testing.T) {
 	if out := do(t, s, one, Slash{Cause: "leak"}); !out.Allowed || !s.Blacklisted || s.Sigma() != 0 || !out.Events[0].(Moved).Unwitnessed {
 		t.Fatalf("%+v, %+v", out, s)
 	}
-	for name, c := range map[string]Command{
-		"the configuration again": SetSigma{ring.MustSigma("0.80"), FromConfig}, "another figure in it": SetSigma{ring.MustSigma("0.90"), FromConfig},
-		"a clean session": Enter{Entry{Session: "s", Number: 1, Kind: Clean}}, "a service": Report{Sigma: ring.One}, "a second slash": Slash{},
+	for _, c := range []Command{
+		SetSigma{ring.MustSigma("0.80"), FromConfig}, SetSigma{ring.MustSigma("0.90"), FromConfig}, // the configuration again, and another figure in it
+		Enter{Entry{Session: "s", Number: 1, Kind: Clean}}, Report{Sigma: ring.One}, Slash{},
 	} {
 		out := do(t, s, Env{Now: now, Caller: policy.System}, c)
 		if !out.Allowed || !s.Blacklisted || s.Sigma() > 20_000 {
-			t.Errorf("%s: %+v, σ %s", name, out.Decision, s.Sigma())
+			t.Errorf("%T: %+v, σ %s", c, out.Decision, s.Sigma())
 		}
 	}
 	for name, c := range map[string]Command{"a join": SetSigma{ring.One, FromJoin}, "an operator": SetSigma{ring.One, FromOperator}} {
