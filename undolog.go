@@ -34,6 +34,9 @@ type deed struct {
 	outcomeIn   string // the stream and the record that say how it ended, beside which its undo stands
 	outcomeSeq  uint64
 
+	args  []byte // it was called with; nil: to be read from its record
+	calls []byte // what takes it back, as recorded; nil: to be read
+
 	kind    session.Kind // as planned
 	verdict policy.Decision
 	willBe  bool // planned to be taken back
@@ -53,11 +56,13 @@ type history struct {
 	attempts map[string]string // undos, and what each takes back
 	places   map[string]bool   // resources of the wanted, and all above them
 	changes  ledger
+	planOnly bool // nothing will be taken back
+	held     int  // bytes of args and calls that are held
 }
 
 // survey finds the actions that are wanted, and what else was done to the same since.
 func (hv *Hypervisor) survey(ctx context.Context, req *UndoRequest) (*history, error) {
-	h := &history{hv: hv, seen: map[string]uint64{}, deeds: map[string]*deed{}, attempts: map[string]string{}, places: map[string]bool{}, changes: newLedger()}
+	h := &history{hv: hv, seen: map[string]uint64{}, deeds: map[string]*deed{}, attempts: map[string]string{}, places: map[string]bool{}, changes: newLedger(), planOnly: req.Plan}
 	since := time.Time{}
 	if req.Since > 0 {
 		since = hv.Now().Add(-req.Since)
@@ -270,6 +275,9 @@ func (h *history) note(e session.Event, in string, r *stored) {
 			d.ended(session.Done, r)
 			d.Calls, d.after, d.afterAbsent = e.Undo != audit.Hash{}, e.After, e.AfterAbsent
 			d.looked = e.AfterAbsent || e.After != audit.Hash{}
+			if d.wanted {
+				d.calls = h.hold(r, "undo")
+			}
 		}
 	case session.Failed:
 		h.failed(in+"/"+e.ID, r)
@@ -303,7 +311,30 @@ func (h *history) note(e session.Event, in string, r *stored) {
 }
 
 func (d *deed) ended(how session.Result, r *stored) {
-	d.Outcome, d.outcomeIn, d.outcomeSeq = how, r.Stream, r.Seq
+	d.Outcome, d.outcomeIn, d.outcomeSeq, d.calls = how, r.Stream, r.Seq, nil
+}
+
+const (
+	maxHeld    = 32 << 20 // of all that is held
+	maxHeldOne = 4 << 10  // of a part; a larger one is read again
+)
+
+// hold returns a part of a record that is at hand and will be wanted; nil: it is read when it is.
+func (h *history) hold(r *stored, name string) []byte {
+	if h.planOnly {
+		return nil
+	}
+	parts, err := audit.ParsePayload(r.Payload)
+	if err != nil {
+		return nil // whoever reads it then says so
+	}
+	for i := range parts {
+		if p := &parts[i]; p.Name == name && !p.External && len(p.Bytes) <= maxHeldOne && h.held+len(p.Bytes) <= maxHeld {
+			h.held += len(p.Bytes)
+			return bytes.Clone(p.Bytes) // not the payload around it
+		}
+	}
+	return nil
 }
 
 // failed notes that an action did nothing, and, of an undo, that what it would have taken back stands.
@@ -331,6 +362,9 @@ func (h *history) admitted(e session.Admitted, in string, r *stored) {
 	d := &deed{time: r.Time, pos: r.Position, seq: r.Seq, wanted: wanted, image: e.Absent || e.Image != audit.Hash{}, before: e.ImageMAC, absent: e.Absent,
 		Target: session.Target{Session: in, ID: e.ID, Agent: e.Agent, Action: e.Action, Required: e.RequiredRing, Reversibility: e.Reversibility,
 			ReadOnly: e.ReadOnly, Undoes: e.Undoes, Resource: e.Resource, Until: e.UndoUntil}}
+	if wanted {
+		d.args = h.hold(r, "args")
+	}
 	h.deeds[d.Name()] = d
 	h.order = append(h.order, d)
 	if !d.ReadOnly && d.Undoes == "" {

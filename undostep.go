@@ -78,7 +78,7 @@ type taking struct {
 	reads session.Reading
 	fault string // why it cannot be taken back now, beside what the records say
 	now   *action.Image
-	calls []resolvedCall
+	steps []resolvedCall
 
 	remark string // what is to be said of an undo that was done; empty: nothing
 }
@@ -87,9 +87,11 @@ type taking struct {
 func (u *undoing) take(ctx context.Context, place *Session, d *deed) (*taking, error) {
 	t := &taking{deed: d, place: place}
 	d.Changed = u.history.changes.newer(d, (*deed).counts)
-	raw, err := u.hv.partAt(ctx, audit.SessionPrefix+d.Session, d.seq, "args")
-	if err != nil {
-		return nil, err
+	raw, err := d.args, error(nil)
+	if raw == nil {
+		if raw, err = u.hv.partAt(ctx, audit.SessionPrefix+d.Session, d.seq, "args"); err != nil {
+			return nil, err
+		}
 	}
 	if raw == nil {
 		t.fault = "what it was called with was collected"
@@ -118,15 +120,18 @@ func (u *undoing) readCalls(ctx context.Context, t *taking) error {
 	if !t.Calls {
 		return nil
 	}
-	raw, err := u.hv.partAt(ctx, t.outcomeIn, t.outcomeSeq, "undo")
-	switch {
-	case err != nil:
-		return err
-	case raw == nil:
+	raw := t.deed.calls
+	if raw == nil {
+		var err error
+		if raw, err = u.hv.partAt(ctx, t.outcomeIn, t.outcomeSeq, "undo"); err != nil {
+			return err
+		}
+	}
+	if raw == nil {
 		t.fault = "what takes it back was collected"
 		return nil
 	}
-	if err := json.Unmarshal(raw, &t.calls); err != nil {
+	if err := json.Unmarshal(raw, &t.steps); err != nil {
 		return fmt.Errorf("the undo of %s: %w", t.Name(), err)
 	}
 	return nil
@@ -378,7 +383,7 @@ func (u *undoing) compose(t *taking) (*Tool, *session.Call, string) {
 		d.Network, d.Files, d.Subprocess = t.tool.Descriptor.Network, t.tool.Descriptor.Files, t.tool.Descriptor.Subprocess
 		found.Server = t.tool.Server
 		found.Resource = strings.TrimPrefix(t.Resource, t.tool.Server+":")
-		for _, c := range t.calls {
+		for _, c := range t.steps {
 			by := t.place.tool(t.by.owner, t.tool.sibling(c.Tool))
 			if by == nil {
 				fault = fmt.Sprintf("its undo calls %s, which its server does not list", c.Tool)
@@ -397,7 +402,7 @@ func (u *undoing) compose(t *taking) (*Tool, *session.Call, string) {
 	said, err := json.Marshal(struct {
 		Undoes string         `json:"undoes"`
 		Calls  []resolvedCall `json:"calls"`
-	}{t.Name(), t.calls})
+	}{t.Name(), t.steps})
 	if err == nil {
 		var args action.Args
 		args, err = action.DecodeArgs(said)
