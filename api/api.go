@@ -27,6 +27,8 @@ type Session struct {
 	ID            string          `json:"id"`
 	Lifecycle     string          `json:"lifecycle"` // handshaking, active, terminating, archived
 	Opener        string          `json:"opener"`
+	Kind          string          `json:"kind,omitempty"` // undo: it takes back actions of Of, which has ended
+	Of            string          `json:"of,omitempty"`
 	Opened        time.Time       `json:"opened"`
 	Ends          time.Time       `json:"ends"`    // when max_duration is over
 	Records       uint64          `json:"records"` // in its log

@@ -97,6 +97,9 @@ func TestEachRouteLetsInItsRoles(t *testing.T) {
 		{"POST", one + "/leave", `{"agent":"did:mesh:bob"}`, "o"}, // ann may leave, another is not hers to take out
 		{"POST", one + "/activate", "", "o"},
 		{"GET", "/v1/actions/act-1", "", "opu"},
+		{"POST", "/v1/undo", `{"agent":"did:mesh:ann","since":"1h","plan":true}`, "o"},
+		{"POST", one + "/undo", `{"plan":true}`, "oa"},
+		{"POST", one + "/actions/act-1/undo", `{"plan":true}`, "oa"},
 		{"GET", "/v1/approvals", "", "opuae"}, // an agent those that concern it, in its own session
 		{"GET", "/v1/approvals?session=" + h.one.ID(), "", "opua"},
 		{"GET", "/v1/approvals/apr-1", "", "opu"},

@@ -54,7 +54,7 @@ func sessionView(s *session.State) (api.Session, error) {
 	if err != nil {
 		return api.Session{}, err
 	}
-	out := api.Session{ID: s.ID, Lifecycle: s.Lifecycle.String(), Opener: string(s.Opener), Opened: s.Opened, Ends: s.Ends,
+	out := api.Session{ID: s.ID, Lifecycle: s.Lifecycle.String(), Opener: string(s.Opener), Kind: s.Kind, Of: s.Of, Opened: s.Opened, Ends: s.Ends,
 		Records: s.Seq, Changed: s.Time, Epoch: s.Epoch, Config: cfg,
 		Participants: []api.Participant{}, Running: []string{}, OpenApprovals: []string{}}
 	for _, did := range slices.Sorted(maps.Keys(s.Participants)) {
