@@ -157,8 +157,9 @@ func (f *Front) refresh(ctx context.Context, c *face) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	var shown []Tool
-	names := map[string]string{}
+	// What is kept is as large as it must be: it is kept for every agent.
+	shown := make([]Tool, 0, len(registered))
+	names := make(map[string]string, len(registered))
 	for _, t := range tools {
 		r, ok := registered[t.Name]
 		if !ok {
@@ -171,7 +172,9 @@ func (f *Front) refresh(ctx context.Context, c *face) (bool, error) {
 			shown = append(shown, seen)
 		}
 	}
-	if err := f.session.SetTools(f.agent.DID, c.Name()+".", slices.AppendSeq(f.withQuestions(c), maps.Values(registered))); err != nil {
+	others := f.withQuestions(c)
+	all := slices.AppendSeq(append(make([]hypervisor.Tool, 0, len(others)+len(registered)), others...), maps.Values(registered))
+	if err := f.session.SetTools(f.agent.DID, c.Name()+".", all); err != nil {
 		return false, fmt.Errorf("registering tools of %s: %w", c.Name(), err)
 	}
 	f.mu.Lock()
@@ -204,8 +207,9 @@ func (f *Front) prepare(ctx context.Context, c *face) ([]Tool, map[string]hyperv
 	server := c.Name()
 	pins := map[string]system.Seen{}
 	registered := map[string]hypervisor.Tool{}
-	for _, t := range tools {
-		d := c.descriptor(t)
+	for i := range tools {
+		t := &tools[i] // all agents' functions share it
+		d := c.descriptor(*t)
 		err := d.Validate()
 		if !mayBeTool(t.Name) {
 			err = fmt.Errorf("%w: name %q is of what is no tool", ErrTool, t.Name)
@@ -215,7 +219,8 @@ func (f *Front) prepare(ctx context.Context, c *face) ([]Tool, map[string]hyperv
 			continue
 		}
 		pins[d.ID] = system.Seen{Digest: t.Digest, Text: t.Definition}
-		registered[t.Name] = hypervisor.Tool{Server: server, Descriptor: d, Check: t.Check, Do: f.call(c, t), Answers: c.answers}
+		registered[t.Name] = hypervisor.Tool{Server: server, Descriptor: d, Answers: c.answers, Do: f.call(c, t),
+			Check: func(args map[string]any) error { return t.Check(args) }}
 	}
 	otherwise, err := f.hv.Pin(ctx, policy.System.Through("gateway"), pins)
 	if err != nil {
@@ -239,14 +244,14 @@ func (c *face) answers(ctx context.Context) error {
 }
 
 // call returns what does a call of a tool.
-func (f *Front) call(c *face, t Tool) action.Func {
+func (f *Front) call(c *face, t *Tool) action.Func {
 	return func(ctx context.Context, args json.RawMessage) (json.RawMessage, error) {
 		up, release, err := c.use(ctx, false)
 		if err != nil {
 			return nil, err
 		}
 		defer release()
-		return up.Call(withQuestioner(ctx, f.questioner(c)), t, args, ProgressOf(ctx))
+		return up.Call(withQuestioner(ctx, f.questioner(c)), *t, args, ProgressOf(ctx))
 	}
 }
 
