@@ -310,7 +310,7 @@ func (s *Session) owe(effects []session.Effect) {
 		case session.Try:
 			s.hv.offer(s.sendTries)
 		case session.Rest:
-			s.sagaRested()
+			s.sagaRested(e)
 		case session.Seal:
 			s.hv.offer(s.seal)
 		}

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -36,26 +35,32 @@ func (s *Session) RunSaga(ctx context.Context, caller policy.Caller, d saga.Defi
 	if faults := d.Check(saga.Known{}); faults != nil {
 		return Outcome{}, faults
 	}
-	c, refusal, err := s.prepareSaga(ctx, d)
+	c, args, refusal, err := s.prepareSaga(ctx, d)
 	if err != nil || refusal != nil {
 		return Outcome{Decision: *refusal}, err
 	}
-	out, err := s.submit(ctx, caller, c, nil)
+	out, t, err := s.propose(ctx, caller, c, nil, func(out session.Outcome) { s.keepArgs(out.ID, args) })
+	if err == nil {
+		err = s.hv.wait(ctx, t)
+	}
+	if err != nil {
+		s.sagaRested(session.Rest{Saga: out.ID})
+	}
 	return Outcome{Decision: out.Decision, ID: out.ID}, err
 }
 
 // prepareSaga finds out what the rim must know before a saga is decided: of each step the action as it is described now. It returns a
 // refusal for a step that could not be begun whoever asks.
-func (s *Session) prepareSaga(ctx context.Context, d saga.Definition) (c session.RunSaga, refusal *policy.Decision, err error) {
-	refuse := func(code policy.Code, format string, args ...any) (session.RunSaga, *policy.Decision, error) {
+func (s *Session) prepareSaga(ctx context.Context, d saga.Definition) (c session.RunSaga, args []json.RawMessage, refusal *policy.Decision, err error) {
+	refuse := func(code policy.Code, format string, args ...any) (session.RunSaga, []json.RawMessage, *policy.Decision, error) {
 		d := policy.Refuse(code, format, args...)
-		return c, &d, nil
+		return c, nil, &d, nil
 	}
 	if d.Isolation != "" {
 		return refuse(policy.SagaInvalid, "isolation %s is of a session's own files, which there are none of yet; leave it out", d.Isolation)
 	}
 	c = session.RunSaga{Name: d.Name, FanOut: d.FanOut}
-	args := make([]json.RawMessage, len(d.Steps))
+	args = make([]json.RawMessage, len(d.Steps))
 	for i, step := range d.Steps {
 		name, ok := actionOf(&step, step.Execute)
 		undo, undoOK := actionOf(&step, step.Undo)
@@ -90,7 +95,7 @@ func (s *Session) prepareSaga(ctx context.Context, d saga.Definition) (c session
 		c.Steps, c.Needs = append(c.Steps, done), append(c.Needs, needs)
 	}
 	c.Args, err = json.Marshal(args)
-	return c, nil, err
+	return c, args, nil, err
 }
 
 // actionOf returns the action that a target is; false for an address.
@@ -181,7 +186,7 @@ func (s *Session) send(ctx context.Context, t session.SagaTry) (again bool, err 
 	if t.Undo {
 		name = step.Undo
 	}
-	args, err := s.sagaArgs(ctx, g)
+	args, err := s.sagaArgs(ctx, t.Saga, g)
 	if err != nil {
 		return false, err
 	}
@@ -275,8 +280,14 @@ func (s *Session) sagaOf(ctx context.Context, id string) (*session.Saga, error) 
 	return &c, nil
 }
 
-// sagaArgs returns what the steps of a saga are called with.
-func (s *Session) sagaArgs(ctx context.Context, g *session.Saga) (args []json.RawMessage, err error) {
+// sagaArgs returns what the steps of a saga are called with: from memory, or from beside its record.
+func (s *Session) sagaArgs(ctx context.Context, id string, g *session.Saga) (args []json.RawMessage, err error) {
+	s.sagaMu.Lock()
+	args = s.sagaKept[id]
+	s.sagaMu.Unlock()
+	if args != nil {
+		return args, nil
+	}
 	raw, err := s.hv.partAt(ctx, audit.SessionPrefix+s.id, g.Seq, "args")
 	if err != nil {
 		return nil, err
@@ -284,7 +295,23 @@ func (s *Session) sagaArgs(ctx context.Context, g *session.Saga) (args []json.Ra
 	if err := json.Unmarshal(raw, &args); err != nil || len(args) != len(g.Steps) {
 		return nil, fmt.Errorf("the arguments of a saga in record %d: %w", g.Seq, errors.Join(err, errNoArgs))
 	}
+	s.keepArgs(id, args)
 	return args, nil
+}
+
+// maxKeptArgs is of how many sagas of a session the arguments are kept in memory; those of others are read when they are wanted.
+const maxKeptArgs = 16
+
+// keepArgs keeps what the steps of a saga are called with until it has ended.
+func (s *Session) keepArgs(id string, args []json.RawMessage) {
+	s.sagaMu.Lock()
+	defer s.sagaMu.Unlock()
+	if s.sagaKept == nil {
+		s.sagaKept = map[string][]json.RawMessage{}
+	}
+	if len(s.sagaKept) < maxKeptArgs {
+		s.sagaKept[id] = args
+	}
 }
 
 var errNoArgs = errors.New("there is not one for each step")
@@ -304,7 +331,7 @@ func (s *Session) heldForTools() (held []heldStep) {
 	if s.live == nil {
 		return nil
 	}
-	for _, id := range slices.Sorted(maps.Keys(s.live.state.Sagas)) {
+	for _, id := range s.live.state.SagasOpen {
 		g := s.live.state.Sagas[id]
 		for i, r := range g.Run.Steps {
 			if r.Hold != session.HeldForTool {

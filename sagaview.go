@@ -97,18 +97,19 @@ func (s *Session) AwaitSaga(ctx context.Context, id string) (SagaView, error) {
 
 // nextRest returns a channel that is closed when a saga of the session rests.
 func (s *Session) nextRest() <-chan struct{} {
-	s.restMu.Lock()
-	defer s.restMu.Unlock()
+	s.sagaMu.Lock()
+	defer s.sagaMu.Unlock()
 	if s.resting == nil {
 		s.resting = make(chan struct{})
 	}
 	return s.resting
 }
 
-// sagaRested tells who waits.
-func (s *Session) sagaRested() {
-	s.restMu.Lock()
-	defer s.restMu.Unlock()
+// sagaRested tells who waits, and forgets what an ended saga's steps are called with.
+func (s *Session) sagaRested(r session.Rest) {
+	s.sagaMu.Lock()
+	defer s.sagaMu.Unlock()
+	delete(s.sagaKept, r.Saga) // of one that only waits they are read again
 	if s.resting != nil {
 		close(s.resting)
 		s.resting = nil

@@ -34,8 +34,9 @@ type Session struct {
 	tells   atomic.Bool // a task that tells what is owed waits for its turn
 	telling sync.Mutex  // held by who tells: what is told twice is harmless, and a waste
 
-	restMu  sync.Mutex
-	resting chan struct{} // closed when a saga rests; nil: nobody waits for that
+	sagaMu   sync.Mutex                   // never held with another: effects take it, with and without mu
+	resting  chan struct{}                // closed when a saga rests; nil: nobody waits for that
+	sagaKept map[string][]json.RawMessage // what the steps of some sagas are called with
 
 	mu    sync.Mutex
 	live  *live                           // nil: to be loaded

@@ -71,7 +71,7 @@ func (s *Session) keepTools(agent policy.DID, tools map[string]*Tool) {
 		s.tools[agent] = map[string]*Tool{}
 	}
 	maps.Copy(s.tools[agent], tools)
-	if s.live != nil && len(s.live.state.Sagas) > 0 {
+	if s.live != nil && len(s.live.state.SagasOpen) > 0 {
 		s.hv.offer(s.toolsCame)
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/agenthypervisor/hypervisor/audit"
@@ -108,16 +107,8 @@ func (g *Saga) step(id string) int {
 	return slices.IndexFunc(g.Steps, func(s SagaStep) bool { return s.ID == id })
 }
 
-// sagaIDs lists the sagas that have not ended, oldest first.
-func (s *State) openSagas() (ids []string) {
-	for id, g := range s.Sagas {
-		if !g.Run.State.Ended() {
-			ids = append(ids, id)
-		}
-	}
-	slices.SortFunc(ids, func(a, b string) int { return int(s.Sagas[a].Seq) - int(s.Sagas[b].Seq) })
-	return ids
-}
+// openSagas lists the sagas that have not ended, oldest first.
+func (s *State) openSagas() []string { return s.SagasOpen }
 
 // Tries returns the tries that have begun and for which no action runs: what a process that has just read the session, or does
 // not know whether it has done so, sends on their way. To send one twice is harmless: only one is admitted.
@@ -244,7 +235,7 @@ func decideCancelSaga(s *State, env *Env, c CancelSaga) Outcome {
 
 // followSagas adds to an outcome what it means for sagas: in the same record, so that no crash comes between.
 func (s *State) followSagas(env *Env, c Command, out *Outcome) {
-	if len(s.Sagas) == 0 {
+	if len(s.SagasOpen) == 0 {
 		return
 	}
 	works := map[string]*sagaWork{}
@@ -432,8 +423,8 @@ func (s *State) letGo(env *Env, of func(string) *sagaWork) {
 
 // sagaDue returns when time alone moves a saga on; zero: never.
 func (s *State) sagaDue() (due time.Time) {
-	for _, g := range s.Sagas {
-		if d := g.Run.Due(); !d.IsZero() && (due.IsZero() || d.Before(due)) {
+	for _, id := range s.SagasOpen {
+		if d := s.Sagas[id].Run.Due(); !d.IsZero() && (due.IsZero() || d.Before(due)) {
 			due = d
 		}
 	}
@@ -457,16 +448,14 @@ func (g *Saga) left(r *saga.Run) (ids []string) {
 	return ids
 }
 
-// keepSagas forgets the sagas that ended longest ago.
-func (s *State) keepSagas() {
-	ended := slices.DeleteFunc(slices.Collect(maps.Keys(s.Sagas)), func(id string) bool { return !s.Sagas[id].Run.State.Ended() })
-	if len(ended) <= maxEndedSagas {
-		return
+// sagaEnded forgets the saga that ended longest ago, where too many are remembered.
+func (s *State) sagaEnded(id string) {
+	s.SagasOpen = slices.DeleteFunc(s.SagasOpen, func(open string) bool { return open == id })
+	if len(s.SagasOpen) == 0 {
+		s.SagasOpen = nil // as a snapshot has it
 	}
-	slices.SortFunc(ended, func(a, b string) int {
-		return s.Sagas[a].Ended.Compare(s.Sagas[b].Ended)*2 + strings.Compare(a, b)
-	})
-	for _, id := range ended[:len(ended)-maxEndedSagas] {
-		delete(s.Sagas, id)
+	if s.SagasEnded = append(s.SagasEnded, id); len(s.SagasEnded) > maxEndedSagas {
+		delete(s.Sagas, s.SagasEnded[0])
+		s.SagasEnded = slices.Delete(s.SagasEnded, 0, 1)
 	}
 }

@@ -204,7 +204,7 @@ func (e SagaCreated) apply(s *State, at Stamp) {
 		s.Sagas = map[string]*Saga{}
 	}
 	s.Sagas[e.ID] = e.saga(at.Seq)
-	s.keepSagas()
+	s.SagasOpen = append(s.SagasOpen, e.ID)
 }
 
 // happened applies what package saga says to the saga.
@@ -276,6 +276,7 @@ func (e SagaEnded) apply(s *State, at Stamp) {
 		g.Ended = at.Time
 		return saga.Ended{To: e.To}
 	})
+	s.sagaEnded(e.Saga)
 }
 
 // sagaReaders reads the events whose names say what something came to.

@@ -79,10 +79,12 @@ type State struct {
 	Slashes      map[string]*Cascade         `json:"slashes,omitempty"`   // whose cascade is not over
 	Asked        *WitnessAsked               `json:"asked,omitempty"`     // the newest act of ring 0 that a second operator may complete
 	Sagas        map[string]*Saga            `json:"sagas,omitempty"`     // that have not ended, and some that have; nil: none
-	Closed       bool                        `json:"closed,omitempty"`    // nothing runs any more, and clean sessions are credited
-	Kind         string                      `json:"kind,omitempty"`      // KindUndo, or empty
-	Of           string                      `json:"of,omitempty"`        // the session whose actions one of KindUndo takes back
-	Undos        map[string]*UndoMark        `json:"undos"`               // by the action they take back, SESSION/act-12; the ended ones for a while
+	SagasOpen    []string                    `json:"sagas_open,omitempty"`
+	SagasEnded   []string                    `json:"sagas_ended,omitempty"` // that are remembered, the one that ended first first
+	Closed       bool                        `json:"closed,omitempty"`      // nothing runs any more, and clean sessions are credited
+	Kind         string                      `json:"kind,omitempty"`        // KindUndo, or empty
+	Of           string                      `json:"of,omitempty"`          // the session whose actions one of KindUndo takes back
+	Undos        map[string]*UndoMark        `json:"undos"`                 // by the action they take back, SESSION/act-12; the ended ones for a while
 }
 
 // A Participant is an agent in the session.
