@@ -209,3 +209,18 @@ func TestAKillEndsTheProcessesOfTheKilledOnly(t *testing.T) {
 		t.Error(code)
 	}
 }
+
+// That a killed agent's process does not start says nothing of the server to others.
+func TestAKilledAgentsFirstListingHidesNoServerFromOthers(t *testing.T) {
+	command := newSite(t).command()
+	h := newHall(t, ServerSpec{Name: "own", Command: &command, TrustAnnotations: true})
+	const other = policy.DID("did:mesh:other")
+	h.join(t, other)
+	killAgent(t, h.hv, policy.Scope{Agent: agentDID, Session: h.s.ID()})
+	if got := names(t, h.connect(t, agentDID, "", nil)); slices.Contains(got, "own__pid") {
+		t.Errorf("the killed agent is shown %v", got)
+	}
+	if got := names(t, h.connect(t, other, "", nil)); !slices.Contains(got, "own__pid") {
+		t.Errorf("another is shown %v", got)
+	}
+}

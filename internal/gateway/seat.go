@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -223,6 +224,9 @@ func (b *berth) listFirst(ctx context.Context) error {
 		if err = up.Ready(ctx); err == nil {
 			return nil
 		}
+	}
+	if errors.Is(err, errBarred) {
+		return err // which says nothing of the server to others
 	}
 	h.mu.Lock()
 	s.failed, s.why = h.opt.Clock.Now(), err
