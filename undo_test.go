@@ -390,6 +390,12 @@ func TestAnActionWithoutAFaithfulImageIsDecidedAsIrreversible(t *testing.T) {
 		"no undo tool":   func(_ *drive, tools []hypervisor.Tool) []hypervisor.Tool { return append(tools[:3:3], tools[4]) },
 		"a changed undo": func(_ *drive, tools []hypervisor.Tool) []hypervisor.Tool { tools[3].Changed = true; return tools },
 		"a changed look": func(_ *drive, tools []hypervisor.Tool) []hypervisor.Tool { tools[0].Changed = true; return tools },
+		"no answer, where nothing is read": func(_ *drive, tools []hypervisor.Tool) []hypervisor.Tool {
+			d := &tools[1].Descriptor
+			d.Image, d.After, d.Undo, d.UndoAbsent, d.Reversibility = nil, "", d.UndoAbsent, nil, action.Partial
+			tools[1].Answers = func(context.Context) error { return errors.New("the server does not answer") }
+			return tools
+		},
 		"arguments that do not fit": func(_ *drive, tools []hypervisor.Tool) []hypervisor.Tool {
 			tools[1].Check = func(args map[string]any) error {
 				if args["text"] == "old" {
@@ -472,6 +478,39 @@ func TestAnUnknownOutcomeIsFoundOutByTheResourceOrAProbe(t *testing.T) {
 			t.Errorf("%s: shown as %+v, %v", name, view, err)
 		}
 		verify(t, store)
+	}
+}
+
+// What is lost while the process lives is asked for at once: the record says what became of it.
+func TestALostAnswerIsAskedForBeforeItIsRecorded(t *testing.T) {
+	for _, took := range []bool{true, false} {
+		hv := hypervisortest.Open(t, nil)
+		s := hypervisortest.Session(t, hv, nil, map[policy.DID]string{ann: "0.80"})
+		d := newDrive()
+		d.files["/a"] = "old"
+		tools := d.tools()
+		tools[1].Descriptor.Probe = &action.Probe{Call: action.Call{Tool: "read", Args: map[string]any{"path": "{{args.path}}"}}, Done: "new", Undone: "old"}
+		do := tools[1].Do
+		tools[1].Do = func(ctx context.Context, args json.RawMessage) (json.RawMessage, error) {
+			if took {
+				if _, err := do(ctx, args); err != nil {
+					return nil, err
+				}
+			}
+			return nil, fmt.Errorf("%w: the line is dead", action.ErrUnknownOutcome)
+		}
+		if err := s.SetTools("", "drive.", tools); err != nil {
+			t.Fatal(err)
+		}
+		out := drives(t, s, policy.Agent(ann), "drive.write", "/a", "new")
+		view, err := s.Action(context.Background(), out.ID)
+		if want := map[bool]string{true: "done", false: "failed"}[took]; err != nil || out.State != want || view.Outcome != want {
+			t.Errorf("took place %v: answered %s, recorded %s, %v", took, out.State, view.Outcome, err)
+		}
+		plan := undone(t, hv, admin, hypervisor.UndoRequest{Session: s.ID(), Plan: true})
+		if len(plan.Steps) != map[bool]int{true: 1}[took] {
+			t.Errorf("took place %v: %+v", took, plan)
+		}
 	}
 }
 

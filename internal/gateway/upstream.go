@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 
 	"github.com/agenthypervisor/hypervisor"
@@ -363,7 +364,8 @@ func (u *Upstream) Answers(ctx context.Context) error {
 	case u.opt.Clock.Now().Sub(time.Unix(0, u.answered.Load())) < answerLife:
 		return nil
 	}
-	if err := l.session.Ping(ctx, nil); err != nil {
+	var said *jsonrpc.Error // that it knows no ping is an answer too
+	if err := l.session.Ping(ctx, nil); err != nil && !errors.As(err, &said) {
 		return fmt.Errorf("server %s does not answer: %w", u.name, err)
 	}
 	u.answered.Store(u.opt.Clock.Now().UnixNano())

@@ -301,6 +301,27 @@ func TestAServerThatBreaksOffLeavesTheCallUnknownIsDownAndComesBack(t *testing.T
 	}
 }
 
+// SPEC §4: an undo endpoint's health. It is asked again once the last answer is half a minute old, and a server that is down
+// does not answer.
+func TestAServerAnswersUntilItIsDown(t *testing.T) {
+	u := ready(t, child("sdk"))
+	for _, passed := range []time.Duration{0, answerLife / 2, answerLife, 0} {
+		u.clock.move(passed)
+		asked := u.answered.Load()
+		if err := u.Answers(t.Context()); err != nil {
+			t.Errorf("after %v more: %v", passed, err)
+		}
+		if again := u.answered.Load() != asked; again != (asked == 0 || passed == answerLife) {
+			t.Errorf("after %v more it was asked: %v", passed, again)
+		}
+	}
+	_, _ = u.Call(t.Context(), "die", json.RawMessage(`{}`), nil) // it breaks off
+	u.clock.move(answerLife)
+	if err := u.Answers(t.Context()); err == nil {
+		t.Error("a server that is down answers")
+	}
+}
+
 func TestACallNobodyAnswersEndsWithItsContextAndTheServerIsTold(t *testing.T) {
 	u := ready(t, child("raw"))
 	ctx, cancel := context.WithCancel(t.Context())
