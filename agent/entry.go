@@ -94,8 +94,8 @@ func decideEnter(s *State, env *Env, c Enter) Outcome {
 			out.Sigma, out.Lost = c.Sigma, c.Lost
 		}
 		return out
-	case e.Kind == Clean && s.Credited == day(env.Now):
-		return allow() // once a day
+	case e.Kind == Clean && (s.Blacklisted || s.Credited == day(env.Now)):
+		return allow() // once a day, and nothing to who is to be reinstated first
 	case (e.Kind == Release || e.Kind == Clip) && s.bond(e.Session, e.Bond) < 0:
 		return allow()
 	case e.Kind == Release:
