@@ -32,6 +32,7 @@ type Session interface {
 	Status(ctx context.Context) (any, error)
 	// Undo takes back what the agent did.
 	Undo(ctx context.Context, req hypervisor.UndoRequest) (hypervisor.UndoReport, error)
+	Voucher
 }
 
 // A Reader is what a Server needs of who serves what is not a tool. Implementations are safe for concurrent use.
@@ -88,6 +89,9 @@ type Server struct {
 
 // statusTool is the hypervisor's own tool.
 const statusTool = ownPrefix + "status"
+
+// ownDefinitions are of the hypervisor's own tools, as they end every list.
+var ownDefinitions = []json.RawMessage{vouchDefinition, statusDefinition, undoDefinition}
 
 var statusDefinition = json.RawMessage(`{"name":"` + statusTool + `","title":"Hypervisor status",` +
 	`"description":"What the agent hypervisor in front of these tools knows of you: your ring, your trust score, open approvals. Call it when a call was refused.",` +
@@ -340,7 +344,7 @@ func (s *Server) list(ctx context.Context, p *mcp.ListToolsParams) (mcp.Result, 
 		cursor, _ := json.Marshal(edition + "." + strconv.Itoa(at)) // hexadecimal and digits: it cannot fail
 		out.parts = append(out.parts, member{"nextCursor", cursor})
 	} else {
-		page = append(page, statusDefinition, undoDefinition)
+		page = append(page, ownDefinitions...)
 	}
 	list, err := encode(page)
 	if err != nil {
@@ -385,8 +389,11 @@ func (s *Server) call(ctx context.Context, r *mcp.CallToolRequest) (mcp.Result, 
 	if len(args) == 0 {
 		args = json.RawMessage(`{}`)
 	}
-	if p.Name == undoTool {
+	switch p.Name {
+	case undoTool:
 		return s.undo(ctx, args, isModern(p))
+	case vouchTool:
+		return s.vouch(ctx, args, isModern(p))
 	}
 	reply, err := s.session.Act(ctx, p.Name, args)
 	switch {
