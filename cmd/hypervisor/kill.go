@@ -112,6 +112,9 @@ func kill(cmd *cobra.Command, g *globals, in api.Killing) error {
 	if !r.Recorded {
 		g.printf("its record is owed: the log could not take it yet; it is in force, and stays so over a restart\n")
 	}
+	if r.Kill.Agent != "" {
+		g.printf("to see what of its work can be taken back: %s\n", g.again("action", "undo", "--agent", r.Kill.Agent, "--since", "1h", "--plan"))
+	}
 	if in.Session == "" || in.Agent != "" {
 		g.printf("to lift it: %s\n", g.again(liftArgs(r.Kill)...))
 	}
