@@ -17,6 +17,7 @@ func TestMain(m *testing.M) {
 		"hypervisor": func() { os.Exit(run()) },
 		"testserver": func() { os.Exit(serveTest()) },
 		"slowserver": func() { os.Exit(serveSlow()) },
+		"filing":     func() { os.Exit(serveFiling()) },
 	})
 }
 

@@ -2,11 +2,15 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/modelcontextprotocol/go-sdk/mcp"
 
 	"github.com/agenthypervisor/hypervisor/api"
 )
@@ -143,5 +147,121 @@ func TestWhatAnAgentDidIsTakenBackAtEveryDoorAndAfterEverything(t *testing.T) {
 	}
 	if code, out, errout := d.run("audit", "verify", d.dir); code != exitDone {
 		t.Errorf("audit verify: %d %s%s", code, out, errout)
+	}
+}
+
+// serveFiling is a tool server with one file. While there is a file "hold-before" or "hold-after" it stops at that side of a
+// write, and says so with a file "held".
+func serveFiling() int {
+	dir := os.Args[1]
+	hold := func(ctx context.Context, side string) error {
+		if _, err := os.Stat(filepath.Join(dir, "hold-"+side)); err != nil {
+			return nil
+		}
+		if err := os.WriteFile(filepath.Join(dir, "held"), nil, 0o600); err != nil {
+			return err
+		}
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	said := func(text string, err error) (*mcp.CallToolResult, any, error) {
+		return &mcp.CallToolResult{Content: []mcp.Content{&mcp.TextContent{Text: text}}}, nil, err
+	}
+	s := mcp.NewServer(&mcp.Implementation{Name: "filing", Version: "1"}, nil)
+	mcp.AddTool(s, &mcp.Tool{Name: "read"}, func(context.Context, *mcp.CallToolRequest, struct{}) (*mcp.CallToolResult, any, error) {
+		b, err := os.ReadFile(filepath.Join(dir, "file"))
+		return said(string(b), err)
+	})
+	mcp.AddTool(s, &mcp.Tool{Name: "write"}, func(ctx context.Context, _ *mcp.CallToolRequest, in struct {
+		Text string `json:"text"`
+	}) (*mcp.CallToolResult, any, error) {
+		if err := hold(ctx, "before"); err != nil {
+			return said("", err)
+		}
+		f, err := os.OpenFile(filepath.Join(dir, "writes"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+		if err == nil {
+			_, err = f.WriteString("w")
+			err = errors.Join(err, f.Close(), os.WriteFile(filepath.Join(dir, "file"), []byte(in.Text), 0o600), hold(ctx, "after"))
+		}
+		return said("written", err)
+	})
+	if err := s.Run(context.Background(), &mcp.StdioTransport{}); err != nil {
+		return 1
+	}
+	return 0
+}
+
+const filingYAML = `
+listen: 127.0.0.1:0
+mcpServers: {filing: {command: filing, args: [NOTES]}}
+servers:
+  filing:
+    actions:
+      read: {read_only: true}
+      write:
+        reversibility: full
+        resource: file
+        image: {tool: read, bytes: "{{result.content.0.text}}"}
+        after: "{{args.text}}"
+        undo: {tool: write, args: {text: "{{image.text}}"}}
+agents: [{did: "did:mesh:ann", sigma: 0.80}]
+`
+
+// Issue: "Undo after SIGKILL at any point of do or undo: once, or `unknown` and said", of a real process with a real server.
+func TestSIGKILLInTheMidstOfAWriteOrItsUndo(t *testing.T) {
+	for _, c := range []struct {
+		killed, side string
+		writes       string // one for the do, one for its undo
+	}{
+		{"do", "before", ""}, {"do", "after", "ww"}, {"undo", "before", "ww"}, {"undo", "after", "ww"},
+	} {
+		t.Run(c.killed+" "+c.side, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			d := start(t, dir, filingYAML)
+			at := func(name string) string { return filepath.Join(dir, "notes", name) }
+			write(t, at("file"), "old")
+			ann := d.mustConnect(d.seat("dev").Token)
+			doing := func() {
+				_, _ = ann.CallTool(t.Context(), &mcp.CallToolParams{Name: "filing__write", Arguments: map[string]any{"text": "new"}})
+			}
+			first := d
+			undoing := func() { _, _, _ = first.run("action", "undo", "--session", "dev") }
+			ended := make(chan struct{})
+			if c.killed == "undo" {
+				doing()
+			}
+			write(t, at("hold-"+c.side), "")
+			go func() {
+				defer close(ended)
+				if c.killed == "do" {
+					doing()
+				} else {
+					undoing()
+				}
+			}()
+			if err := awaitFile(t.Context(), at("held")); err != nil {
+				t.Fatal(err)
+			}
+			if err := d.cmd.Process.Kill(); err != nil {
+				t.Fatal(err)
+			}
+			_ = d.cmd.Wait()
+			<-ended
+			if err := os.Remove(at("hold-" + c.side)); err != nil {
+				t.Fatal(err)
+			}
+			d = start(t, dir, filingYAML)
+			_, out, errout := d.run("action", "undo", "--session", "dev")
+			if b, err := os.ReadFile(at("file")); err != nil || string(b) != "old" {
+				t.Errorf("the file reads %q, %v\n%s%s", b, err, out, errout)
+			}
+			if b, err := os.ReadFile(at("writes")); string(b) != c.writes {
+				t.Errorf("writes: %q, %v; want %q\n%s%s", b, err, c.writes, out, errout)
+			}
+			if code, out, _ := d.run("action", "undo", "--session", "dev"); code != exitDone || out != "0 undone, 0 left\n" {
+				t.Errorf("once more: %d %s", code, out)
+			}
+		})
 	}
 }
