@@ -40,7 +40,7 @@ type call struct {
 	seq      uint64       // of the admitting record
 	decision policy.Decision
 	owner    policy.DID // of the tools that it is done with
-	tool     *Tool
+	tool     *handler
 	args     json.RawMessage
 	values   map[string]any  // args, decoded
 	before   *action.Image   // what was there before; nil: not known
@@ -168,7 +168,7 @@ func (s *Session) ownerOf(caller policy.Caller, c session.Act) policy.DID {
 
 // prepareCall finds out what the rim must know before the decision: the tool, the arguments decoded once, their fault if they
 // have one, and what they touch. Without such a tool it returns nil.
-func (s *Session) prepareCall(owner policy.DID, c session.Act) (*Tool, *session.Call) {
+func (s *Session) prepareCall(owner policy.DID, c session.Act) (*handler, *session.Call) {
 	tool := s.tool(owner, c.Action)
 	if tool == nil {
 		return nil, nil
@@ -179,7 +179,7 @@ func (s *Session) prepareCall(owner policy.DID, c session.Act) (*Tool, *session.
 }
 
 // call is what there is to know of a call of the tool before it is decided.
-func (t *Tool) call(text json.RawMessage) *session.Call {
+func (t *handler) call(text json.RawMessage) *session.Call {
 	found := &session.Call{Descriptor: t.Descriptor, Digest: t.digest, Changed: t.Changed, Server: t.Server}
 	args, err := action.DecodeArgs(text)
 	if err != nil {
@@ -215,7 +215,7 @@ func (s *Session) lineOf(caller policy.Caller) []policy.DID {
 }
 
 // begin notes a call that is about to be recorded. The lock is held.
-func (s *Session) begin(ctx context.Context, caller policy.Caller, out session.Outcome, tool *Tool, found *session.Call) *call {
+func (s *Session) begin(ctx context.Context, caller policy.Caller, out session.Outcome, tool *handler, found *session.Call) *call {
 	c := &call{id: out.ID, session: s.id, owner: caller.DID, seq: out.Seq, decision: out.Decision, tool: tool, args: found.Args, values: found.Values,
 		ended: make(chan struct{}), done: make(chan struct{})}
 	if caller.Role == policy.AgentRole {

@@ -56,7 +56,7 @@ func (s *Session) inSystemsName(ctx context.Context, p party) (context.Context, 
 }
 
 // tool returns an agent's tool by its id; nil: there is none.
-func (s *Session) tool(agent policy.DID, id string) *Tool {
+func (s *Session) tool(agent policy.DID, id string) *handler {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if t := s.tools[agent][id]; t != nil {
@@ -66,7 +66,7 @@ func (s *Session) tool(agent policy.DID, id string) *Tool {
 }
 
 // sibling returns the id of a tool of the same server.
-func (t *Tool) sibling(name string) string {
+func (t *handler) sibling(name string) string {
 	if t.Server == "" {
 		return name
 	}
@@ -74,7 +74,7 @@ func (t *Tool) sibling(name string) string {
 }
 
 // untried prepares what is found of a call for the first decision: as if the image it wants were there.
-func (t *Tool) untried(found *session.Call) {
+func (t *handler) untried(found *session.Call) {
 	d := &t.Descriptor
 	if d.ReadOnly || d.Undo == nil && d.UndoAbsent == nil {
 		return
@@ -92,7 +92,7 @@ func (t *Tool) untried(found *session.Call) {
 }
 
 // takeImage finds out what is there before a call, and whether what would take it back answers. The error is ctx's.
-func (s *Session) takeImage(ctx context.Context, p party, t *Tool, found *session.Call) error {
+func (s *Session) takeImage(ctx context.Context, p party, t *handler, found *session.Call) error {
 	image, err := s.imageBefore(ctx, p, t, found.Values)
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -113,7 +113,7 @@ func (s *Session) takeImage(ctx context.Context, p party, t *Tool, found *sessio
 }
 
 // imageBefore returns the image, nil for an action that has none, or why the action is one that cannot be taken back.
-func (s *Session) imageBefore(ctx context.Context, p party, t *Tool, args map[string]any) (*action.Image, error) {
+func (s *Session) imageBefore(ctx context.Context, p party, t *handler, args map[string]any) (*action.Image, error) {
 	if err := s.undoFault(p.owner, t); err != nil {
 		return nil, err
 	}
@@ -138,7 +138,7 @@ func (s *Session) imageBefore(ctx context.Context, p party, t *Tool, args map[st
 }
 
 // undoFault returns why the tools of an action's undo cannot be called; nil: they can.
-func (s *Session) undoFault(owner policy.DID, t *Tool) error {
+func (s *Session) undoFault(owner policy.DID, t *handler) error {
 	for _, calls := range [][]action.Call{t.Descriptor.Undo, t.Descriptor.UndoAbsent} {
 		for _, c := range calls {
 			switch u := s.tool(owner, t.sibling(c.Tool)); {
@@ -153,7 +153,7 @@ func (s *Session) undoFault(owner policy.DID, t *Tool) error {
 }
 
 // look reads what a call of a tool touches, as it is now.
-func (s *Session) look(ctx context.Context, p party, t *Tool, args map[string]any) (action.Image, error) {
+func (s *Session) look(ctx context.Context, p party, t *handler, args map[string]any) (action.Image, error) {
 	l := t.Descriptor.Image
 	result, err := s.consult(ctx, p, t, l.Call, action.Scope{Args: args})
 	if err != nil {
@@ -163,7 +163,7 @@ func (s *Session) look(ctx context.Context, p party, t *Tool, args map[string]an
 }
 
 // consult makes one reading call in the system's name. A tool's own error is a Result.
-func (s *Session) consult(ctx context.Context, p party, t *Tool, c action.Call, scope action.Scope) (action.Result, error) {
+func (s *Session) consult(ctx context.Context, p party, t *handler, c action.Call, scope action.Scope) (action.Result, error) {
 	by := s.tool(p.owner, t.sibling(c.Tool))
 	_, dead := s.hv.kills.ofAny(s.id, p.line)
 	switch {
@@ -258,7 +258,7 @@ func undoCalls(d *action.Descriptor, scope action.Scope) ([]byte, error) {
 }
 
 // probe asks, for an action whose outcome is not known, whether it took place.
-func (s *Session) probe(ctx context.Context, by party, t *Tool, scope action.Scope) action.Verdict {
+func (s *Session) probe(ctx context.Context, by party, t *handler, scope action.Scope) action.Verdict {
 	p := t.Descriptor.Probe
 	if p == nil {
 		return action.Unsaid

@@ -39,9 +39,10 @@ type Session struct {
 	sagaKept map[string][]json.RawMessage // what the steps of some sagas are called with
 
 	mu    sync.Mutex
-	live  *live                           // nil: to be loaded
-	tools map[policy.DID]map[string]*Tool // by action id; the zero DID's are everybody's
-	calls map[string]*call                // without a recorded outcome, by action id
+	live  *live                              // nil: to be loaded
+	tools map[policy.DID]map[string]*handler // by action id; the zero DID's are everybody's
+	descs map[audit.Hash]*described          // of tools, by digest: a thousand agents share them
+	calls map[string]*call                   // without a recorded outcome, by action id
 	used  time.Time
 
 	trying map[session.SagaTry]bool // tries of sagas that are on their way to their admission

@@ -27,14 +27,31 @@ type Tool struct {
 	// Answers returns why what the undo calls does not answer, for an action that has no image whose taking would show it. Nil:
 	// it always does.
 	Answers func(context.Context) error
-
-	digest audit.Hash
 }
+
+// A handler is a Tool as it is kept for each agent: small, since there may be a thousand agents.
+type handler struct {
+	*described
+	Do      action.Func
+	Check   func(args map[string]any) error
+	Answers func(context.Context) error
+	Server  string
+	Changed bool
+}
+
+// A described is a descriptor with its digest. It is not written to: agents share it.
+type described struct {
+	Descriptor action.Descriptor
+	digest     audit.Hash
+}
+
+// maxDescribed bounds the descriptors a session remembers to share.
+const maxDescribed = 4096
 
 // Register names an action and what does it. A bad descriptor, or one registered twice, panics, as http.Handle does.
 func (s *Session) Register(d action.Descriptor, do action.Func) {
-	t := &Tool{Descriptor: d, Do: do}
-	if err := t.prepare(); err != nil {
+	h, err := (&Tool{Descriptor: d, Do: do}).prepare()
+	if err != nil {
 		panic("hypervisor: " + err.Error())
 	}
 	s.mu.Lock()
@@ -42,51 +59,61 @@ func (s *Session) Register(d action.Descriptor, do action.Func) {
 	if s.tools[""][d.ID] != nil {
 		panic(fmt.Sprintf("hypervisor: action %s is registered twice", d.ID))
 	}
-	s.keepTools("", map[string]*Tool{d.ID: t})
+	s.keepTools("", []handler{h})
 }
 
 // SetTools replaces an agent's tools whose ids begin with prefix: a server's, when its list is read anew. The zero agent's are
 // everybody's; an agent's own come first. It returns the first bad descriptor's error and then changes nothing.
 func (s *Session) SetTools(agent policy.DID, prefix string, tools []Tool) error {
-	next := map[string]*Tool{}
+	next := make([]handler, len(tools))
 	for i := range tools {
-		if err := tools[i].prepare(); err != nil {
+		var err error
+		if next[i], err = tools[i].prepare(); err != nil {
 			return err
 		}
-		next[tools[i].Descriptor.ID] = &tools[i]
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	maps.DeleteFunc(s.tools[agent], func(id string, _ *Tool) bool { return strings.HasPrefix(id, prefix) })
+	maps.DeleteFunc(s.tools[agent], func(id string, _ *handler) bool { return strings.HasPrefix(id, prefix) })
 	s.keepTools(agent, next)
 	return nil
 }
 
 // keepTools adds to an agent's tools. The lock is held.
-func (s *Session) keepTools(agent policy.DID, tools map[string]*Tool) {
+func (s *Session) keepTools(agent policy.DID, tools []handler) {
 	if s.tools == nil {
-		s.tools = map[policy.DID]map[string]*Tool{}
+		s.tools = map[policy.DID]map[string]*handler{}
 	}
 	if s.tools[agent] == nil {
-		s.tools[agent] = map[string]*Tool{}
+		s.tools[agent] = make(map[string]*handler, len(tools))
 	}
-	maps.Copy(s.tools[agent], tools)
+	if s.descs == nil || len(s.descs) > maxDescribed {
+		s.descs = map[audit.Hash]*described{}
+	}
+	for i := range tools {
+		h := &tools[i]
+		if same := s.descs[h.digest]; same != nil {
+			h.described = same
+		}
+		s.descs[h.digest] = h.described
+		s.tools[agent][h.Descriptor.ID] = h
+	}
 	if s.live != nil && len(s.live.state.SagasOpen) > 0 {
 		s.hv.offer(s.toolsCame)
 	}
 }
 
 // prepare checks the descriptor and computes what every call of the tool needs.
-func (t *Tool) prepare() error {
+func (t *Tool) prepare() (handler, error) {
 	if err := t.Descriptor.Validate(); err != nil {
-		return err
+		return handler{}, err
 	}
 	if t.Do == nil {
-		return fmt.Errorf("%w: %s has no function", action.ErrDescriptor, t.Descriptor.ID)
+		return handler{}, fmt.Errorf("%w: %s has no function", action.ErrDescriptor, t.Descriptor.ID)
 	}
 	if _, err := action.ParseTemplate(t.Descriptor.Resource, action.InResource); err != nil {
-		return fmt.Errorf("%w: %s: resource: %w", action.ErrDescriptor, t.Descriptor.ID, err)
+		return handler{}, fmt.Errorf("%w: %s: resource: %w", action.ErrDescriptor, t.Descriptor.ID, err)
 	}
-	t.digest = t.Descriptor.Digest()
-	return nil
+	return handler{described: &described{t.Descriptor, t.Descriptor.Digest()}, Do: t.Do, Check: t.Check, Answers: t.Answers,
+		Server: t.Server, Changed: t.Changed}, nil
 }

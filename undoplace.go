@@ -31,7 +31,7 @@ func (hv *Hypervisor) Equip(f Equipper) { hv.equipper.Store(&f) }
 
 // toolFor returns what an agent's action is done with in a session, equipped for it if it must be, and whose it is: the
 // agent's own where it has one and lives.
-func (hv *Hypervisor) toolFor(ctx context.Context, s *Session, agent policy.DID, id string) (*Tool, policy.DID, error) {
+func (hv *Hypervisor) toolFor(ctx context.Context, s *Session, agent policy.DID, id string) (*handler, policy.DID, error) {
 	if t, owner := s.toolOf(agent, id); t != nil {
 		return t, owner, nil
 	}
@@ -46,7 +46,7 @@ func (hv *Hypervisor) toolFor(ctx context.Context, s *Session, agent policy.DID,
 	return nil, "", fmt.Errorf("no server here has %s", id)
 }
 
-func (s *Session) toolOf(agent policy.DID, id string) (*Tool, policy.DID) {
+func (s *Session) toolOf(agent policy.DID, id string) (*handler, policy.DID) {
 	_, dead := s.hv.kills.ofAny(s.id, s.lineOf(policy.Agent(agent)))
 	for _, owner := range []policy.DID{agent, policy.System.DID} {
 		if owner == agent && dead {

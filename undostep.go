@@ -72,7 +72,7 @@ func (s *UndoStep) refused(d policy.Decision) {
 type taking struct {
 	*deed
 	place *Session
-	tool  *Tool          // what did it; nil: it is not there
+	tool  *handler       // what did it; nil: it is not there
 	by    party          // whose tools are used, for whom
 	args  map[string]any // it was called with; nil: collected
 	reads session.Reading
@@ -344,7 +344,7 @@ func (u *undoing) pause(ctx context.Context, d time.Duration) error {
 }
 
 // start is ask for an undo: it decides it, and returns the call once that is recorded; nil: it was refused.
-func (s *Session) start(ctx context.Context, caller policy.Caller, c session.UndoStep, tool *Tool, found *session.Call) (session.Outcome, *call, error) {
+func (s *Session) start(ctx context.Context, caller policy.Caller, c session.UndoStep, tool *handler, found *session.Call) (session.Outcome, *call, error) {
 	if err := s.hv.exec.Reserve(); err != nil {
 		return session.Outcome{}, nil, fmt.Errorf("%w: %w", ErrOverloaded, err)
 	}
@@ -369,12 +369,12 @@ func (s *Session) start(ctx context.Context, caller policy.Caller, c session.Und
 
 // A composed call of an undo.
 type composed struct {
-	tool *Tool
+	tool *handler
 	args json.RawMessage
 }
 
 // compose makes the undo one action: its descriptor, what is decided on, and what does it. The fault says why it cannot be done.
-func (u *undoing) compose(t *taking) (*Tool, *session.Call, string) {
+func (u *undoing) compose(t *taking) (*handler, *session.Call, string) {
 	d := action.Descriptor{ID: session.UndoAction, Reversibility: action.Partial, Admin: t.Required == 0}
 	found := &session.Call{Values: map[string]any{}}
 	fault := t.fault
@@ -411,7 +411,7 @@ func (u *undoing) compose(t *taking) (*Tool, *session.Call, string) {
 	if err != nil {
 		found.Fault = err.Error()
 	}
-	tool := &Tool{Descriptor: d, digest: d.Digest()}
+	tool := &handler{described: &described{d, d.Digest()}}
 	tool.Do = func(ctx context.Context, _ json.RawMessage) (json.RawMessage, error) { return u.do(ctx, t, steps) }
 	found.Descriptor, found.Digest = d, tool.digest
 	return tool, found, fault
