@@ -41,6 +41,24 @@ func (s *Session) LiftDemotion(ctx context.Context, caller policy.Caller, did po
 	return out.Decision, err
 }
 
+// Reach returns the most privileged ring that an agent has in the session, or that an elevation could give it as things are; ring 1
+// for who takes no part. What no approval could allow from there is not worth showing it.
+func (s *Session) Reach(ctx context.Context, did policy.DID) (ring.Ring, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.load(ctx); err != nil {
+		return ring.Sandbox, err
+	}
+	if s.live.state.Participants[did] == nil {
+		return ring.Privileged, nil
+	}
+	env, _, err := s.env(policy.System)
+	if err != nil {
+		return ring.Sandbox, err
+	}
+	return s.live.state.Reach(&env, did), nil
+}
+
 // An ElevationView is an elevation that is asked for or in effect. One that has ended stands in the log alone.
 type ElevationView struct {
 	ID       string

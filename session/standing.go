@@ -4,6 +4,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/agenthypervisor/hypervisor/action"
 	"github.com/agenthypervisor/hypervisor/audit"
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/ring"
@@ -83,6 +84,27 @@ func (s *State) rawSigma(env *Env, did policy.DID) ring.Sigma {
 		raw = min(raw, most)
 	}
 	return raw
+}
+
+// Reach returns the most privileged ring that an agent has, or that an elevation could give it as things are.
+func (s *State) Reach(env *Env, did policy.DID) ring.Ring {
+	r, _ := s.RingOf(env, did)
+	raw := s.rawSigma(env, did)
+	for to := ring.Privileged; to < r; to++ {
+		if ceiling, _ := s.ceiling(env, did); carries(raw, to) && ceiling <= to {
+			return to
+		}
+	}
+	return r
+}
+
+// AllowedFrom returns the ring from which on an approval could let an agent do an action that is not administrative: ring 1's are an
+// approver's to grant from ring 2 on (SPEC §2 "Ring 1").
+func AllowedFrom(d action.Descriptor) ring.Ring {
+	if required := d.RequiredRing(d.Effective(action.ImageTaken)); required > ring.Privileged {
+		return required
+	}
+	return ring.Standard
 }
 
 // leastScore is the ceiling of min_sigma_eff: ring 3 under it. Where it asks for no more than ring 2 does by score it is none of

@@ -2,6 +2,7 @@ package session
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/agenthypervisor/hypervisor/liability"
@@ -21,6 +22,7 @@ const (
 // write of the resource that an action reads; (4) what its agent has read that way, of an action that changes something. For blame
 // a spawned agent is its parent (SPEC §2). The zero Story is empty.
 type Story struct {
+	session string
 	nodes   []plot
 	base    int // the place of nodes[0]: that many are forgotten
 	places  map[string]int
@@ -43,7 +45,7 @@ type plot struct {
 // Add takes in a record's events.
 func (t *Story) Add(at time.Time, events []Event) {
 	if t.places == nil {
-		*t = Story{places: map[string]int{}, writers: map[string][]int{}, known: map[policy.DID][]int{}, newest: map[policy.DID]int{},
+		*t = Story{session: t.session, places: map[string]int{}, writers: map[string][]int{}, known: map[policy.DID][]int{}, newest: map[policy.DID]int{},
 			parents: map[policy.DID]policy.DID{}, sparked: map[policy.DID]int{}, ends: map[string]struct{ what, why string }{}}
 	}
 	for _, e := range events {
@@ -59,6 +61,16 @@ func (t *Story) Add(at time.Time, events []Event) {
 			t.ended(e.ID, "failed", e.Why)
 		case Unknown:
 			t.ended(e.ID, "unknown", e.Why)
+		case Created:
+			t.session = e.ID
+		case Undone: // it stands no more; what had read it before was led by it all the same
+			if id, ours := strings.CutPrefix(e.ID, t.session+"/"); ours {
+				t.failed(id)
+			}
+		case Resolved:
+			if id, ours := strings.CutPrefix(e.ID, t.session+"/"); ours {
+				t.ended(id, e.Outcome, "")
+			}
 		default: // no other event makes one action the cause of another
 		}
 	}

@@ -47,7 +47,8 @@ type Front struct {
 
 	mu     sync.Mutex
 	faces  []*face
-	told   bool // the agent has been shown a list
+	told   bool      // the agent has been shown a list
+	reach  ring.Ring // as it was told
 	routes routing
 
 	subscriptions map[*subscription]struct{}
@@ -61,7 +62,8 @@ type face struct {
 
 	// Guarded by the front's mu.
 	loaded bool              // its tools are registered
-	shown  []Tool            // as the agent sees them
+	shown  []Tool            // as the agent sees them, if its ring could ever do
+	from   []ring.Ring       // from which ring on, in the places of shown
 	names  map[string]string // a name the agent knows → the server's own; tools that are not shown are in it too
 }
 
@@ -120,7 +122,7 @@ func (f *Front) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	if _, err := f.refresh(ctx, f.faces[0]); err != nil {
 		return err
 	}
-	server := NewServer(f, &ServerOptions{Reads: f, Version: f.opt.Version, Log: f.opt.Log, Clock: f.opt.Clock})
+	server := NewServer(f, &ServerOptions{Reads: f, Peer: f, Version: f.opt.Version, Log: f.opt.Log, Clock: f.opt.Clock})
 	own.Go(func() { f.follow(ctx, server) })
 	return server.Run(ctx, in, out)
 }
@@ -159,6 +161,7 @@ func (f *Front) refresh(ctx context.Context, c *face) (bool, error) {
 	}
 	// What is kept is as large as it must be: it is kept for every agent.
 	shown := make([]Tool, 0, len(registered))
+	from := make([]ring.Ring, 0, len(registered))
 	names := make(map[string]string, len(registered))
 	for _, t := range tools {
 		r, ok := registered[t.Name]
@@ -169,7 +172,7 @@ func (f *Front) refresh(ctx context.Context, c *face) (bool, error) {
 		names[seen.Name] = t.Name
 		// A definition that is not the pinned one is text from nobody knows whom: it is not put before the model.
 		if !r.Changed && !r.Descriptor.Admin {
-			shown = append(shown, seen)
+			shown, from = append(shown, seen), append(from, session.AllowedFrom(r.Descriptor))
 		}
 	}
 	others := f.withQuestions(c)
@@ -180,7 +183,7 @@ func (f *Front) refresh(ctx context.Context, c *face) (bool, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	changed := f.told && !sameTools(c.shown, shown)
-	c.loaded, c.shown, c.names = true, shown, names
+	c.loaded, c.shown, c.from, c.names = true, shown, from, names
 	return changed, nil
 }
 
@@ -334,16 +337,37 @@ func (f *Front) replace(faces []*face) (changed bool) {
 	return changed && f.told
 }
 
-// Tools returns the tools the agent is shown: those whose definition is the pinned one and that are not admin.
-func (f *Front) Tools(context.Context) ([]Tool, error) {
+// Tools returns the tools the agent is shown: those whose definition is the pinned one, that are not admin, and that no approval or
+// elevation is too little for.
+func (f *Front) Tools(ctx context.Context) ([]Tool, error) {
+	reach, err := f.session.Reach(ctx, f.agent.DID)
+	if err != nil {
+		return nil, err
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.told = true
+	f.told, f.reach = true, reach
 	var all []Tool
 	for _, c := range f.faces {
-		all = append(all, c.shown...)
+		for i, t := range c.shown {
+			if reach <= c.from[i] {
+				all = append(all, t)
+			}
+		}
 	}
 	return all, nil
+}
+
+// outgrown reports, once, that the list the agent was told is another now: its reach has changed since.
+func (f *Front) outgrown(ctx context.Context) bool {
+	reach, err := f.session.Reach(ctx, f.agent.DID)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	changed := err == nil && f.told && reach != f.reach // with an error the next call is asked again
+	if changed {
+		f.reach = reach
+	}
+	return changed
 }
 
 // Act puts a call to the session.
@@ -372,8 +396,17 @@ type Status struct {
 	Agent     policy.DID       `json:"agent"`
 	Ring      *ring.Ring       `json:"ring,omitempty"` // absent: not a participant
 	SigmaEff  *ring.Sigma      `json:"sigma_eff,omitempty"`
-	Running   int              `json:"running"`   // calls under way
-	Approvals []StatusApproval `json:"approvals"` // the agent's own, open or granted and not used
+	Running   int              `json:"running"`             // calls under way
+	Approvals []StatusApproval `json:"approvals"`           // the agent's own, open or granted and not used
+	Votes     []StatusVote     `json:"votes"`               // others' that wait for the agent's vote, or for it as a sponsor
+	Elevation *StatusElevation `json:"elevation,omitempty"` // absent: none
+}
+
+// A StatusElevation is an elevation in effect.
+type StatusElevation struct {
+	ID    string    `json:"id"`
+	Ring  ring.Ring `json:"ring"`
+	Until time.Time `json:"until"`
 }
 
 // A StatusApproval is an approval of the agent's.
@@ -403,6 +436,12 @@ func (f *Front) Status(ctx context.Context) (any, error) {
 		if a.Agent == f.agent.DID && (a.Status == session.Open || a.Status == session.Granted) {
 			s.Approvals = append(s.Approvals, StatusApproval{a.ID, a.Action, a.Status, a.By, a.Expires})
 		}
+	}
+	if e := state.Elevations[f.agent.DID]; e != nil {
+		s.Elevation = &StatusElevation{e.ID, e.Ring, e.Until}
+	}
+	if s.Votes, err = f.votes(ctx, state); err != nil {
+		return nil, err
 	}
 	return s, nil
 }

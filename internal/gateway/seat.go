@@ -99,7 +99,7 @@ func (h *Hub) newSeat(key seatKey, who Seat) *seat {
 	s.ctx, s.cancel = context.WithCancel(h.ctx)
 	s.front = &Front{hv: h.hv, session: who.Session, agent: who.Agent, render: h.render, opt: FrontOptions{Log: h.opt.Log}, spawn: h.own.Go}
 	s.front.faces = s.faces()
-	s.server = NewServer(s, &ServerOptions{Reads: s, Version: h.opt.Version, Log: h.opt.Log, Clock: h.opt.Clock, ended: s.ctx, newID: s.newClient, spawn: h.own.Go})
+	s.server = NewServer(s, &ServerOptions{Reads: s, Peer: s.front, Version: h.opt.Version, Log: h.opt.Log, Clock: h.opt.Clock, ended: s.ctx, newID: s.newClient, spawn: h.own.Go})
 	get := func(*http.Request) *mcp.Server { return s.server.sdk }
 	quiet := slog.New(slog.DiscardHandler)
 	// Host and Origin are checked before the handler.

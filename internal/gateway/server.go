@@ -57,6 +57,7 @@ type Reply struct {
 type ServerOptions struct {
 	Instructions string       // passed on, where Reads has none to say
 	Reads        Reader       // nil: tools are all there is
+	Peer         Peer         // nil: the agent asks nothing of others
 	Version      string       // of this program; empty: "dev"
 	Log          *slog.Logger // nil: nowhere
 	Clock        Clock        // nil: WallClock
@@ -76,15 +77,16 @@ func (o ServerOptions) sdkLog() *slog.Logger {
 
 // A Server is the MCP server one agent talks to. It is a handle, safe for concurrent use; it serves one connection at a time.
 type Server struct {
-	session Session
-	sdk     *mcp.Server
-	clock   Clock
-	ended   context.Context
-	log     *slog.Logger
-	reads   Reader // nil: tools are all there is
-	spawn   func(func())
-	own     sync.WaitGroup // of spawn, where Run waits
-	subs    subscribers
+	session   Session
+	sdk       *mcp.Server
+	clock     Clock
+	ended     context.Context
+	log       *slog.Logger
+	reads     Reader // nil: tools are all there is
+	colleague Peer   // nil: none
+	spawn     func(func())
+	own       sync.WaitGroup // of spawn, where Run waits
+	subs      subscribers
 }
 
 // statusTool is the hypervisor's own tool.
@@ -110,7 +112,7 @@ func NewServer(session Session, opt *ServerOptions) *Server {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{session: session, clock: o.Clock, ended: o.ended, reads: o.Reads, log: o.Log, spawn: o.spawn}
+	s := &Server{session: session, clock: o.Clock, ended: o.ended, reads: o.Reads, colleague: o.Peer, log: o.Log, spawn: o.spawn}
 	if s.spawn == nil {
 		s.spawn = s.own.Go
 	}
@@ -344,6 +346,9 @@ func (s *Server) list(ctx context.Context, p *mcp.ListToolsParams) (mcp.Result, 
 		cursor, _ := json.Marshal(edition + "." + strconv.Itoa(at)) // hexadecimal and digits: it cannot fail
 		out.parts = append(out.parts, member{"nextCursor", cursor})
 	} else {
+		if s.colleague != nil {
+			page = append(page, peerDefinitions...)
+		}
 		page = append(page, ownDefinitions...)
 	}
 	list, err := encode(page)
@@ -394,6 +399,16 @@ func (s *Server) call(ctx context.Context, r *mcp.CallToolRequest) (mcp.Result, 
 		return s.undo(ctx, args, isModern(p))
 	case vouchTool:
 		return s.vouch(ctx, args, isModern(p))
+	}
+	if s.colleague != nil {
+		defer func() {
+			if s.colleague.outgrown(ctx) { // by what was decided since, or by this call
+				s.ToolsChanged()
+			}
+		}()
+	}
+	if r, ok, err := s.peer(ctx, p.Name, args, isModern(p)); ok {
+		return r, err
 	}
 	reply, err := s.session.Act(ctx, p.Name, args)
 	switch {
