@@ -203,6 +203,7 @@ func TestOnlyAReinstatementBringsTheSlashedBack(t *testing.T) {
 			t.Errorf("%s: %+v", name, out.Decision)
 		}
 	}
+	do(t, s, one, SetSigma{ring.MustSigma("0.90"), FromConfig}) // the newest, whichever came last above
 	if out := do(t, s, one, Reinstate{}); !out.Allowed || s.Blacklisted || s.Sigma() != Reinstated || s.Risk != 0 {
 		t.Errorf("%+v, %+v", out, s)
 	}
