@@ -115,6 +115,7 @@ func (s *Session) ask(ctx context.Context, caller policy.Caller, c session.Act) 
 	tool, found := s.prepareCall(owner, c)
 	stamp := func(e *session.Env) {
 		e.Call = found
+		s.live.state.Narrow(caller.DID, found)
 		if c.Key != "" {
 			e.Key = key(e, c.Key, c)
 		}
@@ -148,7 +149,10 @@ func (s *Session) ask(ctx context.Context, caller policy.Caller, c session.Act) 
 // there.
 func (s *Session) DryRun(ctx context.Context, caller policy.Caller, c session.Act) (policy.Decision, error) {
 	_, found := s.prepareCall(caller.DID, c)
-	out, err := s.consider(ctx, caller, c, func(e *session.Env) { e.Call = found })
+	out, err := s.consider(ctx, caller, c, func(e *session.Env) {
+		e.Call = found
+		s.live.state.Narrow(caller.DID, found)
+	})
 	if errors.Is(err, session.ErrImageWanted) {
 		err = nil
 	}

@@ -68,6 +68,22 @@ func Resolve(id string, claims ...Claim) Descriptor {
 	return d
 }
 
+// Tightened returns the descriptor with what a source weaker than all others says: only what makes it stricter counts, also where
+// nobody else has spoken (SPEC §4). How the action is taken back is not the weakest's to say.
+func (d Descriptor) Tightened(c Claim) Descriptor {
+	d.resolveEffect(c, true)
+	said := true
+	tighten(&d.Admin, &said, c.Admin, true)
+	tighten(&d.Idempotent, &said, c.Idempotent, false)
+	tighten(&d.Network, &said, c.Network, true)
+	tighten(&d.Files, &said, c.Files, true)
+	tighten(&d.Subprocess, &said, c.Subprocess, true)
+	if w := c.UndoWindow; w != nil && isShorter(*w, d.UndoWindow) {
+		d.UndoWindow = *w
+	}
+	return d
+}
+
 // takesBack reports whether the claim speaks of how the action is taken back.
 func (c Claim) takesBack() bool {
 	return c.Image != nil || c.Undo != nil || c.UndoAbsent != nil || c.UndoOnly != nil || c.After != nil

@@ -46,6 +46,8 @@ type Participant struct {
 	Ring    int       `json:"ring"` // as last recorded; decisions compute it anew
 	Joined  time.Time `json:"joined"`
 	Running int       `json:"running"` // actions under way
+	// Manifest is the digest of what the agent says of itself; empty: it says nothing.
+	Manifest string `json:"manifest,omitempty"`
 }
 
 // A Summary is what a session's end answers.

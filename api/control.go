@@ -26,6 +26,8 @@ type SessionConfig struct {
 type Join struct {
 	Agent string  `json:"agent"`
 	Sigma Decimal `json:"sigma,omitempty"` // an operator's word on its standing; empty: as it stands
+	// Manifest is what the agent says of itself, an IATP manifest (docs/manifest.schema.json). It only makes stricter. Nil: nothing.
+	Manifest json.RawMessage `json:"manifest,omitempty"`
 }
 
 // A Joined is the answer to a join.
@@ -33,6 +35,7 @@ type Joined struct {
 	Agent    string  `json:"agent"`
 	Ring     int     `json:"ring"`
 	SigmaEff Decimal `json:"sigma_eff"`
+	Manifest string  `json:"manifest,omitempty"` // SHA-256 of the manifest that was taken, in its canonical form (RFC 8785)
 }
 
 // A Leave is the body that takes an agent out of a session.

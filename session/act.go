@@ -225,6 +225,9 @@ func (a *admission) shortOf() string {
 	if most, why := a.s.ceiling(a.env, a.agent); most > a.required {
 		return why
 	}
+	if most := a.member.Manifest.most(ring.One); ring.ByScore(most) > a.required {
+		return "its own manifest claims a trust of " + most.String() + " at most"
+	}
 	return "above " + ring.StandardAbove.String() + " is needed"
 }
 

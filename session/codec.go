@@ -50,6 +50,7 @@ var readers = sagaReaders(audit.Readers[Event]{
 
 	createdType:       reader[Created](),
 	joinedType:        reader[Joined](),
+	presentedType:     reader[ManifestPresented](),
 	leftType:          reader[Left](),
 	activatedType:     reader[Activated](),
 	terminatedType:    reader[Terminated](),

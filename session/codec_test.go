@@ -28,12 +28,16 @@ func samples() []session.Event {
 	if err != nil {
 		panic(err)
 	}
+	sigma, partial, yes, window := ring.Sigma(700_000), action.Partial, true, time.Hour
 	denial := session.Denial{Agent: ann, Code: policy.PolicyDenied, Count: 3, Actions: []string{odd, "b"}, Ring: ring.Standard, Policy: odd, Approval: "apr-1"}
 	return []session.Event{
 		session.Created{ID: "s1", Config: cfg, Opener: ann, Secret: h, NodeEpoch: 1 << 62, Kind: session.KindUndo, Of: "s0"},
 		session.Joined{Agent: ann, Sigma: 1},
 		session.Joined{Agent: ann, Sigma: 1, Standing: 7, Probation: true},
 		session.Joined{Agent: ann, Sigma: 1, Parent: "did:mesh:bob"},
+		session.ManifestPresented{Agent: ann, Presented: session.Presented{Digest: h, Level: odd, Ring: ring.Standard}},
+		session.ManifestPresented{Agent: ann, Presented: session.Presented{Digest: h, Level: "trusted", Ring: ring.Standard, Sigma: &sigma,
+			Claims: map[string]action.Claim{odd: {Reversibility: &partial, Network: &yes}, "b": {UndoWindow: &window}, "*": {}}}},
 		session.Left{Agent: ann},
 		session.Activated{},
 		session.Terminated{Reason: odd, Grace: at},

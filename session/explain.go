@@ -34,6 +34,9 @@ func (s *State) ceilings(st stance, score ring.Sigma, above ring.Ring) []policy.
 	if st.held > ring.Root {
 		all = append(all, policy.Ceiling{Ring: st.held, Why: "a demotion holds it until an operator lifts it"})
 	}
+	if m := st.manifest; m != nil {
+		all = append(all, policy.Ceiling{Ring: m.Ring, Why: "its own manifest says no more than " + m.Level})
+	}
 	if st.parent != "" {
 		all = append(all, policy.Ceiling{Ring: min(above+1, ring.Sandbox), Why: fmt.Sprintf("%s, which spawned it, is in ring %d", st.parent, above)})
 	}

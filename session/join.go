@@ -8,6 +8,7 @@ import (
 
 	"github.com/agenthypervisor/hypervisor/agent"
 	"github.com/agenthypervisor/hypervisor/audit"
+	"github.com/agenthypervisor/hypervisor/manifest"
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/ring"
 )
@@ -28,6 +29,9 @@ type Join struct {
 	Agent policy.DID
 	Sigma ring.Sigma // zero: not said
 	Key   string     // idempotency key; empty: none
+	// Manifest is what the agent says of itself: claims, which hold it lower and make its actions stricter, never the other way.
+	// Of an agent that takes part already it takes the place of the one before. Nil: none.
+	Manifest *manifest.Manifest `json:",omitempty"`
 }
 
 // Leave takes an agent out of the session: itself, or an operator does it.
@@ -78,6 +82,9 @@ func decideJoin(s *State, env *Env, c Join) Outcome {
 	if _, err := policy.ParseDID(string(c.Agent)); err != nil {
 		return refuse(policy.InvalidArguments, "the agent to join: %v", err)
 	}
+	if c.Manifest != nil && c.Manifest.Agent != c.Agent {
+		return refuse(policy.InvalidArguments, "the manifest is of %s, and %s is to join", c.Manifest.Agent, c.Agent)
+	}
 	if k, ok := s.killed(env, c.Agent); ok && !k.All {
 		return Outcome{Decision: k.Refusal()}
 	}
@@ -92,17 +99,17 @@ func decideJoin(s *State, env *Env, c Join) Outcome {
 		}
 	}
 	if _, there := s.Participants[c.Agent]; there {
-		r, score := s.RingOf(env, c.Agent)
-		out := allow(s.ringChange(env, c.Agent)...)
-		out.Ring, out.SigmaEff = &r, &score
-		return out
+		return s.rejoin(env, c)
 	}
 	st := stance{parent: parent, elevated: ring.Sandbox}
 	if before := s.Left[c.Agent]; before != nil {
 		if before.Parent != "" && env.Caller.Role == policy.SystemRole { // its token alone brings it back without whom it is held by
 			return refuse(policy.Forbidden, "%s was brought by %s, who alone, or an operator, brings it again", c.Agent, before.Parent)
 		}
-		st.held = before.Held
+		st.held, st.manifest = before.Held, before.Manifest
+	}
+	if c.Manifest != nil {
+		st.manifest = presented(c.Manifest)
 	}
 	if len(s.Participants) >= s.Config.MaxParticipants {
 		return refuse(policy.SessionFull, "session %s has its %d participants", s.ID, s.Config.MaxParticipants)
@@ -117,7 +124,25 @@ func decideJoin(s *State, env *Env, c Join) Outcome {
 	}
 	st.probation = standing.Risk >= agent.RiskProbation
 	r, score := s.ringAs(env, c.Agent, st)
-	out := allow(Joined{Agent: c.Agent, Sigma: standing.Sigma, Standing: standing.Version, Probation: st.probation, Parent: parent}, RingAssigned{c.Agent, r, score})
+	out := allow(Joined{Agent: c.Agent, Sigma: standing.Sigma, Standing: standing.Version, Probation: st.probation, Parent: parent})
+	if c.Manifest != nil {
+		out.Events = append(out.Events, ManifestPresented{c.Agent, *st.manifest})
+	}
+	out.Events = append(out.Events, RingAssigned{c.Agent, r, score})
+	out.Ring, out.SigmaEff = &r, &score
+	return out
+}
+
+// rejoin answers for an agent that takes part already: its ring as it is now, with the manifest that is presented.
+func (s *State) rejoin(env *Env, c Join) Outcome {
+	st := s.stance(env, c.Agent)
+	events := s.ringChange(env, c.Agent)
+	if c.Manifest != nil {
+		st.manifest = presented(c.Manifest)
+		events = append([]Event{ManifestPresented{c.Agent, *st.manifest}}, s.ringChangeAs(env, c.Agent, st)...)
+	}
+	r, score := s.ringAs(env, c.Agent, st)
+	out := allow(events...)
 	out.Ring, out.SigmaEff = &r, &score
 	return out
 }

@@ -2,6 +2,7 @@ package session_test
 
 import (
 	"cmp"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -17,6 +18,7 @@ import (
 	"github.com/agenthypervisor/hypervisor/action"
 	"github.com/agenthypervisor/hypervisor/agent"
 	"github.com/agenthypervisor/hypervisor/audit"
+	"github.com/agenthypervisor/hypervisor/manifest"
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/ring"
 	"github.com/agenthypervisor/hypervisor/session"
@@ -215,15 +217,17 @@ func (p *player) command(l line) (by policy.Caller, c session.Command, err error
 	case "session": // session [eventual] [max_participants=2] …
 		cfg, err := config(l)
 		return l.by(operator), session.Create{Config: cfg, Undoes: l.named["undoes"]}, err
-	case "join": // join ann 0.97
+	case "join": // join ann 0.97 [manifest=trusted,7] [t.write=none|admin|network|…]
 		if s := l.word(2); s != "" {
 			p.setSigma(did(name), ring.MustSigma(s))
 		}
-		return l.by(operator), session.Join{Agent: did(name)}, nil
+		m, err := presented(l)
+		return l.by(operator), session.Join{Agent: did(name), Manifest: m}, err
 	case "leave":
 		return l.by(name), session.Leave{Agent: did(name)}, nil
-	case "spawn": // spawn ann kid
-		return l.by(name), session.Join{Agent: did(l.word(2))}, nil
+	case "spawn": // spawn ann kid [manifest=…]
+		m, err := presented(l)
+		return l.by(name), session.Join{Agent: did(l.word(2)), Manifest: m}, err
 	case "activate":
 		return l.by(operator), session.Activate{}, nil
 	case "kill": // kill session | ann here [reason=drift] [id=kil-2]
@@ -330,6 +334,47 @@ func (p *player) command(l line) (by policy.Caller, c session.Command, err error
 		return policy.System, session.Tick{All: name == "all"}, nil
 	}
 	return by, nil, fmt.Errorf("unknown command %q", l.word(0))
+}
+
+// presented reads a manifest, which goes through its own bytes; nil: there is none.
+func presented(l line) (*manifest.Manifest, error) {
+	level, score, scored := strings.Cut(l.named["manifest"], ",")
+	if level == "" {
+		return nil, nil
+	}
+	says := map[string]any{"agent_id": cmp.Or(l.named["of"], string(did(l.words[len(l.words)-1]))), "trust_level": level}
+	if l.words[0] == "join" && l.named["of"] == "" {
+		says["agent_id"] = did(l.word(1))
+	}
+	if scored {
+		says["trust_score"] = json.Number(score)
+	}
+	var actions []any
+	for _, name := range slices.Sorted(maps.Keys(l.named)) {
+		a := map[string]any{"action_id": name}
+		switch how := l.named[name]; {
+		case !strings.Contains(name, "."):
+			continue
+		case slices.Contains([]string{"none", "partial", "full"}, how):
+			a["reversibility"] = how
+		case how == "admin":
+			a["is_admin"] = true
+		case how == "readonly":
+			a["is_read_only"] = true
+		default:
+			a[how] = true
+		}
+		actions = append(actions, a)
+	}
+	says["actions"] = actions
+	if every := l.named["every"]; every != "" {
+		says["capabilities"] = map[string]any{"reversibility": every}
+	}
+	b, err := json.Marshal(says)
+	if err != nil {
+		return nil, err
+	}
+	return manifest.Parse(b)
 }
 
 // kill reads what is stopped: all, session, or an agent, everywhere or here.

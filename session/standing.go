@@ -33,6 +33,7 @@ type stance struct {
 	probation bool       // its risk holds it in ring 3
 	held      ring.Ring  // by a demotion, until it is lifted; Root: not
 	elevated  ring.Ring  // for a while; Sandbox: not
+	manifest  *Presented // nil: none
 }
 
 func (s *State) stance(env *Env, did policy.DID) stance {
@@ -43,7 +44,7 @@ func (s *State) stance(env *Env, did policy.DID) stance {
 func (s *State) stanceOf(env *Env, did policy.DID, p *Participant) stance {
 	st := stance{elevated: ring.Sandbox}
 	if p != nil {
-		st.parent, st.probation, st.held = p.Parent, p.Probation, p.Held
+		st.parent, st.probation, st.held, st.manifest = p.Parent, p.Probation, p.Held, p.Manifest
 	}
 	if len(s.Elevations) == 0 {
 		return st
@@ -65,6 +66,9 @@ func (s *State) ringAs(env *Env, did policy.DID, st stance) (ring.Ring, ring.Sig
 	if st.probation {
 		ceiling = ring.Sandbox
 	}
+	if m := st.manifest; m != nil {
+		ceiling, score = max(ceiling, m.Ring), m.most(score)
+	}
 	if st.parent != "" { // whose chain ends: an agent is spawned by one that is there, never by its own descendant
 		above, most := s.RingOf(env, st.parent)
 		score = min(score, most)
@@ -79,11 +83,15 @@ func (s *State) rawSigma(env *Env, did policy.DID) ring.Sigma {
 	if len(s.Slashes) > 0 && s.beingSlashed(did) { // its stream is yet to be told
 		return 0
 	}
-	if p := s.Participants[did]; p != nil && p.Parent != "" {
+	p := s.Participants[did]
+	if p == nil {
+		return raw
+	}
+	if p.Parent != "" {
 		_, most := s.RingOf(env, p.Parent)
 		raw = min(raw, most)
 	}
-	return raw
+	return p.Manifest.most(raw)
 }
 
 // Reach returns the most privileged ring that an agent has, or that an elevation could give it as things are.

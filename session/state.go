@@ -97,6 +97,7 @@ type Participant struct {
 	Probation bool       `json:"probation,omitempty"`
 	Parent    policy.DID `json:"parent,omitempty"`    // who brought it; empty: no agent
 	Held      ring.Ring  `json:"held,omitempty"`      // the ring a demotion holds it in until an operator lifts it; zero: none
+	Manifest  *Presented `json:"manifest,omitempty"`  // what it says of itself; nil: nothing. Never written to
 	Window    *Window    `json:"window,omitempty"`    // nil: it has not called
 	Incidents int        `json:"incidents,omitempty"` // that it has reported itself
 }

@@ -76,6 +76,7 @@ func (w *world) env(by policy.Caller, c session.Command, key string) session.Env
 		if call, known := w.tools[act.Action]; known {
 			call.Args = append([]byte{}, act.Args...)
 			env.Call = &call
+			w.live.Narrow(by.DID, &call)
 		}
 	}
 	if step, ok := c.(session.UndoStep); ok {

@@ -3,13 +3,17 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"fmt"
+	"io"
+	"os"
 	"strconv"
 
 	"github.com/spf13/cobra"
 
 	"github.com/agenthypervisor/hypervisor/api"
 	"github.com/agenthypervisor/hypervisor/client"
+	"github.com/agenthypervisor/hypervisor/manifest"
 )
 
 // control.go: the commands that make sessions and fill them.
@@ -94,11 +98,14 @@ func decimal(flag, text string) (api.Decimal, error) {
 
 func sessionJoin(g *globals) *cobra.Command {
 	var in api.Join
-	var sigma string
+	var sigma, file string
 	cmd := &cobra.Command{
-		Use: "join ID --agent DID [--sigma S]", Short: "Bring an agent into a session", Args: cobra.ExactArgs(1),
-		Long: "Bring an agent into a session. ID is a session's, or a name. --sigma sets the agent's standing first.",
+		Use: "join ID --agent DID [--sigma S] [--manifest FILE]", Short: "Bring an agent into a session", Args: cobra.ExactArgs(1),
+		Long: `Bring an agent into a session. ID is a session's, or a name. --sigma sets the agent's standing first. --manifest is what the agent
+says of itself (docs/manifest.schema.json): it holds the agent lower and makes its actions stricter, and never raises it. For an
+agent that takes part already it takes the place of the manifest before.`,
 		Example: `  hypervisor session join dev --agent did:mesh:ann
+  hypervisor session join dev --agent did:mesh:ann --manifest ann.json
   hypervisor session join ses-0123456789abcdef0123 --agent did:mesh:ann --sigma 0.80`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, cancel := g.context(cmd, false)
@@ -106,6 +113,11 @@ func sessionJoin(g *globals) *cobra.Command {
 			var err error
 			if in.Sigma, err = decimal("--sigma", sigma); err != nil {
 				return err
+			}
+			if file != "" {
+				if in.Manifest, err = readManifest(file); err != nil {
+					return err
+				}
 			}
 			c, _, err := oneSession(ctx, g, args[0])
 			if err != nil {
@@ -119,13 +131,34 @@ func sessionJoin(g *globals) *cobra.Command {
 				return g.printJSON(j)
 			}
 			g.printf("%s is in ring %d (σ_eff %s)\n", j.Agent, j.Ring, string(j.SigmaEff))
+			if j.Manifest != "" {
+				g.printf("manifest %s\n", j.Manifest)
+			}
 			return nil
 		},
 	}
 	cmd.Flags().StringVar(&in.Agent, "agent", "", "the agent's DID")
 	cmd.Flags().StringVar(&sigma, "sigma", "", "its σ, from 0 to 1")
+	cmd.Flags().StringVar(&file, "manifest", "", "its IATP manifest, a JSON file")
 	_ = cmd.MarkFlagRequired("agent")
 	return cmd
+}
+
+// readManifest reads a manifest, and says what is wrong with one before anything is sent.
+func readManifest(path string) (json.RawMessage, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, usage("--manifest: %w", err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, manifest.MaxBytes+1))
+	if err == nil {
+		_, err = manifest.Parse(b)
+	}
+	if err != nil {
+		return nil, usage("--manifest %s: %w", path, err)
+	}
+	return b, nil
 }
 
 func sessionLeave(g *globals) *cobra.Command {

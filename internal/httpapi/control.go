@@ -9,7 +9,9 @@ import (
 	"github.com/agenthypervisor/hypervisor"
 	"github.com/agenthypervisor/hypervisor/action"
 	"github.com/agenthypervisor/hypervisor/api"
+	"github.com/agenthypervisor/hypervisor/audit"
 	"github.com/agenthypervisor/hypervisor/internal/document"
+	"github.com/agenthypervisor/hypervisor/manifest"
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/ring"
 	"github.com/agenthypervisor/hypervisor/session"
@@ -149,6 +151,11 @@ func (a *API) join(ctx context.Context, caller policy.Caller, in request[api.Joi
 	if sigma != nil {
 		c.Sigma = *sigma
 	}
+	if in.body.Manifest != nil {
+		if c.Manifest, err = manifest.Parse(in.body.Manifest); err != nil {
+			return api.Joined{}, err
+		}
+	}
 	if sigma != nil && caller.Role == policy.AgentRole {
 		return api.Joined{}, forbidden("only an operator says an agent's σ")
 	}
@@ -161,7 +168,11 @@ func (a *API) join(ctx context.Context, caller policy.Caller, in request[api.Joi
 	if err != nil {
 		return api.Joined{}, err
 	}
-	return api.Joined{Agent: string(p.Agent), Ring: int(p.Ring), SigmaEff: api.Decimal(p.SigmaEff.String())}, nil
+	out := api.Joined{Agent: string(p.Agent), Ring: int(p.Ring), SigmaEff: api.Decimal(p.SigmaEff.String())}
+	if c.Manifest != nil {
+		out.Manifest = audit.Hash(c.Manifest.Digest).String()
+	}
+	return out, nil
 }
 
 func (a *API) leave(ctx context.Context, caller policy.Caller, in request[api.Leave]) (api.Session, error) {

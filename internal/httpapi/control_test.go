@@ -232,6 +232,25 @@ func TestAnAgentActsOverHTTPAsOverMCP(t *testing.T) {
 	}
 }
 
+// SPEC §9 "Manifests": a join's manifest holds its agent lower; what is no manifest is refused before anybody joins.
+func TestAJoinTakesAManifest(t *testing.T) {
+	h := build(t)
+	target := "/v1/sessions/" + h.one.ID() + "/join"
+	for _, bad := range []string{`"x"`, `{}`, `{"agent_id":"did:mesh:bob","trust_level":"trusted","is_admin":true}`, `{"agent_id":"did:mesh:eve","trust_level":"trusted"}`} {
+		w := h.ask("operator", "POST", target, `{"agent":"did:mesh:bob","sigma":0.97,"manifest":`+bad+`}`, "")
+		if e := errorOf(t, w); w.Code != http.StatusUnprocessableEntity || e.Code != string(policy.InvalidArguments) {
+			t.Errorf("%s: %d %s", bad, w.Code, w.Body)
+		}
+	}
+	if _, err := h.one.Participant(t.Context(), "did:mesh:bob"); !errors.Is(err, hypervisor.ErrNotFound) {
+		t.Errorf("bob has joined: %v", err)
+	}
+	j := get[api.Joined](t, h.ask("operator", "POST", target, `{"agent":"did:mesh:bob","sigma":0.97,"manifest":{ "trust_level":"untrusted", "agent_id":"did:mesh:bob"}}`, ""))
+	if j.Ring != 3 || len(j.Manifest) != 64 {
+		t.Errorf("%+v", j)
+	}
+}
+
 func TestAgentsAndTheirTokens(t *testing.T) {
 	h := build(t)
 	bob := get[api.Agent](t, h.ask("operator", "POST", "/v1/agents", `{"did":"did:mesh:bob"}`, ""))

@@ -10,6 +10,7 @@ import (
 	"github.com/agenthypervisor/hypervisor/api"
 	"github.com/agenthypervisor/hypervisor/eventlog"
 	"github.com/agenthypervisor/hypervisor/internal/auth"
+	"github.com/agenthypervisor/hypervisor/manifest"
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/session"
 )
@@ -58,6 +59,7 @@ func answer(err error) (status int, body api.Error) {
 		{auth.ErrForbidden, http.StatusForbidden, string(policy.Forbidden)},
 		{hypervisor.ErrNotFound, http.StatusNotFound, string(policy.NotFound)},
 		{session.ErrConfig, http.StatusUnprocessableEntity, string(policy.InvalidArguments)},
+		{manifest.ErrManifest, http.StatusUnprocessableEntity, string(policy.InvalidArguments)},
 		{policy.ErrDID, http.StatusUnprocessableEntity, string(policy.InvalidArguments)},
 		{hypervisor.ErrOverloaded, http.StatusServiceUnavailable, string(policy.Overloaded)},
 		{hypervisor.ErrStoreUnavailable, http.StatusServiceUnavailable, string(policy.StoreUnavailable)},

@@ -59,7 +59,11 @@ func sessionView(s *session.State) (api.Session, error) {
 		Participants: []api.Participant{}, Running: []string{}, OpenApprovals: []string{}}
 	for _, did := range slices.Sorted(maps.Keys(s.Participants)) {
 		p := s.Participants[did]
-		out.Participants = append(out.Participants, api.Participant{Agent: string(did), Ring: int(p.Ring), Joined: p.Joined, Running: p.Running})
+		row := api.Participant{Agent: string(did), Ring: int(p.Ring), Joined: p.Joined, Running: p.Running}
+		if p.Manifest != nil {
+			row.Manifest = p.Manifest.Digest.String()
+		}
+		out.Participants = append(out.Participants, row)
 	}
 	bySeq := func(a, b *session.Approval) int { return cmp.Compare(a.Seq, b.Seq) }
 	for _, a := range slices.SortedFunc(maps.Values(s.Approvals), bySeq) {
