@@ -263,6 +263,38 @@ func (w *witness) stop(t *rapid.T, who policy.DID, operator policy.Caller) {
 	}
 }
 
+// stand lets one agent stand behind another, or ends that, or takes what it put up; and tells the agents' streams, or not yet.
+func (w *witness) stand(t *rapid.T) {
+	operator, name := policy.Operator(did("ops")), pick(t, "name", names)
+	switch rapid.IntRange(0, 9).Draw(t, "stand") {
+	case 0, 1:
+		c := session.Vouch{Vouchee: did(pick(t, "vouchee", names)), Bond: ring.MustSigma(pick(t, "bond", []string{"0", "0.000001", "0.20", "0.60"}))}
+		if rapid.Bool().Draw(t, "expires") {
+			c.Expires = w.now.Add(time.Minute)
+		}
+		w.perform(t, policy.Agent(did(name)), c, "")
+	case 2:
+		if ids := slices.Sorted(maps.Keys(w.live.Bonds)); len(ids) > 0 {
+			w.perform(t, operator, session.Withdraw{ID: pick(t, "withdrawn", ids)}, "")
+		}
+	case 3:
+		w.perform(t, operator, session.Slash{Agent: did(name)}, "")
+	case 4, 5:
+		told := tellAll(w.live)
+		for i := range told.Answers {
+			a := &told.Answers[i]
+			a.Sigma = ring.MustSigma(pick(t, "after", []string{"0", "0.45", "0.80"}))
+			switch rapid.IntRange(0, 4).Draw(t, "answer") {
+			case 0:
+				a.Code = policy.ExposureExceeded
+			case 1:
+				a.Lost = 200_000
+			}
+		}
+		w.perform(t, policy.System, told, "")
+	}
+}
+
 func (w *witness) open(t *rapid.T) {
 	operator := policy.Operator(did("ops"))
 	cfg := session.Config{MaxParticipants: 3, MaxDuration: 2 * time.Hour}
@@ -286,6 +318,7 @@ func TestWhateverIsAskedTheInvariantsHold(t *testing.T) {
 		w.open(t)
 		for range rapid.IntRange(1, 60).Draw(t, "commands") {
 			w.stir(t)
+			w.stand(t)
 		}
 		w.now = w.now.Add(3 * time.Hour) // its end, and the grace time's, and the last outcome's
 		w.rest(t)
