@@ -44,6 +44,10 @@ func (s *Session) RaiseIncident(ctx context.Context, caller policy.Caller, c ses
 	if err := refusedOr(out.Decision, err); err != nil {
 		return IncidentView{}, err
 	}
+	if err := s.tellAll(ctx); err != nil { // the ledgers are told later, then
+		s.hv.opts.Logger.Warn("an incident is recorded, and an agent could not be told yet", "session", s.id, "error", err)
+		s.tellSoon()
+	}
 	seq := out.Seq
 	if out.Repeats != nil {
 		seq = out.Repeats.Seq

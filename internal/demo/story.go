@@ -11,17 +11,23 @@ const (
 	editor = policy.DID("did:mesh:editor") // σ 0.75: ring 2
 	chief  = policy.DID("did:mesh:chief")  // σ 0.97: ring 1
 	rogue  = policy.DID("did:mesh:rogue")  // σ 0.80: ring 2
+	intern = policy.DID("did:mesh:intern") // σ 0.50: ring 3
 )
 
 var cast = []struct {
 	did   policy.DID
 	sigma string
-}{{reader, "0.55"}, {writer, "0.80"}, {editor, "0.75"}, {chief, "0.97"}, {rogue, "0.80"}}
+}{{reader, "0.55"}, {writer, "0.80"}, {editor, "0.75"}, {chief, "0.97"}, {rogue, "0.80"}, {intern, "0.50"}}
 
 // A bad is a note whose arguments the server's schema does not take.
 type bad struct {
 	Name string `json:"name"`
 	Text int    `json:"text"`
+}
+
+// A vouch is what an agent says to stand behind another.
+type vouch struct {
+	Agent policy.DID `json:"agent"`
 }
 
 // A step is one thing that happens and how it must go.
@@ -33,9 +39,12 @@ type step struct {
 	want policy.Code // empty: the call is let through, and the tool itself says no
 	text string      // what the tool must answer; empty: whatever it answers
 
-	decide string     // grant, or vote: what who does about the approval that was opened last
-	kill   policy.DID // whom who kills while it calls the tool
-	undo   policy.DID // whose doings who takes back
+	decide string       // grant, or vote: what who does about the approval that was opened last
+	kill   policy.DID   // whom who kills while it calls the tool
+	undo   policy.DID   // whose doings who takes back
+	blame  policy.DID   // about whose newest action who raises an incident, with
+	cost   []policy.DID // whose standing is told then
+	tells  []string     // what must be told of that
 }
 
 var story = []step{
@@ -68,5 +77,15 @@ var story = []step{
 	{say: "so it is there again,", who: reader, tool: "read_note", args: note{Name: "budget"}, want: policy.OK, text: "12,000 a month"},
 	{say: "all of it,", who: reader, tool: "read_note", args: note{Name: "team"}, want: policy.OK, text: "ann, bob, cem"},
 	{say: "and what was not there is not.", who: reader, tool: "read_note", args: note{Name: "manifesto"}, text: "no such note"},
+	{say: "A newcomer may not write.", who: intern, tool: "write_note", args: note{"payroll", "all to me"}, want: policy.RingInsufficient},
+	{say: "The chief puts up a fifth of its standing for it,", who: chief, tool: "hypervisor__vouch", args: vouch{intern}, want: policy.OK},
+	{say: "which lifts it to ring 2: now it writes,", who: intern, tool: "write_note", args: note{"payroll", "all to me"}, want: policy.OK, text: "written"},
+	{say: "somebody reads that,", who: writer, tool: "read_note", args: note{Name: "payroll"}, want: policy.OK, text: "all to me"},
+	{say: "and writes what follows from it.", who: writer, tool: "write_note", args: note{"transfers", "everything"}, want: policy.OK, text: "written"},
+	{say: "That was wrong. Who acted bears most of it, and who led to it the rest:", who: "did:mesh:admin", blame: writer, cost: []policy.DID{writer},
+		tells: []string{"writer bears 0.7", "intern bears 0.2", "writer has σ 0.6"}}, // the seconds between them count
+	{say: "What the newcomer wrote nobody led to: it is slashed, and the chief has lost what it put up.", who: "did:mesh:admin", blame: intern,
+		cost: []policy.DID{intern, chief}, tells: []string{"intern bears 1.00", "intern is slashed", "intern has σ 0.00", "chief has σ 0.776"}},
+	{say: "It is back where it was.", who: intern, tool: "write_note", args: note{"payroll", "again"}, want: policy.RingInsufficient},
 	{say: "A tool no server lists is unknown.", who: chief, tool: "launch", want: policy.UnknownAction},
 }
