@@ -2,12 +2,14 @@ package session_test
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"iter"
 	"maps"
 	"slices"
 	"strconv"
 	"strings"
+	"testing"
 	"time"
 
 	"github.com/agenthypervisor/hypervisor/action"
@@ -105,4 +107,59 @@ func (p *player) try(l line) (by policy.Caller, c session.Command, err error) {
 		name = s.Undo
 	}
 	return policy.Agent(s.Agent).Through("saga"), session.Act{Action: name, Args: []byte("{}"), Saga: &t}, nil
+}
+
+// A try may be sent any number of times, and is admitted once: not again while it runs, not once it is answered, and never under
+// another's number.
+func TestTryIsAdmittedOnce(t *testing.T) {
+	w := newWorld()
+	p := &player{world: w}
+	for _, line := range []string{"action put partial idempotent", "active ann=0.97"} {
+		if _, err := p.perform(line); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, err := p.saga(strings.Fields("s a:ann:put:retries=1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.do(policy.Operator(did("ops")), c, ""); err != nil {
+		t.Fatal(err)
+	}
+	send := func(try session.SagaTry) (session.Outcome, error) {
+		return w.do(policy.Agent(did("ann")), session.Act{Action: "put", Args: []byte("{}"), Saga: &try}, "")
+	}
+	first := session.Tries(w.live)[0]
+	for name, other := range map[string]session.SagaTry{"another saga": {Saga: "sag-9", No: 1}, "another step": {Saga: first.Saga, Step: 1, No: 1},
+		"a later number": {Saga: first.Saga, No: 2}, "its undo": {Saga: first.Saga, No: 1, Undo: true}} {
+		if out, err := send(other); !errors.Is(err, session.ErrImpossible) {
+			t.Errorf("%s: %+v, %v", name, out.Decision, err)
+		}
+	}
+	out, err := send(first)
+	if err != nil || !out.Allowed {
+		t.Fatal(out.Decision, err)
+	}
+	if again, err := send(first); !errors.Is(err, session.ErrImpossible) {
+		t.Errorf("while it runs: %+v, %v", again.Decision, err)
+	}
+	if _, err := w.do(policy.System, session.Settle{ID: out.ID, Result: session.Uncertain, Why: "timeout"}, ""); err != nil {
+		t.Fatal(err)
+	}
+	if again, err := send(first); !errors.Is(err, session.ErrImpossible) || len(session.Tries(w.live)) != 0 {
+		t.Errorf("once it is answered: %+v, %v", again.Decision, err)
+	}
+	w.now = w.now.Add(time.Second)
+	if _, err := w.do(policy.System, session.Tick{}, ""); err != nil {
+		t.Fatal(err)
+	}
+	if second := session.Tries(w.live); len(second) != 1 || second[0].No != 2 {
+		t.Errorf("%+v", second)
+	}
+	if again, err := send(first); !errors.Is(err, session.ErrImpossible) {
+		t.Errorf("after the next try began: %+v, %v", again.Decision, err)
+	}
+	if _, err := w.do(policy.System, session.AnswerSaga{SagaTry: first, Result: saga.Succeeded}, ""); !errors.Is(err, session.ErrImpossible) {
+		t.Errorf("an answer to the first try: %v", err)
+	}
 }
