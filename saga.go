@@ -225,7 +225,15 @@ func (s *Session) sendUndo(ctx context.Context, t session.SagaTry, g *session.Sa
 		caller = policy.Agent(g.By).Through("saga")
 	}
 	answer := session.AnswerSaga{SagaTry: t, Result: saga.Refused, Why: "no_action"} // committed because somebody said so
-	if g.Actions[t.Step] != "" {
+	switch s.undoneAlready(g.Actions[t.Step]) {
+	case session.UndoDone: // by somebody else, or by a process that died before it said so
+		answer.Result, answer.Why = saga.Succeeded, ""
+	case session.UndoRunning:
+		return true, nil // somebody else is at it
+	default:
+		if g.Actions[t.Step] == "" {
+			break
+		}
 		report, err := s.hv.Undo(ctx, caller, UndoRequest{Session: s.id, Action: g.Actions[t.Step], compensates: true, limit: g.Steps[t.Step].Timeout})
 		var refused *Refused
 		switch {
@@ -244,6 +252,18 @@ func (s *Session) sendUndo(ctx context.Context, t session.SagaTry, g *session.Sa
 		err = nil // it is not wanted any more
 	}
 	return false, err
+}
+
+// undoneAlready returns how far an undo of an action is.
+func (s *Session) undoneAlready(id string) session.UndoStatus {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.live != nil {
+		if m := s.live.state.Undos[s.id+"/"+id]; m != nil {
+			return m.Status
+		}
+	}
+	return ""
 }
 
 // undoResult says what an undo came to.

@@ -153,6 +153,32 @@ func TestStepIsUndoneAsItsDescriptorSays(t *testing.T) {
 	}
 }
 
+// A step may be undone before the saga comes to it: by an operator, or by a process that died before it could say so.
+func TestStepThatIsUndoneAlreadyIsUndone(t *testing.T) {
+	ctx := context.Background()
+	hv := hypervisortest.Open(t, nil)
+	s := hypervisortest.Session(t, hv, nil, map[policy.DID]string{ann: "0.80"})
+	d := newDrive()
+	d.on(t, s)
+	s.Register(action.Descriptor{ID: "publish", Reversibility: action.Partial}, func(context.Context, json.RawMessage) (json.RawMessage, error) {
+		actions, err := s.Actions(ctx, 0, 10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r, err := s.Undo(ctx, admin, hypervisor.UndoRequest{Action: actions[0].ID}); err != nil || r.Undone != 1 {
+			t.Errorf("%+v, %v", r, err)
+		}
+		return nil, errors.New("no")
+	})
+	v := runs(t, s, saga.Definition{Name: "files", Steps: []saga.Step{
+		{ID: "write", Agent: ann, Action: "drive.write", Args: json.RawMessage(`{"path":"/a","text":"new"}`)},
+		{ID: "publish", Agent: ann, Action: "publish", Needs: []string{"write"}},
+	}})
+	if got := stepStates(v); got != "compensated: write compensated publish failed" || len(d.files) != 0 {
+		t.Errorf("%s, %v", got, d.files)
+	}
+}
+
 func TestStepThatTakesTooLongIsCancelledAndItsOutcomeNotGuessed(t *testing.T) {
 	clock := hypervisortest.NewClock()
 	hv := hypervisortest.Open(t, &hypervisor.Options{Clock: clock})
