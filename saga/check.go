@@ -17,7 +17,6 @@ import (
 type Known struct {
 	Agents  []policy.DID
 	Servers []string // names of upstreams: in server.tool, what stands before the first dot
-	Actions []string // in full
 }
 
 // Check returns a fault for everything that is wrong with a definition, placed by name since it was not read from a file: nil if
@@ -177,8 +176,6 @@ func (c *checker) action(id, path string) {
 	}
 	server, _, dotted := strings.Cut(id, ".")
 	switch {
-	case c.known.Actions != nil && !slices.Contains(c.known.Actions, id):
-		c.complain(path, "there is no action %q%s", id, document.Meant(id, c.known.Actions, ""))
 	case c.known.Servers != nil && !(dotted && slices.Contains(c.known.Servers, server)):
 		c.complain(path, "there is no server %q%s", server, document.Meant(server, c.known.Servers, ""))
 	}
