@@ -69,6 +69,7 @@ func All() []Measurement {
 		{"rate-few", "governed calls of 256 sessions at once, on disk", rateFew},
 		{"rate-many", "governed calls over many sessions, on disk", rateMany},
 		{"kill", "the kill switch, while others call", killSwitch},
+		{"flood", "a call beside a flood of refused ones", flood},
 		{"undo", "taking back what was done, and planning it", undoing},
 		{"gateway", "a governed MCP call over stdio pipes, one agent and many", gatewayStdio},
 		{"gateway-http", "a governed MCP call over Streamable HTTP, one agent and many", gatewayHTTP},
