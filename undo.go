@@ -53,7 +53,7 @@ type UndoStep struct {
 	Reason   string           // why the kind, or the state, is so; empty: there is no more to say
 	By       string           // the action that took it back, SESSION/act-15
 	Decision *policy.Decision // with StepRefused
-	Diff     string           // with a resource that does not read as it was left, where both are text: what the action left (-) and what is there (+)
+	Diff     string           // for an operator, with a resource that does not read as it was left, where both are text: what the action left (-) and what is there (+)
 }
 
 // An UndoReport is what an undo came to.
@@ -86,6 +86,11 @@ func (hv *Hypervisor) Undo(ctx context.Context, caller policy.Caller, req UndoRe
 		report.Steps[i] = d.planned(req.Plan)
 	}
 	if req.Plan {
+		for _, d := range wanted {
+			if !u.mayTake(d) {
+				return UndoReport{}, &Refused{policy.Refuse(policy.Forbidden, "%s is of %s; an agent takes back its own actions, an operator any", d.ID, d.Agent)}
+			}
+		}
 		report.count()
 		return report, nil
 	}

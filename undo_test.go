@@ -224,7 +224,7 @@ func TestAFileThatAHumanChangedIsNotTakenBack(t *testing.T) {
 		d.files["/a"] = "old\n"
 		out := drives(t, s, policy.Agent(ann), c.tool, "/a", "one\ntwo\nthree\n")
 		d.put("/a", c.human)
-		r := undone(t, hv, policy.Agent(ann), hypervisor.UndoRequest{Session: s.ID(), Action: out.ID})
+		r := undone(t, hv, admin, hypervisor.UndoRequest{Session: s.ID(), Action: out.ID})
 		step := r.Steps[0]
 		if step.State != hypervisor.StepRefused || step.Decision.Code != policy.UndoConflict || step.Diff != c.diff {
 			t.Errorf("%s: %+v\n%s", c.tool, step, step.Diff)
@@ -256,6 +256,9 @@ func TestWhoMayTakeBackWhat(t *testing.T) {
 		t.Errorf("another's: %+v", step)
 	}
 	var refused *hypervisor.Refused
+	if _, err := hv.Undo(ctx, policy.Agent(bob), hypervisor.UndoRequest{Session: s.ID(), Action: out.ID, Plan: true}); !errors.As(err, &refused) || refused.Decision.Code != policy.Forbidden {
+		t.Errorf("the plan for another's: %v", err)
+	}
 	if _, err := hv.Undo(ctx, policy.Agent(bob), hypervisor.UndoRequest{Session: s.ID(), Agent: ann}); !errors.As(err, &refused) || refused.Decision.Code != policy.Forbidden {
 		t.Errorf("another's since ever: %v", err)
 	}
@@ -293,6 +296,24 @@ func TestWhoMayTakeBackWhat(t *testing.T) {
 		t.Errorf("again, in a second session of kind undo: %+v", step)
 	}
 	verify(t, store)
+}
+
+// SPEC §4: "An agent may undo its own actions, an operator any". Who may not is told nothing of what it would have changed, and
+// what an agent may not read by a call it does not read by an undo.
+func TestAnUndoShowsAnAgentNothingItHasNotRead(t *testing.T) {
+	hv := hypervisortest.Open(t, nil)
+	s := hypervisortest.Session(t, hv, nil, map[policy.DID]string{ann: "0.80", bob: "0.80"})
+	d := newDrive()
+	d.on(t, s)
+	out := drives(t, s, policy.Agent(ann), "drive.write", "/a", "ann's\n")
+	d.put("/a", "a human's secret\n")
+	reads := d.reads
+	if step := undone(t, hv, policy.Agent(bob), hypervisor.UndoRequest{Session: s.ID(), Action: out.ID}).Steps[0]; step.Diff != "" || step.Decision.Code != policy.Forbidden || d.reads != reads {
+		t.Errorf("bob, of what ann did: %+v, after %d looks", step, d.reads-reads)
+	}
+	if step := undone(t, hv, policy.Agent(ann), hypervisor.UndoRequest{Session: s.ID(), Action: out.ID}).Steps[0]; step.Diff != "" || step.Decision.Code != policy.UndoConflict {
+		t.Errorf("ann, of what a human wrote since: %+v", step)
+	}
 }
 
 // Issue: "Two operators undo the same thing at once: once."

@@ -87,6 +87,9 @@ type taking struct {
 func (u *undoing) take(ctx context.Context, place *Session, d *deed) (*taking, error) {
 	t := &taking{deed: d, place: place}
 	d.Changed = u.history.changes.newer(d, (*deed).counts)
+	if !u.mayTake(d) {
+		return t, nil // it is refused; nothing is read for who may not ask
+	}
 	raw, err := d.args, error(nil)
 	if raw == nil {
 		if raw, err = u.hv.partAt(ctx, audit.SessionPrefix+d.Session, d.seq, "args"); err != nil {
@@ -135,6 +138,11 @@ func (u *undoing) readCalls(ctx context.Context, t *taking) error {
 		return fmt.Errorf("the undo of %s: %w", t.Name(), err)
 	}
 	return nil
+}
+
+// mayTake reports whether the caller may take back what is of the action's agent (SPEC §7 "Authority").
+func (u *undoing) mayTake(d *deed) bool {
+	return u.caller.Role != policy.AgentRole || d.Agent == u.caller.DID
 }
 
 // readNow looks at the resource.
@@ -306,7 +314,7 @@ func (u *undoing) takeBack(ctx context.Context, t *taking, s *UndoStep) (again b
 		return true, nil
 	case started == nil:
 		s.refused(out.Decision)
-		if t.reads == session.ReadsOtherwise {
+		if t.reads == session.ReadsOtherwise && u.caller.Role == policy.OperatorRole { // what others wrote, an agent reads by a call, governed as such
 			s.Diff, err = u.diff(ctx, t)
 		}
 		return false, err

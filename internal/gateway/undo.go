@@ -40,12 +40,12 @@ type UndoAnswer struct {
 
 // An UndoAnswerStep is one action, and what became of it.
 type UndoAnswerStep struct {
-	ID     string       `json:"id"`
-	Action string       `json:"action"`
-	Kind   session.Kind `json:"kind"`
-	State  string       `json:"state"`
-	Reason string       `json:"reason,omitempty"`
-	Diff   string       `json:"diff,omitempty"`
+	ID       string       `json:"id"`
+	Action   string       `json:"action"`
+	Resource string       `json:"resource,omitempty"`
+	Kind     session.Kind `json:"kind"`
+	State    string       `json:"state"`
+	Reason   string       `json:"reason,omitempty"`
 }
 
 // undo does a call of the undo tool.
@@ -66,7 +66,7 @@ func (s *Server) undo(ctx context.Context, args json.RawMessage, modern bool) (m
 	}
 	answer := UndoAnswer{Steps: []UndoAnswerStep{}, Undone: report.Undone, Left: report.Left, Stopped: neutralText(report.Stopped)}
 	for _, step := range report.Steps {
-		answer.Steps = append(answer.Steps, UndoAnswerStep{step.ID, step.Action, step.Kind, step.State, neutralText(step.Reason), neutralText(step.Diff)})
+		answer.Steps = append(answer.Steps, UndoAnswerStep{step.ID, step.Action, neutralText(step.Resource), step.Kind, step.State, neutralText(step.Reason)})
 	}
 	structured, err := encode(answer)
 	if err != nil {
@@ -106,11 +106,11 @@ func (a *UndoAnswer) text(plan bool) string {
 		fmt.Fprintf(&b, "stopped: %s\n", a.Stopped)
 	}
 	for _, s := range a.Steps {
-		fmt.Fprintf(&b, "%s %s: %s, %s", s.ID, s.Action, s.Kind, s.State)
+		fmt.Fprintf(&b, "%s %s: %s, %s", s.ID, strings.TrimSpace(s.Action+" "+s.Resource), s.Kind, s.State)
 		if s.Reason != "" {
 			fmt.Fprintf(&b, " (%s)", s.Reason)
 		}
-		fmt.Fprintf(&b, "\n%s", s.Diff)
+		b.WriteByte('\n')
 	}
 	if len(a.Steps) == 0 {
 		b.WriteString("there is nothing to take back\n")

@@ -397,6 +397,8 @@ func (u *Upstream) whyDown() error {
 		return nil
 	case u.down == nil:
 		return fmt.Errorf("%w: server %s is being started; try again in a moment", action.ErrNotDispatched, u.name)
+	case errors.Is(u.down, errBarred): // who is still killed is refused at the door; whom a lift let go on is here before the server
+		return fmt.Errorf("%w: server %s was stopped by a kill and is started again once it is lifted; try again in a moment", action.ErrNotDispatched, u.name)
 	case u.retry.IsZero():
 		return fmt.Errorf("%w: server %s is stopped", action.ErrNotDispatched, u.name)
 	}

@@ -71,7 +71,11 @@ func TestAnUndoIsAnsweredWholeOrAsItGoes(t *testing.T) {
 		t.Errorf("%+v, %q", u, *text)
 	}
 	*text = "of a human\nand more"
-	w := h.ask("agent", "POST", one+"/actions/"+ids[1]+"/undo", `{}`, "")
+	var told api.ErrorBody
+	if w := h.ask("agent", "POST", one+"/actions/"+ids[1]+"/undo", `{}`, ""); json.Unmarshal(w.Body.Bytes(), &told) != nil || told.Error.Code != "undo_conflict" || told.Error.Details.Diff != "" {
+		t.Errorf("an agent reads what a human wrote: %d %s", w.Code, w.Body)
+	}
+	w := h.ask("operator", "POST", one+"/actions/"+ids[1]+"/undo", `{}`, "")
 	if err := json.Unmarshal(w.Body.Bytes(), &body); err != nil || w.Code != http.StatusConflict || body.Error.Details.Diff != "-two\n+of a human\n+and more\n" {
 		t.Errorf("changed by a human: %d %s", w.Code, w.Body)
 	}
