@@ -104,11 +104,24 @@ func agentList(g *globals) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return printList(g, c.Agents(ctx), []string{"AGENT", "σ", "ENTRIES", "CHANGED"}, func(a api.Agent) []string {
-				return []string{a.DID, string(a.Sigma), strconv.FormatUint(a.Records, 10), when(a.Changed)}
+			return printList(g, c.Agents(ctx), []string{"AGENT", "σ", "ENTRIES", "CHANGED", "HELD"}, func(a api.Agent) []string {
+				return []string{a.DID, string(a.Sigma), strconv.FormatUint(a.Records, 10), when(a.Changed), held(a)}
 			})
 		},
 	}
+}
+
+// held says what keeps an agent from acting freely in every session; "-": nothing does.
+func held(a api.Agent) string {
+	switch {
+	case a.Killed != nil:
+		return "killed"
+	case a.Quarantine != nil:
+		return "quarantined until " + when(a.Quarantine.Until)
+	case a.Admission != "yes":
+		return a.Admission
+	}
+	return "-"
 }
 
 func agentLedger(g *globals) *cobra.Command {

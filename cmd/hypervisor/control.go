@@ -7,13 +7,13 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strconv"
 
 	"github.com/spf13/cobra"
 
 	"github.com/agenthypervisor/hypervisor/api"
 	"github.com/agenthypervisor/hypervisor/client"
 	"github.com/agenthypervisor/hypervisor/manifest"
+	"github.com/agenthypervisor/hypervisor/ring"
 )
 
 // control.go: the commands that make sessions and fill them.
@@ -90,7 +90,7 @@ func decimal(flag, text string) (api.Decimal, error) {
 	if text == "" {
 		return "", nil
 	}
-	if v, err := strconv.ParseFloat(text, 64); err != nil || v < 0 || v > 1 {
+	if _, err := ring.ParseMillionths(text); err != nil {
 		return "", usage("%s: want a figure from 0 to 1 such as 0.80, got %q", flag, text)
 	}
 	return api.Decimal(text), nil

@@ -167,6 +167,9 @@ func liftKill(cmd *cobra.Command, g *globals, in api.Killing) error {
 		return g.printJSON(d)
 	}
 	g.printf("lifted: %s may go on\n", killed(api.Kill{All: in.All, Agent: in.Agent, Session: in.Session}))
+	if in.Agent != "" {
+		g.printf("its tokens stay revoked; for a new one: %s\n", g.again("agent", "token", in.Agent, "--session", cmp.Or(in.Session, "NAME")))
+	}
 	return nil
 }
 

@@ -61,14 +61,17 @@ func execute(ctx context.Context, args []string, in io.Reader, out, errout io.Wr
 	g := &globals{in: in, out: out, err: errout}
 	root := newRoot(g)
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return exitDone
+	}
+	if f := (*failure)(nil); !g.begun && !errors.As(err, &f) {
+		err = usage("%w; see %s --help", err, cmd.CommandPath())
 	}
 	if text := oneLine(err); text != "" {
 		fmt.Fprintln(errout, text)
 	}
-	return exitCode(err, g.begun)
+	return exitCode(err)
 }
 
 func newRoot(g *globals) *cobra.Command {
@@ -82,9 +85,12 @@ func newRoot(g *globals) *cobra.Command {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return needsSubcommand(cmd) },
-		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+		PersistentPreRunE: func(cmd *cobra.Command, args []string) error {
 			if err := cmd.ValidateRequiredFlags(); err != nil {
 				return usage("%w; see %s --help", err, cmd.CommandPath())
+			}
+			if len(args) > 0 && args[0] == "" {
+				return usage("its argument is empty; see %s --help", cmd.CommandPath())
 			}
 			g.begun = true
 			g.timed = cmd.Flags().Changed("timeout")
@@ -153,7 +159,7 @@ func usage(format string, args ...any) error {
 // unopened is the error of a thing that could not be opened.
 func unopened(err error) error { return &failure{exitNoReach, err} }
 
-func exitCode(err error, begun bool) int {
+func exitCode(err error) int {
 	var f *failure
 	var lost *client.UnreachableError
 	switch {
@@ -161,8 +167,6 @@ func exitCode(err error, begun bool) int {
 		return f.code
 	case errors.As(err, &lost):
 		return exitNoReach
-	case !begun:
-		return exitUsage // cobra could make nothing of the command line
 	}
 	return exitRefused
 }

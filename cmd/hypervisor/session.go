@@ -85,10 +85,13 @@ func (g *globals) printSession(s api.Session) {
 	}
 	rows := make([][]string, len(s.Participants))
 	for i, p := range s.Participants {
-		rows[i] = []string{p.Agent, strconv.Itoa(p.Ring), strconv.Itoa(p.Running), when(p.Joined)}
+		rows[i] = []string{p.Agent, strconv.Itoa(p.Ring), strconv.Itoa(p.Running), when(p.Joined), "-"}
+		if p.Killed {
+			rows[i][4] = "killed"
+		}
 	}
 	g.printf("\n")
-	g.printTable([]string{"AGENT", "RING", "RUNNING", "JOINED"}, rows)
+	g.printTable([]string{"AGENT", "RING", "RUNNING", "JOINED", "HELD"}, rows)
 }
 
 func sessionTerminate(g *globals) *cobra.Command {

@@ -396,10 +396,11 @@ type Status struct {
 	Agent     policy.DID       `json:"agent"`
 	Ring      *ring.Ring       `json:"ring,omitempty"` // absent: not a participant
 	SigmaEff  *ring.Sigma      `json:"sigma_eff,omitempty"`
-	Running   int              `json:"running"`             // calls under way
-	Approvals []StatusApproval `json:"approvals"`           // the agent's own, open or granted and not used
-	Votes     []StatusVote     `json:"votes"`               // others' that wait for the agent's vote, or for it as a sponsor
-	Elevation *StatusElevation `json:"elevation,omitempty"` // absent: none
+	Until     *time.Time       `json:"quarantined_until,omitempty"` // it may only read until then; absent: it is in no quarantine
+	Running   int              `json:"running"`                     // calls under way
+	Approvals []StatusApproval `json:"approvals"`                   // the agent's own, open or granted and not used
+	Votes     []StatusVote     `json:"votes"`                       // others' that wait for the agent's vote, or for it as a sponsor
+	Elevation *StatusElevation `json:"elevation,omitempty"`         // absent: none
 }
 
 // A StatusElevation is an elevation in effect.
@@ -431,6 +432,13 @@ func (f *Front) Status(ctx context.Context) (any, error) {
 			return nil, err
 		}
 		s.Ring, s.SigmaEff, s.Running = &now.Ring, &now.SigmaEff, p.Running
+		switch known, err := f.hv.Agent(ctx, f.agent.DID); {
+		case errors.Is(err, hypervisor.ErrNotFound): // it has no ledger yet
+		case err != nil:
+			return nil, err
+		case known.Quarantine != nil:
+			s.Until = &known.Quarantine.Until
+		}
 	}
 	for _, a := range slices.SortedFunc(maps.Values(state.Approvals), func(a, b *session.Approval) int { return int(a.Seq) - int(b.Seq) }) {
 		if a.Agent == f.agent.DID && (a.Status == session.Open || a.Status == session.Granted) {

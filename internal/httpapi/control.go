@@ -48,7 +48,7 @@ func (a *API) create(ctx context.Context, caller policy.Caller, in request[api.S
 	if err != nil {
 		return api.Session{}, err
 	}
-	return view(ctx, s)
+	return a.view(ctx, s)
 }
 
 // settings returns what a body says of a session, and the defaults where it says nothing.
@@ -193,7 +193,7 @@ func (a *API) leave(ctx context.Context, caller policy.Caller, in request[api.Le
 	if err != nil {
 		return api.Session{}, err
 	}
-	return view(ctx, s)
+	return a.view(ctx, s)
 }
 
 func (a *API) activate(ctx context.Context, caller policy.Caller, in request[none]) (api.Session, error) {
@@ -207,7 +207,7 @@ func (a *API) activate(ctx context.Context, caller policy.Caller, in request[non
 	if err != nil {
 		return api.Session{}, err
 	}
-	return view(ctx, s)
+	return a.view(ctx, s)
 }
 
 func (a *API) act(ctx context.Context, caller policy.Caller, in request[api.Act]) (api.Outcome, error) {

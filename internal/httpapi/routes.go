@@ -78,7 +78,7 @@ func (a *API) sessions(ctx context.Context, caller policy.Caller, in request[non
 		if err != nil {
 			return page, err
 		}
-		view, err := view(ctx, s)
+		view, err := a.view(ctx, s)
 		if err != nil {
 			return page, fmt.Errorf("session %s: %w", id, err)
 		}
@@ -92,12 +92,17 @@ func pageLimit(q query) (int, error) {
 	return int(n), err
 }
 
-func view(ctx context.Context, s *hypervisor.Session) (api.Session, error) {
+func (a *API) view(ctx context.Context, s *hypervisor.Session) (api.Session, error) {
 	state, err := s.State(ctx)
 	if err != nil {
 		return api.Session{}, err
 	}
-	return sessionView(state)
+	out, err := sessionView(state)
+	for i := range out.Participants {
+		p := &out.Participants[i]
+		p.Killed = a.hv.KilledIn(out.ID, policy.DID(p.Agent))
+	}
+	return out, err
 }
 
 // named returns the session of an id, or the newest of a name.
@@ -141,7 +146,7 @@ func (a *API) session(ctx context.Context, _ policy.Caller, in request[none]) (a
 	if err != nil {
 		return api.Session{}, err
 	}
-	return view(ctx, s)
+	return a.view(ctx, s)
 }
 
 func (a *API) terminate(ctx context.Context, caller policy.Caller, in request[none]) (api.Summary, error) {
