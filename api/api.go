@@ -48,7 +48,7 @@ type Participant struct {
 	Running int       `json:"running"` // actions under way
 	// Manifest is the digest of what the agent says of itself; empty: it says nothing.
 	Manifest string `json:"manifest,omitempty"`
-	Killed bool `json:"killed,omitempty"` // stopped by a kill of whatever scope, of who brought it too
+	Killed   bool   `json:"killed,omitempty"` // stopped by a kill of whatever scope, of who brought it too
 }
 
 // A Summary is what a session's end answers.
