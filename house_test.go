@@ -29,7 +29,7 @@ var layers = [][]string{
 	{"internal/executor", "internal/feed", "internal/killfile", "internal/sealer", "internal/cel"},
 	{"session", "system"},
 	{"agent"},
-	{"saga", "vfs", "liability", "manifest"},
+	{"saga", "vfs", "liability", "manifest", "drift"},
 	{"policy"},
 	{"action"},
 	{"ring"},
@@ -87,6 +87,7 @@ var pure = map[string][]string{
 	"liability": nil,
 	"saga":      nil, // what it reads it reads with internal/document
 	"vfs":       nil,
+	"drift":     nil,
 	"manifest":  {"github.com/go-json-experiment/json"}, // decoded strictly
 	"policy":    nil,
 	"audit":     {"golang.org/x/mod/sumdb/tlog", "golang.org/x/mod/sumdb/note"},
@@ -105,7 +106,7 @@ var pardoned = map[[2]string]string{
 }
 
 // exact holds the rooms in which no float takes part in a decision or an event.
-var exact = []string{"session", "agent", "system", "liability", "ring", "action", "saga", "manifest"}
+var exact = []string{"session", "agent", "system", "liability", "ring", "action", "saga", "manifest", "drift"}
 
 // rim holds the rooms of the parts that a simulator steps: outside Run they do everything in their caller's goroutine.
 var rim = []string{"eventlog", "internal/executor", "internal/feed"}

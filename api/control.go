@@ -67,6 +67,25 @@ type Elevation struct {
 	Decision *Decision   `json:"decision,omitempty"`
 }
 
+// A DriftReport is the body with which a service says how far an agent has moved from what it claims (docs/drift.schema.json): two
+// embeddings, which are compared here, or their distance.
+type DriftReport struct {
+	Agent    string    `json:"agent"`
+	Claimed  []Decimal `json:"claimed,omitempty"` // 1 to 4096 numbers from -1000 to 1000
+	Observed []Decimal `json:"observed,omitempty"`
+	Metric   string    `json:"metric,omitempty"`   // cosine or euclidean; empty: cosine
+	Distance Decimal   `json:"distance,omitempty"` // from 0 to 1, measured elsewhere
+	Reason   string    `json:"reason,omitempty"`   // at most 256 bytes
+}
+
+// A Drift is the answer to such a report.
+type Drift struct {
+	ID       string  `json:"id,omitempty"` // left out: the agent does as it claims, and nothing is recorded
+	Level    string  `json:"level"`        // none, low, medium, high, critical
+	Distance Decimal `json:"distance"`
+	Metric   string  `json:"metric,omitempty"`
+}
+
 // An IncidentRequest is the body that reports that something went wrong: with an action, or with an agent.
 type IncidentRequest struct {
 	Action   string  `json:"action,omitempty"` // its id

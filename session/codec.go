@@ -63,6 +63,7 @@ var readers = sagaReaders(audit.Readers[Event]{
 	demotedType:       reader[RingDemoted](),
 	incidentType:      reader[IncidentRaised](),
 	attributedType:    reader[FaultAttributed](),
+	driftType:         reader[BehaviorDrift](),
 	breachType:        reader[BreachDetected](),
 	liftedType:        reader[DemotionLifted](),
 	elevatedType:      reader[RingElevated](),

@@ -14,6 +14,7 @@ import (
 
 	"github.com/agenthypervisor/hypervisor/action"
 	"github.com/agenthypervisor/hypervisor/audit"
+	"github.com/agenthypervisor/hypervisor/drift"
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/ring"
 	"github.com/agenthypervisor/hypervisor/saga"
@@ -61,6 +62,8 @@ func samples() []session.Event {
 		session.RingDemoted{Agent: ann, From: ring.Privileged, Ring: ring.Sandbox, SigmaEff: 999_999},
 		session.RingDemoted{Agent: ann, From: ring.Privileged, Ring: ring.Sandbox, SigmaEff: 999_999, Held: true, Why: odd},
 		session.DemotionLifted{Agent: ann},
+		session.BehaviorDrift{ID: "drf-1", Agent: ann, Level: drift.Critical, Distance: 750_000, By: "did:mesh:cmvk"},
+		session.BehaviorDrift{ID: "drf-1", Agent: ann, Level: drift.Low, Distance: 150_000, Metric: drift.Cosine, By: "did:mesh:cmvk", Reason: odd},
 		session.IncidentRaised{ID: "inc-1", Action: "act-1", Agent: ann, Severity: 500_000, Reason: odd, By: "did:mesh:ops"},
 		session.IncidentRaised{ID: "inc-1", Agent: ann, Severity: 500_000, Reason: odd, By: ann, Faultless: "agent_report"},
 		session.FaultAttributed{ID: "inc-1", Severity: 500_000, Shares: []session.Borne{{Agent: ann, Share: 650_000, Why: []string{odd, "b"}}, {Agent: "did:mesh:bob", Share: 350_000, Why: []string{}}},

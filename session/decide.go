@@ -156,6 +156,8 @@ func decide(s *State, env *Env, c Command) (Outcome, error) {
 		return decideElevate(s, env, c), nil
 	case EndElevation:
 		return decideEndElevation(s, env, c), nil
+	case ReportDrift:
+		return decideReportDrift(s, env, c), nil
 	case RaiseIncident:
 		return decideRaiseIncident(s, env, c), nil
 	case LiftDemotion:

@@ -18,6 +18,7 @@ import (
 	"github.com/agenthypervisor/hypervisor/action"
 	"github.com/agenthypervisor/hypervisor/agent"
 	"github.com/agenthypervisor/hypervisor/audit"
+	"github.com/agenthypervisor/hypervisor/drift"
 	"github.com/agenthypervisor/hypervisor/manifest"
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/ring"
@@ -258,6 +259,16 @@ func (p *player) command(l line) (by policy.Caller, c session.Command, err error
 			c.Agent = did(name)
 		}
 		return l.by(operator), c, nil
+	case "drift": // drift ann 0.31 [by=service:cmvk] [metric=cosine claimed=1,0 observed=1,1]
+		c := session.ReportDrift{Agent: did(name), Reason: l.named["reason"], Metric: l.named["metric"]}
+		if c.Metric == "" {
+			c.Distance = ring.MustSigma(l.word(2))
+			return l.by("service:cmvk"), c, nil
+		}
+		var err [2]error
+		c.Claimed, err[0] = drift.ParseVector(strings.Split(l.named["claimed"], ","))
+		c.Observed, err[1] = drift.ParseVector(strings.Split(l.named["observed"], ","))
+		return l.by("service:cmvk"), c, errors.Join(err[:]...)
 	case "lift-demotion": // lift-demotion ann
 		return l.by(operator), session.LiftDemotion{Agent: did(name)}, nil
 	case "terminate":

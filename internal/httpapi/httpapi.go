@@ -83,6 +83,7 @@ func (a *API) route() {
 	a.mux.HandleFunc("POST /v1/sessions/{id}/elevations", handle(a, a.elevate))
 	a.mux.HandleFunc("GET /v1/sessions/{id}/elevations", handle(a, a.elevations, "cursor", "limit"))
 	a.mux.HandleFunc("DELETE /v1/sessions/{id}/elevations/{eid}", handle(a, a.endElevation))
+	a.mux.HandleFunc("POST /v1/sessions/{id}/drifts", handle(a, a.reportDrift))
 	a.mux.HandleFunc("POST /v1/sessions/{id}/incidents", handle(a, a.raiseIncident))
 	a.mux.HandleFunc("GET /v1/sessions/{id}/incidents", handle(a, a.incidents, "cursor", "limit"))
 	a.mux.HandleFunc("GET /v1/sessions/{id}/incidents/{iid}", handle(a, a.incident))
