@@ -23,17 +23,17 @@ func ParseDID(text string) (DID, error) {
 	if !ok || !ok2 || method == "" || id == "" || strings.HasSuffix(id, ":") || len(text) > MaxDIDBytes {
 		return "", fmt.Errorf("%q: %w", clip(text), ErrDID)
 	}
-	for _, c := range []byte(method) {
+	for _, c := range method {
 		if (c < 'a' || c > 'z') && (c < '0' || c > '9') {
 			return "", fmt.Errorf("%q: %w: method has %q", clip(text), ErrDID, c)
 		}
 	}
-	for i := range len(id) {
+	for i, r := range id {
 		switch c := id[i]; {
 		case c == '%' && !(i+2 < len(id) && isHex(id[i+1]) && isHex(id[i+2])):
 			return "", fmt.Errorf("%q: %w: %% without two hex digits", clip(text), ErrDID)
 		case !isIDChar(c):
-			return "", fmt.Errorf("%q: %w: identifier has %q", clip(text), ErrDID, c)
+			return "", fmt.Errorf("%q: %w: identifier has %q", clip(text), ErrDID, r)
 		}
 	}
 	return DID(text), nil

@@ -247,3 +247,11 @@ func TestNoRulesLetEverythingPass(t *testing.T) {
 		t.Error("the effects are not in the order of their strength")
 	}
 }
+
+func TestADIDsFaultIsNamedAsItIsWritten(t *testing.T) {
+	for text, want := range map[string]string{"did:mesh:änn": `identifier has 'ä'`, "did:mäsh:ann": `method has 'ä'`} {
+		if _, err := policy.ParseDID(text); err == nil || !strings.HasSuffix(err.Error(), want) {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}

@@ -22,7 +22,7 @@ func incidentRaise(g *globals) *cobra.Command {
 		Use: "raise (--action SESSION/ID | --agent DID --session ID) --reason R [--severity S]", Short: "Report that something went wrong, and have the blame divided",
 		Args: cobra.NoArgs,
 		Long: `Report that something went wrong. An operator's incident is divided among the agents whose actions led to it, and costs each its share of
-standing; from a share of 0.80 on the agent is slashed. An action that timed out or failed is nobody's fault: it is recorded only. With an agent's
+standing; from a share of 0.80 on the agent is slashed, as is who is named by --agent, which bears all. An action that timed out or failed is nobody's fault: it is recorded only. With an agent's
 token it is the agent's own report, which moves nobody's standing.`,
 		Example: "  hypervisor incident raise --action dev/act-12 --severity 0.7 --reason 'the report was lost'",
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -32,7 +32,7 @@ func TestAServerThatAKillStoppedSaysThatItComesBack(t *testing.T) {
 	u.setDown(errBarred, time.Time{})
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if err := u.whyDown(); !strings.HasSuffix(err.Error(), "server up was stopped by a kill and is started again once it is lifted; try again in a moment") {
+	if err := u.whyDown(); !strings.HasSuffix(err.Error(), "server up: it was stopped by a kill and is started again once that is lifted; try again in a moment") {
 		t.Error(err)
 	}
 }

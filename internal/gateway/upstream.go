@@ -135,7 +135,7 @@ func (u *Upstream) Run(ctx context.Context) error {
 }
 
 // errBarred is why the process of who was killed does not run.
-var errBarred = errors.New("a kill stops it; an operator can lift that")
+var errBarred = errors.New("it was stopped by a kill and is started again once that is lifted; try again in a moment")
 
 // unbarred waits until the server may run, and returns a context that ends when it must not any more, with errBarred, and what
 // ends it before.
@@ -398,7 +398,7 @@ func (u *Upstream) whyDown() error {
 	case u.down == nil:
 		return fmt.Errorf("%w: server %s is being started; try again in a moment", action.ErrNotDispatched, u.name)
 	case errors.Is(u.down, errBarred): // who is still killed is refused at the door; whom a lift let go on is here before the server
-		return fmt.Errorf("%w: server %s was stopped by a kill and is started again once it is lifted; try again in a moment", action.ErrNotDispatched, u.name)
+		return fmt.Errorf("%w: server %s: %w", action.ErrNotDispatched, u.name, u.down)
 	case u.retry.IsZero():
 		return fmt.Errorf("%w: server %s is stopped", action.ErrNotDispatched, u.name)
 	}

@@ -32,14 +32,17 @@ func (a *API) routeUndo() {
 			return undoView(report), err
 		}, "progress")
 		lines := handleLines(a, func(ctx context.Context, caller policy.Caller, in request[api.UndoRequest]) iter.Seq2[stdjson.RawMessage, error] {
+			if _, err := in.query.flag("progress"); err != nil { // who asks what is not understood has nothing undone
+				return func(yield func(stdjson.RawMessage, error) bool) { yield(nil, err) }
+			}
 			return a.undoLines(ctx, caller, in, meant)
 		}, "progress")
 		a.mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
-			if told, err := query(r.URL.Query()).flag("progress"); err == nil && told {
-				lines(w, r)
+			if told, err := query(r.URL.Query()).flag("progress"); err == nil && !told {
+				whole(w, r)
 				return
 			}
-			whole(w, r)
+			lines(w, r)
 		})
 	}
 }

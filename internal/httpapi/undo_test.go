@@ -95,6 +95,7 @@ func TestAnUndoIsAnsweredWholeOrAsItGoes(t *testing.T) {
 		{one + "/undo", `{"since":"-1h"}`, http.StatusUnprocessableEntity},
 		{one + "/undo", `{"sinse":"1h"}`, http.StatusBadRequest},
 		{one + "/undo?progres=true", `{}`, http.StatusBadRequest},
+		{one + "/undo?progress=maybe", `{}`, http.StatusBadRequest},
 		{one + "/actions/act-999/undo", `{}`, http.StatusNotFound},
 		{one + "/actions/" + ids[0] + "/undo", `{"since":"1h"}`, http.StatusUnprocessableEntity},
 		{"/v1/sessions/none/undo", `{}`, http.StatusNotFound},
