@@ -63,9 +63,11 @@ var beside = map[string][]string{
 	"internal/feed":     {"eventlog", "audit"},
 	"internal/sealer":   {"eventlog", "audit"},
 	"internal/auth":     {"eventlog", "audit"},
-	"internal/config":   {"eventlog", "audit", "packs", "internal/document"},
-	"internal/httpapi":  {"eventlog", "audit", "api", "internal/document"},
-	"internal/gateway":  {"eventlog", "audit"},
+
+	"internal/reputation": {"policy", "action", "ring"},
+	"internal/config":     {"eventlog", "audit", "packs", "internal/document"},
+	"internal/httpapi":    {"eventlog", "audit", "api", "internal/document"},
+	"internal/gateway":    {"eventlog", "audit"},
 
 	"cmd/hypervisor":       {everything},
 	"internal/demo":        {everything},

@@ -55,11 +55,13 @@ type Hypervisor struct {
 	ruling   sync.Mutex // held over SetRules, so that the newest record of rules is of those in force
 	rules    atomic.Pointer[ruleSet]
 	equipper atomic.Pointer[Equipper]
-	bodies   sync.Pool      // of *[]byte: records' bytes on their way to the store
-	gate     sync.RWMutex   // held for writing while closing is set, so that no one enters unseen
-	closing  atomic.Bool    // nobody enters any more
-	busy     sync.WaitGroup // who has entered, and calls without an answer
-	cutOff   atomic.Bool    // a call that begins is cancelled at once
+
+	reputation atomic.Pointer[Reputation] // asked at every join; nil: none is
+	bodies     sync.Pool                  // of *[]byte: records' bytes on their way to the store
+	gate       sync.RWMutex               // held for writing while closing is set, so that no one enters unseen
+	closing    atomic.Bool                // nobody enters any more
+	busy       sync.WaitGroup             // who has entered, and calls without an answer
+	cutOff     atomic.Bool                // a call that begins is cancelled at once
 
 	renewing sync.Mutex // held while an alias's successor is opened
 

@@ -247,6 +247,11 @@ func (s *Session) Join(ctx context.Context, caller policy.Caller, c session.Join
 			return Participant{}, err
 		}
 	}
+	if caller.Runs() || caller.Role == policy.AgentRole { // nobody else brings an agent
+		if err := s.hv.rate(ctx, c.Agent); err != nil {
+			return Participant{}, err
+		}
+	}
 	known, err := s.hv.agents.know(ctx, c.Agent)
 	if err != nil {
 		return Participant{}, err

@@ -11,10 +11,12 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/agenthypervisor/hypervisor"
 	"github.com/agenthypervisor/hypervisor/internal/auth"
 	"github.com/agenthypervisor/hypervisor/internal/config"
 	"github.com/agenthypervisor/hypervisor/internal/document"
 	"github.com/agenthypervisor/hypervisor/internal/gateway"
+	"github.com/agenthypervisor/hypervisor/internal/reputation"
 )
 
 // reload.go: what a configuration is to the daemon, at its start and when it is read again.
@@ -137,6 +139,11 @@ func (d *daemon) enforce(ctx context.Context, cfg *config.Config) error {
 			return errors.Join(err, fmt.Errorf("σ of %s: %s", a.DID, decision.Reason))
 		}
 	}
+	rates, err := reputationOf(cfg)
+	if err != nil {
+		return usage("%w", err)
+	}
+	d.hv.SetReputation(rates)
 	if _, err := d.hv.NoteConfig(ctx, configOperator, cfg.Digest); err != nil {
 		return err
 	}
@@ -147,6 +154,15 @@ func (d *daemon) enforce(ctx context.Context, cfg *config.Config) error {
 		d.door.SetAnonymous(&auth.Anonymous{Agent: cfg.AnonymousAgent.DID, Session: d.defaults()})
 	}
 	return nil
+}
+
+// reputationOf returns the service that a configuration has asked at joins; nil: none.
+func reputationOf(cfg *config.Config) (hypervisor.Reputation, error) {
+	r := cfg.Services.Reputation
+	if r == nil {
+		return nil, nil
+	}
+	return reputation.New(reputation.Options{URL: r.URL, Headers: r.Headers, Timeout: r.Timeout, Keep: r.Cache})
 }
 
 // followSignals reads the configuration again at each SIGHUP, until ctx ends.

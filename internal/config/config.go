@@ -37,6 +37,7 @@ type Config struct {
 	Agents         []Agent
 	Roles          Roles
 	AnonymousAgent *Agent // whoever comes without a token; nil: nobody may
+	Services       Services
 	Policies       []cel.Rule
 	Rules          *cel.Rules // Policies compiled, never nil
 	Digest         audit.Hash // SHA-256 of the text, and of that of the file it names
@@ -179,6 +180,7 @@ func (l *loader) top(root item) {
 		"roles":           l.roles,
 		"anonymous_agent": l.anonymous,
 		"policies":        l.policies,
+		"services":        l.services,
 	})
 }
 

@@ -13,7 +13,9 @@ func TestEveryFaultSaysWhereAndWhat(t *testing.T) {
 	for _, c := range []struct{ name, yaml, want string }{
 		// the file
 		{"unknown key, near", "pollicies: []", `1:1: unknown key "pollicies" (did you mean "policies"?)`},
-		{"unknown key, far", "{listen: 'localhost:1', zebra: 1}", `1:25: unknown key "zebra" (there are agents, anonymous_agent, data, hosts, listen, mcpServers, mcpServersFile, policies, roles, servers, session)`},
+		{"unknown key, far", "{listen: 'localhost:1', zebra: 1}", `1:25: unknown key "zebra" (there are agents, anonymous_agent, data, hosts, listen, mcpServers, mcpServersFile, policies, roles, servers, services, session)`},
+		{"a service without its address", "services: {reputation: {timeout: 1s}}", `1:24: services.reputation: url is missing`},
+		{"a service's time", "services: {reputation: {url: 'https://r.example', timeout: 1h}}", `1:60: services.reputation.timeout: want a duration from 10ms to 30s such as 30s, 15m, 24h or 7d, got "1h"`},
 		{"duplicate key", "data: a\nlisten: localhost:1\ndata: b\n", `3:1: key "data" is said twice`},
 		{"not a mapping", "- a\n", `1:1: want keys with values, got a list`},
 		{"syntax", "listen: [\n", `1:9: not YAML: sequence end token ']' not found`},
