@@ -67,7 +67,7 @@ var beside = map[string][]string{
 	"internal/reputation": {"policy", "action", "ring"},
 	"internal/config":     {"eventlog", "audit", "packs", "internal/document"},
 	"internal/httpapi":    {"eventlog", "audit", "api", "internal/document"},
-	"internal/gateway":    {"eventlog", "audit"},
+	"internal/gateway":    {"eventlog", "audit", "internal/document"}, // a duration is written alike at every door
 
 	"cmd/hypervisor":       {everything},
 	"internal/demo":        {everything},

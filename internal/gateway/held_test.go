@@ -36,3 +36,17 @@ func TestAServerThatAKillStoppedSaysThatItComesBack(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A duration is written over MCP as it is everywhere else.
+func TestAnUndosTimeIsWrittenAsEverywhere(t *testing.T) {
+	for since, want := range map[string]time.Duration{"10m": 10 * time.Minute, "2d": 48 * time.Hour} {
+		if r, err := undoRequest([]byte(`{"since":"` + since + `"}`)); err != nil || r.Since != want {
+			t.Errorf("%s: %v, %v", since, r.Since, err)
+		}
+	}
+	for _, bad := range []string{"-1h", "0s", "1", "2d-1h", "∞"} {
+		if r, err := undoRequest([]byte(`{"since":"` + bad + `"}`)); err == nil {
+			t.Errorf("%s: %v", bad, r.Since)
+		}
+	}
+}

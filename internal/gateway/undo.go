@@ -6,13 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 
 	jsonv2 "github.com/go-json-experiment/json"
 	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 
 	"github.com/agenthypervisor/hypervisor"
+	"github.com/agenthypervisor/hypervisor/internal/document"
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/session"
 )
@@ -87,9 +87,9 @@ func undoRequest(args json.RawMessage) (hypervisor.UndoRequest, error) {
 	}
 	req.Action, req.Plan = in.Action, in.Plan
 	if in.Since != "" {
-		d, err := time.ParseDuration(in.Since)
+		d, err := document.ParseDuration(in.Since)
 		if err != nil || d <= 0 {
-			return req, fmt.Errorf("since: want a time such as 10m, got %q", clip(in.Since))
+			return req, fmt.Errorf("since: want a time such as 10m or 2d, got %q", clip(in.Since))
 		}
 		req.Since = d
 	}

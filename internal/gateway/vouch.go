@@ -12,6 +12,7 @@ import (
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 
 	"github.com/agenthypervisor/hypervisor"
+	"github.com/agenthypervisor/hypervisor/internal/document"
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/ring"
 	"github.com/agenthypervisor/hypervisor/session"
@@ -87,7 +88,7 @@ func vouchRequest(args json.RawMessage) (c session.Vouch, life time.Duration, er
 		}
 	}
 	if in.Expires != "" {
-		if life, err = time.ParseDuration(in.Expires); err != nil || life <= 0 {
+		if life, err = document.ParseDuration(in.Expires); err != nil || life <= 0 {
 			return c, 0, fmt.Errorf("expires: want a time such as 10m, got %q", clip(in.Expires))
 		}
 	}
