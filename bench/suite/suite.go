@@ -92,13 +92,14 @@ type Size struct {
 	Idle     int           // agents connected to a daemon
 	Settle   time.Duration // for so long a daemon's memory stays as it is before it is weighed
 	Starts   int           // of the program
+	Planned  int           // actions whose undo is planned at once
 }
 
 // The sizes.
 var (
-	Quick  = Size{200 * time.Millisecond, 250 * time.Millisecond, 8, 2_000, 300, 50_000, 500, 1_000, 12 * time.Second, 5}
-	Normal = Size{time.Second, 400 * time.Millisecond, 16, 5_000, 1_000, 200_000, 1_000, 1_000, 12 * time.Second, 10}
-	Long   = Size{time.Second, 500 * time.Millisecond, 30, 20_000, 3_000, 1_000_000, 2_000, 1_000, 12 * time.Second, 20}
+	Quick  = Size{200 * time.Millisecond, 250 * time.Millisecond, 8, 2_000, 300, 50_000, 500, 1_000, 12 * time.Second, 5, 10_000}
+	Normal = Size{time.Second, 400 * time.Millisecond, 16, 5_000, 1_000, 200_000, 1_000, 1_000, 12 * time.Second, 10, 10_000}
+	Long   = Size{time.Second, 500 * time.Millisecond, 30, 20_000, 3_000, 1_000_000, 2_000, 1_000, 12 * time.Second, 20, 10_000}
 )
 
 // The subcommands of `bench` that are run as processes of their own.

@@ -20,7 +20,6 @@ import (
 const (
 	undoneWrites = 100
 	fewPlanned   = 100
-	manyPlanned  = 10_000
 )
 
 // undoing measures the undo of file writes beside the writes themselves, and the plan of few and of many actions.
@@ -35,7 +34,7 @@ func undoing(ctx context.Context, r *run) (rows []Row, err error) {
 		return nil, err
 	}
 	r.say("planning the undo of many actions")
-	plans, err := planning(ctx)
+	plans, err := planning(ctx, r.Planned)
 	return []Row{writes, plans}, err
 }
 
@@ -97,13 +96,13 @@ func undoAll(ctx context.Context, hv *hypervisor.Hypervisor, s *hypervisor.Sessi
 }
 
 // planning measures the plan of few and of many actions, in memory.
-func planning(ctx context.Context) (Row, error) {
+func planning(ctx context.Context, many int) (Row, error) {
 	hv, err := hypervisor.Open(ctx, &hypervisor.Options{Clock: newClock(), Program: "bench"})
 	if err != nil {
 		return Row{}, err
 	}
 	per := map[int]time.Duration{}
-	for _, n := range []int{manyPlanned, fewPlanned} {
+	for _, n := range []int{many, fewPlanned} {
 		s, err := openSession(ctx, hv, session.Strong)
 		if err != nil {
 			return Row{}, err
@@ -130,7 +129,7 @@ func planning(ctx context.Context) (Row, error) {
 		}
 		per[n] = percentile(samples, 50) / time.Duration(n)
 	}
-	row := Row{Work: fmt.Sprintf("plan of %d undos, an action", manyPlanned), Value: micros(per[manyPlanned]), Unit: "µs",
+	row := Row{Work: fmt.Sprintf("plan of %d undos, an action", many), Value: micros(per[many]), Unit: "µs",
 		Reach: fmt.Sprintf("≤ 2 × of %d", fewPlanned), Beside: fmt.Sprintf("plan of %d, an action", fewPlanned), Baseline: micros(per[fewPlanned])}
 	return row.atMost(2 * row.Baseline), hv.Close(ctx)
 }
