@@ -160,7 +160,7 @@ servers:
   thinking: {pack: sequential-thinking}
 agents:
   - {did: "did:mesh:ann", sigma: 0.80}
-  - {did: "did:mesh:rob", sigma: 0.50}
+  - {did: "did:mesh:rob", sigma: 0.55}
 `
 
 // everyCall are calls at each of the servers that ring 2 may make, writing a file of a name.

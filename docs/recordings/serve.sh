@@ -68,7 +68,7 @@ servers:
   thinking: {pack: sequential-thinking}
 agents:
   - {did: "did:mesh:ann", sigma: 0.80}   # above 0.60: ring 2
-  - {did: "did:mesh:rob", sigma: 0.50}   # ring 3
+  - {did: "did:mesh:rob", sigma: 0.55}   # ring 3
 policies:
   - {name: no-secrets, when: 'action.id.startsWith("files.") && has(args.path) && args.path.contains("secret")', effect: deny}
 END
