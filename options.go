@@ -30,6 +30,9 @@ type Options struct {
 	Operators []policy.DID
 	// MaxLoaded bounds the sessions held in memory beyond those that are busy. Zero: 10,000.
 	MaxLoaded int
+	// History says whether the receipts that are presented at a join hold. Nil: nobody can say, and they change nothing unless they
+	// contradict each other.
+	History ReceiptVerifier
 	// Logger gets what an operator of the process should know. Nil: nothing is logged.
 	Logger *slog.Logger
 	// Clock is the time. Nil: the machine's.

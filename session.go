@@ -229,6 +229,7 @@ type Participant struct {
 	Agent    policy.DID
 	Ring     ring.Ring
 	SigmaEff ring.Sigma
+	History  *session.History // what the session thinks of its receipts; nil: none were presented
 }
 
 // Join brings an agent into the session: an operator does, or a participant, who is its parent then. A Sigma in it, which only an
@@ -261,8 +262,9 @@ func (s *Session) Join(ctx context.Context, caller policy.Caller, c session.Join
 		s.live.agents.keep(s.live.state.Participants)
 		s.live.agents.watch(c.Agent, known[0])
 	}
-	if c.Sigma != 0 {
-		// A join that is refused whatever the σ, or that repeats another, must not set it.
+	c.Proofs = nil
+	if c.Sigma != 0 || len(c.Receipts) > 0 {
+		// A join that is refused whatever the σ, or that repeats another, must not set it, nor have anybody asked.
 		out, err := s.consider(ctx, caller, c, stamp)
 		if err := refusedOr(out.Decision, err); err != nil {
 			return Participant{}, err
@@ -270,6 +272,9 @@ func (s *Session) Join(ctx context.Context, caller policy.Caller, c session.Join
 		if out.Repeats != nil {
 			return s.Participant(ctx, c.Agent)
 		}
+		c.Proofs = s.hv.prove(ctx, c.Receipts)
+	}
+	if c.Sigma != 0 {
 		d, err := s.hv.agents.submit(ctx, caller, c.Agent, agent.SetSigma{Sigma: c.Sigma, Source: agent.FromJoin})
 		if err := refusedOr(d, err); err != nil {
 			return Participant{}, err
@@ -279,10 +284,10 @@ func (s *Session) Join(ctx context.Context, caller policy.Caller, c session.Join
 	if err := refusedOr(out.Decision, err); err != nil {
 		return Participant{}, err
 	}
-	if out.Repeats != nil {
+	if out.Repeats != nil || len(c.Receipts) > 0 {
 		return s.Participant(ctx, c.Agent)
 	}
-	return Participant{c.Agent, *out.Ring, *out.SigmaEff}, nil
+	return Participant{Agent: c.Agent, Ring: *out.Ring, SigmaEff: *out.SigmaEff}, nil
 }
 
 // maySpawn refuses an agent that has a token of its own for this session: it comes by itself, and is nobody's child. One that was
@@ -314,7 +319,8 @@ func (s *Session) Participant(ctx context.Context, did policy.DID) (Participant,
 	if err := s.load(ctx); err != nil {
 		return Participant{}, err
 	}
-	if s.live.state.Participants[did] == nil {
+	p := s.live.state.Participants[did]
+	if p == nil {
 		return Participant{}, fmt.Errorf("%s in session %s: %w", did, s.id, ErrNotFound)
 	}
 	env, _, err := s.env(policy.System)
@@ -322,7 +328,7 @@ func (s *Session) Participant(ctx context.Context, did policy.DID) (Participant,
 		return Participant{}, err
 	}
 	r, sigma := s.live.state.RingOf(&env, did)
-	return Participant{did, r, sigma}, nil
+	return Participant{did, r, sigma, p.History}, nil
 }
 
 // Leave takes an agent out of the session: itself, or an operator does it. The error is *Refused where the rules say no.

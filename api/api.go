@@ -48,7 +48,9 @@ type Participant struct {
 	Running int       `json:"running"` // actions under way
 	// Manifest is the digest of what the agent says of itself; empty: it says nothing.
 	Manifest string `json:"manifest,omitempty"`
-	Killed   bool   `json:"killed,omitempty"` // stopped by a kill of whatever scope, of who brought it too
+	// History is what its receipts told; left out: it has presented none.
+	History *History `json:"history,omitempty"`
+	Killed  bool     `json:"killed,omitempty"` // stopped by a kill of whatever scope, of who brought it too
 }
 
 // A Summary is what a session's end answers.

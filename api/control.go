@@ -28,14 +28,36 @@ type Join struct {
 	Sigma Decimal `json:"sigma,omitempty"` // an operator's word on its standing; empty: as it stands
 	// Manifest is what the agent says of itself, an IATP manifest (docs/manifest.schema.json). It only makes stricter. Nil: nothing.
 	Manifest json.RawMessage `json:"manifest,omitempty"`
+	// Receipts are of the agent's past sessions, at most 64, the one that ended first first. Nil: none.
+	Receipts []Receipt `json:"receipts,omitempty"`
+}
+
+// A Receipt says that an agent took part in a session that has ended.
+type Receipt struct {
+	Hypervisor  string    `json:"hypervisor"` // whose session it was: the origin of its transparency log
+	Session     string    `json:"session"`    // its id there
+	Agent       string    `json:"agent"`
+	Opened      time.Time `json:"opened"`
+	Ended       time.Time `json:"ended"`
+	SummaryHash string    `json:"summary_hash"` // root of the RFC 6962 tree over the session's records
+	Records     uint64    `json:"records"`
+	Proof       string    `json:"proof"` // inclusion proof and checkpoint, at most 8 KiB
+}
+
+// A History is what a session thinks of an agent's receipts.
+type History struct {
+	Result string    `json:"result"`        // verified, few, suspicious (held in ring 3), unreachable
+	Why    string    `json:"why,omitempty"` // of one that is suspicious
+	Until  time.Time `json:"until"`         // when it counts no more
 }
 
 // A Joined is the answer to a join.
 type Joined struct {
-	Agent    string  `json:"agent"`
-	Ring     int     `json:"ring"`
-	SigmaEff Decimal `json:"sigma_eff"`
-	Manifest string  `json:"manifest,omitempty"` // SHA-256 of the manifest that was taken, in its canonical form (RFC 8785)
+	Agent    string   `json:"agent"`
+	Ring     int      `json:"ring"`
+	SigmaEff Decimal  `json:"sigma_eff"`
+	Manifest string   `json:"manifest,omitempty"` // SHA-256 of the manifest that was taken, in its canonical form (RFC 8785)
+	History  *History `json:"history,omitempty"`  // of an agent that has presented receipts
 }
 
 // A Leave is the body that takes an agent out of a session.
@@ -105,7 +127,7 @@ type Incident struct {
 	By            string    `json:"by"`
 	Seq           uint64    `json:"seq"`
 	Time          time.Time `json:"time"`
-	Faultless     string    `json:"faultless,omitempty"` // why nobody bears it: agent_report, unknown_outcome, failed_outcome
+	Faultless     string    `json:"faultless,omitempty"` // why nobody bears it: agent_report, unknown_outcome, failed_outcome, suspicious_history
 	Shares        []Share   `json:"shares"`              // they sum to 1; none: nobody bears it
 	Slashed       []string  `json:"slashed,omitempty"`
 	Chains        uint64    `json:"chains,omitempty"` // causal chains that were counted

@@ -51,6 +51,7 @@ var readers = sagaReaders(audit.Readers[Event]{
 	createdType:       reader[Created](),
 	joinedType:        reader[Joined](),
 	presentedType:     reader[ManifestPresented](),
+	historyType:       reader[HistoryVerified](),
 	leftType:          reader[Left](),
 	activatedType:     reader[Activated](),
 	terminatedType:    reader[Terminated](),

@@ -39,6 +39,8 @@ func samples() []session.Event {
 		session.ManifestPresented{Agent: ann, Presented: session.Presented{Digest: h, Level: odd, Ring: ring.Standard}},
 		session.ManifestPresented{Agent: ann, Presented: session.Presented{Digest: h, Level: "trusted", Ring: ring.Standard, Sigma: &sigma,
 			Claims: map[string]action.Claim{odd: {Reversibility: &partial, Network: &yes}, "b": {UndoWindow: &window}, "*": {}}}},
+		session.HistoryVerified{Agent: ann, History: session.History{Result: "few", Until: at}, Receipts: 1, Digest: h},
+		session.HistoryVerified{Agent: ann, History: session.History{Result: "suspicious", Why: odd, Until: at}, Receipts: 64, Digest: h},
 		session.Left{Agent: ann},
 		session.Activated{},
 		session.Terminated{Reason: odd, Grace: at},

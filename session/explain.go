@@ -31,6 +31,9 @@ func (s *State) ceilings(st stance, score ring.Sigma, above ring.Ring) []policy.
 	if st.probation {
 		all = append(all, policy.Ceiling{Ring: ring.Sandbox, Why: "it is on probation for as long as it is in this session"})
 	}
+	if h := st.suspect; h != nil {
+		all = append(all, policy.Ceiling{Ring: ring.Sandbox, Why: "its history is suspicious until " + h.Until.Format(time.RFC3339) + ": " + h.Why})
+	}
 	if st.held > ring.Root {
 		all = append(all, policy.Ceiling{Ring: st.held, Why: "a demotion holds it until an operator lifts it"})
 	}
@@ -185,7 +188,7 @@ func (s *State) Explain(e Admitted, at time.Time) policy.Explanation {
 	if p == nil {
 		return out // an operator's
 	}
-	st := stance{parent: p.Parent, probation: p.Probation, held: p.Held, elevated: ring.Sandbox}
+	st := stance{parent: p.Parent, probation: p.Probation, held: p.Held, suspect: p.History.suspect(at), elevated: ring.Sandbox}
 	if el := s.Elevations[e.Agent]; el != nil && at.Before(el.Until) {
 		st.elevated = el.Ring
 	}

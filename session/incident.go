@@ -48,7 +48,7 @@ type IncidentRaised struct {
 	Severity ring.Sigma `json:"severity"`
 	Reason   string     `json:"reason"`
 	By       policy.DID `json:"by"`
-	// Faultless says why nobody bears it: agent_report, unknown, failed. Empty: it is attributed in the same record.
+	// Faultless says why nobody bears it: agent_report, unknown_outcome, failed_outcome, suspicious_history. Empty: it is attributed in the same record.
 	Faultless string `json:"faultless,omitempty"`
 }
 
@@ -57,6 +57,8 @@ const (
 	agentReport    = "agent_report"    // an agent says so
 	unknownOutcome = "unknown_outcome" // a timeout, or an answer that was lost
 	failedOutcome  = "failed_outcome"  // nothing was sent, or the tool said that it failed
+
+	suspiciousHistory = "suspicious_history" // of receipts at join: the ring is what it costs
 )
 
 // FaultAttributed is recorded when an incident is divided among agents.

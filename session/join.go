@@ -32,6 +32,12 @@ type Join struct {
 	// Manifest is what the agent says of itself: claims, which hold it lower and make its actions stricter, never the other way.
 	// Of an agent that takes part already it takes the place of the one before. Nil: none.
 	Manifest *manifest.Manifest `json:",omitempty"`
+	// Receipts are of the agent's past sessions, at most MaxReceipts, the one that ended first first. Good ones raise nobody; bad ones
+	// hold it in ring 3. Nil: none.
+	Receipts []Receipt `json:",omitempty"`
+	// Proofs are what was found out of each receipt, in their places. Session.Join stamps them; what its caller wrote there counts
+	// for nothing. Another number than of receipts: nobody could say.
+	Proofs []Proof `json:"-"`
 }
 
 // Leave takes an agent out of the session: itself, or an operator does it.
@@ -85,6 +91,9 @@ func decideJoin(s *State, env *Env, c Join) Outcome {
 	if c.Manifest != nil && c.Manifest.Agent != c.Agent {
 		return refuse(policy.InvalidArguments, "the manifest is of %s, and %s is to join", c.Manifest.Agent, c.Agent)
 	}
+	if what := malformed(c.Agent, c.Receipts); what != "" {
+		return refuse(policy.InvalidArguments, "%s", what)
+	}
 	if k, ok := s.killed(env, c.Agent); ok && !k.All {
 		return Outcome{Decision: k.Refusal()}
 	}
@@ -106,11 +115,9 @@ func decideJoin(s *State, env *Env, c Join) Outcome {
 		if before.Parent != "" && env.Caller.Role == policy.SystemRole { // its token alone brings it back without whom it is held by
 			return refuse(policy.Forbidden, "%s was brought by %s, who alone, or an operator, brings it again", c.Agent, before.Parent)
 		}
-		st.held, st.manifest = before.Held, before.Manifest
+		st.held, st.manifest, st.suspect = before.Held, before.Manifest, before.History.suspect(env.Now)
 	}
-	if c.Manifest != nil {
-		st.manifest = presented(c.Manifest)
-	}
+	said := s.presents(env, c, &st)
 	if len(s.Participants) >= s.Config.MaxParticipants {
 		return refuse(policy.SessionFull, "session %s has its %d participants", s.ID, s.Config.MaxParticipants)
 	}
@@ -125,21 +132,26 @@ func decideJoin(s *State, env *Env, c Join) Outcome {
 	st.probation = standing.Risk >= agent.RiskProbation
 	r, score := s.ringAs(env, c.Agent, st)
 	out := allow(Joined{Agent: c.Agent, Sigma: standing.Sigma, Standing: standing.Version, Probation: st.probation, Parent: parent})
-	if c.Manifest != nil {
-		out.Events = append(out.Events, ManifestPresented{c.Agent, *st.manifest})
-	}
-	out.Events = append(out.Events, RingAssigned{c.Agent, r, score})
+	out.Events = append(append(out.Events, said...), RingAssigned{c.Agent, r, score})
 	out.Ring, out.SigmaEff = &r, &score
 	return out
 }
 
-// rejoin answers for an agent that takes part already: its ring as it is now, with the manifest that is presented.
+// presents returns what is recorded of what a join brings along, and takes it into the agent's stance.
+func (s *State) presents(env *Env, c Join, st *stance) (events []Event) {
+	if c.Manifest != nil {
+		st.manifest = presented(c.Manifest)
+		events = append(events, ManifestPresented{c.Agent, *st.manifest})
+	}
+	return append(events, s.judged(env, c, st)...)
+}
+
+// rejoin answers for an agent that takes part already: its ring as it is now, with what is presented.
 func (s *State) rejoin(env *Env, c Join) Outcome {
 	st := s.stance(env, c.Agent)
 	events := s.ringChange(env, c.Agent)
-	if c.Manifest != nil {
-		st.manifest = presented(c.Manifest)
-		events = append([]Event{ManifestPresented{c.Agent, *st.manifest}}, s.ringChangeAs(env, c.Agent, st)...)
+	if said := s.presents(env, c, &st); len(said) > 0 {
+		events = append(said, s.ringChangeAs(env, c.Agent, st)...)
 	}
 	r, score := s.ringAs(env, c.Agent, st)
 	out := allow(events...)

@@ -2,6 +2,7 @@ package session_test
 
 import (
 	"cmp"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -218,17 +219,23 @@ func (p *player) command(l line) (by policy.Caller, c session.Command, err error
 	case "session": // session [eventual] [max_participants=2] …
 		cfg, err := config(l)
 		return l.by(operator), session.Create{Config: cfg, Undoes: l.named["undoes"]}, err
-	case "join": // join ann 0.97 [manifest=trusted,7] [t.write=none|admin|network|…]
+	case "join": // join ann 0.97 [manifest=trusted,7] [t.write=none|admin|network|…] [past=1,2,3 [proofs=ok,bad,?]]
 		if s := l.word(2); s != "" {
 			p.setSigma(did(name), ring.MustSigma(s))
 		}
-		m, err := presented(l)
-		return l.by(operator), session.Join{Agent: did(name), Manifest: m}, err
+		c := session.Join{Agent: did(name)}
+		if c.Manifest, err = presented(l); err == nil {
+			c.Receipts, c.Proofs, err = past(l, p.now)
+		}
+		return l.by(operator), c, err
 	case "leave":
 		return l.by(name), session.Leave{Agent: did(name)}, nil
-	case "spawn": // spawn ann kid [manifest=…]
-		m, err := presented(l)
-		return l.by(name), session.Join{Agent: did(l.word(2)), Manifest: m}, err
+	case "spawn": // spawn ann kid [manifest=…] [past=…]
+		c := session.Join{Agent: did(l.word(2))}
+		if c.Manifest, err = presented(l); err == nil {
+			c.Receipts, c.Proofs, err = past(l, p.now)
+		}
+		return l.by(name), c, err
 	case "activate":
 		return l.by(operator), session.Activate{}, nil
 	case "kill": // kill session | ann here [reason=drift] [id=kil-2]
@@ -386,6 +393,51 @@ func presented(l line) (*manifest.Manifest, error) {
 		return nil, err
 	}
 	return manifest.Parse(b)
+}
+
+// past reads receipts by number, and what the verifier finds out of each: the session of the third ended three hours after the start
+// of January. 3@5h is one that ended five hours before now, 3-1h one that ended an hour before it was opened. Nobody is asked where
+// there are no proofs.
+func past(l line, now time.Time) (receipts []session.Receipt, proofs []session.Proof, err error) {
+	if l.named["past"] == "" {
+		return nil, nil, nil
+	}
+	joining := did(l.word(1))
+	if l.word(0) == "spawn" {
+		joining = did(l.word(2))
+	}
+	for text := range strings.SplitSeq(l.named["past"], ",") {
+		number, before, moved := strings.Cut(text, "@")
+		number, backwards, back := strings.Cut(number, "-")
+		n, err := strconv.Atoi(number)
+		if err != nil {
+			return nil, nil, err
+		}
+		r := session.Receipt{Hypervisor: cmp.Or(l.named["from"], "hv.example"), Session: "ses-" + number, Agent: policy.DID(cmp.Or(l.named["of"], string(joining))),
+			Ended: time.Date(2026, 1, 1, n, 0, 0, 0, time.UTC), Summary: sha256.Sum256([]byte(cmp.Or(l.named["summary"], number))), Records: 9, Proof: "proof"}
+		if moved {
+			ago, err := time.ParseDuration(before)
+			if err != nil {
+				return nil, nil, err
+			}
+			r.Ended = now.Add(-ago)
+		}
+		r.Opened = r.Ended.Add(-time.Hour)
+		if back {
+			by, err := time.ParseDuration(backwards)
+			if err != nil {
+				return nil, nil, err
+			}
+			r.Opened = r.Ended.Add(by)
+		}
+		receipts = append(receipts, r)
+	}
+	if answers := l.named["proofs"]; answers != "" {
+		for answer := range strings.SplitSeq(answers, ",") {
+			proofs = append(proofs, map[string]session.Proof{"ok": session.Proven, "bad": session.Disproven}[answer])
+		}
+	}
+	return receipts, proofs, nil
 }
 
 // kill reads what is stopped: all, session, or an agent, everywhere or here.

@@ -34,6 +34,7 @@ type stance struct {
 	held      ring.Ring  // by a demotion, until it is lifted; Root: not
 	elevated  ring.Ring  // for a while; Sandbox: not
 	manifest  *Presented // nil: none
+	suspect   *History   // holds it in ring 3; nil: none does
 }
 
 func (s *State) stance(env *Env, did policy.DID) stance {
@@ -44,7 +45,7 @@ func (s *State) stance(env *Env, did policy.DID) stance {
 func (s *State) stanceOf(env *Env, did policy.DID, p *Participant) stance {
 	st := stance{elevated: ring.Sandbox}
 	if p != nil {
-		st.parent, st.probation, st.held, st.manifest = p.Parent, p.Probation, p.Held, p.Manifest
+		st.parent, st.probation, st.held, st.manifest, st.suspect = p.Parent, p.Probation, p.Held, p.Manifest, p.History.suspect(env.Now)
 	}
 	if len(s.Elevations) == 0 {
 		return st
@@ -63,7 +64,7 @@ func (s *State) RingOf(env *Env, did policy.DID) (ring.Ring, ring.Sigma) {
 func (s *State) ringAs(env *Env, did policy.DID, st stance) (ring.Ring, ring.Sigma) {
 	score := s.sigmaEff(env, did)
 	ceiling := st.held
-	if st.probation {
+	if st.probation || st.suspect != nil {
 		ceiling = ring.Sandbox
 	}
 	if m := st.manifest; m != nil {

@@ -98,6 +98,7 @@ type Participant struct {
 	Parent    policy.DID `json:"parent,omitempty"`    // who brought it; empty: no agent
 	Held      ring.Ring  `json:"held,omitempty"`      // the ring a demotion holds it in until an operator lifts it; zero: none
 	Manifest  *Presented `json:"manifest,omitempty"`  // what it says of itself; nil: nothing. Never written to
+	History   *History   `json:"history,omitempty"`   // what its receipts told; nil: it brought none. Never written to
 	Window    *Window    `json:"window,omitempty"`    // nil: it has not called
 	Incidents int        `json:"incidents,omitempty"` // that it has reported itself
 }

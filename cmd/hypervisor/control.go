@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -98,12 +99,13 @@ func decimal(flag, text string) (api.Decimal, error) {
 
 func sessionJoin(g *globals) *cobra.Command {
 	var in api.Join
-	var sigma, file string
+	var sigma, file, past string
 	cmd := &cobra.Command{
-		Use: "join ID --agent DID [--sigma S] [--manifest FILE]", Short: "Bring an agent into a session", Args: cobra.ExactArgs(1),
+		Use: "join ID --agent DID [--sigma S] [--manifest FILE] [--receipts FILE]", Short: "Bring an agent into a session", Args: cobra.ExactArgs(1),
 		Long: `Bring an agent into a session. ID is a session's, or a name. --sigma sets the agent's standing first. --manifest is what the agent
 says of itself (docs/manifest.schema.json): it holds the agent lower and makes its actions stricter, and never raises it. For an
-agent that takes part already it takes the place of the manifest before.`,
+agent that takes part already it takes the place of the manifest before. --receipts is a JSON list of receipts of its past
+sessions, the one that ended first first: good ones raise nobody, bad ones hold it in ring 3 for a day.`,
 		Example: `  hypervisor session join dev --agent did:mesh:ann
   hypervisor session join dev --agent did:mesh:ann --manifest ann.json
   hypervisor session join ses-0123456789abcdef0123 --agent did:mesh:ann --sigma 0.80`,
@@ -116,6 +118,11 @@ agent that takes part already it takes the place of the manifest before.`,
 			}
 			if file != "" {
 				if in.Manifest, err = readManifest(file); err != nil {
+					return err
+				}
+			}
+			if past != "" {
+				if in.Receipts, err = readReceipts(past); err != nil {
 					return err
 				}
 			}
@@ -134,14 +141,48 @@ agent that takes part already it takes the place of the manifest before.`,
 			if j.Manifest != "" {
 				g.printf("manifest %s\n", j.Manifest)
 			}
+			if h := j.History; h != nil && h.Why != "" {
+				g.printf("history %s: %s\n", h.Result, h.Why)
+			} else if h != nil {
+				g.printf("history %s\n", h.Result)
+			}
 			return nil
 		},
 	}
 	cmd.Flags().StringVar(&in.Agent, "agent", "", "the agent's DID")
 	cmd.Flags().StringVar(&sigma, "sigma", "", "its σ, from 0 to 1")
 	cmd.Flags().StringVar(&file, "manifest", "", "its IATP manifest, a JSON file")
+	cmd.Flags().StringVar(&past, "receipts", "", "receipts of its past sessions, a JSON file")
 	_ = cmd.MarkFlagRequired("agent")
 	return cmd
+}
+
+// maxReceiptsBytes bounds a file of receipts: the daemon takes no larger body.
+const maxReceiptsBytes = 1 << 20
+
+// readReceipts reads a list of receipts, and says what is wrong with its form before anything is sent.
+func readReceipts(path string) (list []api.Receipt, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, usage("--receipts: %w", err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxReceiptsBytes+1))
+	switch {
+	case err != nil:
+		return nil, usage("--receipts %s: %w", path, err)
+	case len(b) > maxReceiptsBytes:
+		return nil, usage("--receipts %s: more than %d bytes", path, maxReceiptsBytes)
+	}
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&list); err != nil {
+		return nil, usage("--receipts %s: %w", path, err)
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return nil, usage("--receipts %s: there is more behind the list", path)
+	}
+	return list, nil
 }
 
 // readManifest reads a manifest, and says what is wrong with one before anything is sent.

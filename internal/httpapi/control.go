@@ -156,6 +156,9 @@ func (a *API) join(ctx context.Context, caller policy.Caller, in request[api.Joi
 			return api.Joined{}, err
 		}
 	}
+	if c.Receipts, err = receipts(in.body.Receipts); err != nil {
+		return api.Joined{}, err
+	}
 	if sigma != nil && caller.Role == policy.AgentRole {
 		return api.Joined{}, forbidden("only an operator says an agent's σ")
 	}
@@ -168,9 +171,26 @@ func (a *API) join(ctx context.Context, caller policy.Caller, in request[api.Joi
 	if err != nil {
 		return api.Joined{}, err
 	}
-	out := api.Joined{Agent: string(p.Agent), Ring: int(p.Ring), SigmaEff: api.Decimal(p.SigmaEff.String())}
+	out := api.Joined{Agent: string(p.Agent), Ring: int(p.Ring), SigmaEff: api.Decimal(p.SigmaEff.String()), History: historyView(p.History)}
 	if c.Manifest != nil {
 		out.Manifest = audit.Hash(c.Manifest.Digest).String()
+	}
+	return out, nil
+}
+
+// receipts reads the receipts of a join; what they say is the session's to judge.
+func receipts(in []api.Receipt) ([]session.Receipt, error) {
+	if len(in) > session.MaxReceipts {
+		return nil, invalid("%d receipts are more than %d", len(in), session.MaxReceipts)
+	}
+	var out []session.Receipt
+	for i, r := range in {
+		summary, err := audit.ParseHash(r.SummaryHash)
+		if err != nil {
+			return nil, invalid("receipt %d: summary_hash: %v", i+1, err)
+		}
+		out = append(out, session.Receipt{Hypervisor: r.Hypervisor, Session: r.Session, Agent: policy.DID(r.Agent), Opened: r.Opened.UTC(), Ended: r.Ended.UTC(),
+			Summary: summary, Records: r.Records, Proof: r.Proof})
 	}
 	return out, nil
 }

@@ -251,6 +251,36 @@ func TestAJoinTakesAManifest(t *testing.T) {
 	}
 }
 
+// SPEC §3 "History": a join's receipts are read strictly; contradictions hold their agent in ring 3, and with nobody to ask good ones change nothing.
+func TestAJoinTakesReceipts(t *testing.T) {
+	h := build(t)
+	target := "/v1/sessions/" + h.one.ID() + "/join"
+	receipt := func(agent, session, extra string) string {
+		return `{"hypervisor":"hv.example","session":"` + session + `","agent":"` + agent + `","opened":"2026-01-01T00:00:00Z","ended":"2026-01-01T01:00:00Z","summary_hash":"` +
+			audit.Leaf([]byte(session)).String() + `","records":9,"proof":"p"` + extra + `}`
+	}
+	join := func(agent, receipts string) *httptest.ResponseRecorder {
+		return h.ask("operator", "POST", target, `{"agent":"`+agent+`","sigma":0.97,"receipts":`+receipts+`}`, "")
+	}
+	many := "[" + strings.Repeat(receipt("did:mesh:bob", "a", "")+",", session.MaxReceipts) + receipt("did:mesh:bob", "a", "") + "]"
+	for _, bad := range []string{`"x"`, `[null]`, `[{}]`, `[` + receipt("did:mesh:bob", "a", `,"trusted":true`) + `]`, `[` + receipt("did:mesh:eve", "a", "") + `]`,
+		`[` + receipt("did:mesh:bob", "", "") + `]`, many, `[` + strings.Replace(receipt("did:mesh:bob", "a", ""), `"p"`, `"`+strings.Repeat("p", 8<<10+1)+`"`, 1) + `]`} {
+		if w := join("did:mesh:bob", bad); w.Code != http.StatusUnprocessableEntity && w.Code != http.StatusBadRequest {
+			t.Errorf("%.200s: %d %s", bad, w.Code, w.Body)
+		}
+	}
+	if _, err := h.one.Participant(t.Context(), "did:mesh:bob"); !errors.Is(err, hypervisor.ErrNotFound) {
+		t.Errorf("bob has joined: %v", err)
+	}
+	if j := get[api.Joined](t, join("did:mesh:bob", `[`+receipt("did:mesh:bob", "a", "")+`]`)); j.Ring != 1 || j.History == nil || j.History.Result != "unreachable" {
+		t.Errorf("nobody to ask: %+v", j)
+	}
+	twice := receipt("did:mesh:eve", "a", "")
+	if j := get[api.Joined](t, join("did:mesh:eve", `[`+twice+`,`+twice+`]`)); j.Ring != 3 || j.History == nil || j.History.Result != "suspicious" || j.History.Why == "" {
+		t.Errorf("one session twice: %+v", j)
+	}
+}
+
 func TestAgentsAndTheirTokens(t *testing.T) {
 	h := build(t)
 	bob := get[api.Agent](t, h.ask("operator", "POST", "/v1/agents", `{"did":"did:mesh:bob"}`, ""))

@@ -63,6 +63,7 @@ func sessionView(s *session.State) (api.Session, error) {
 		if p.Manifest != nil {
 			row.Manifest = p.Manifest.Digest.String()
 		}
+		row.History = historyView(p.History)
 		out.Participants = append(out.Participants, row)
 	}
 	bySeq := func(a, b *session.Approval) int { return cmp.Compare(a.Seq, b.Seq) }
@@ -75,6 +76,14 @@ func sessionView(s *session.State) (api.Session, error) {
 		return cmp.Compare(s.Running[a].Seq, s.Running[b].Seq)
 	})...)
 	return out, nil
+}
+
+// historyView shows a history; nil: there is none.
+func historyView(h *session.History) *api.History {
+	if h == nil {
+		return nil
+	}
+	return &api.History{Result: h.Result, Why: h.Why, Until: h.Until}
 }
 
 func actionView(v hypervisor.ActionView) api.Action {
