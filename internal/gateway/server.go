@@ -32,6 +32,7 @@ type Session interface {
 	Status(ctx context.Context) (any, error)
 	// Undo takes back what the agent did.
 	Undo(ctx context.Context, req hypervisor.UndoRequest) (hypervisor.UndoReport, error)
+	SagaRunner
 	Voucher
 }
 
@@ -93,7 +94,7 @@ type Server struct {
 const statusTool = ownPrefix + "status"
 
 // ownDefinitions are of the hypervisor's own tools, as they end every list.
-var ownDefinitions = []json.RawMessage{vouchDefinition, statusDefinition, undoDefinition}
+var ownDefinitions = []json.RawMessage{sagaDefinition, vouchDefinition, statusDefinition, undoDefinition}
 
 var statusDefinition = json.RawMessage(`{"name":"` + statusTool + `","title":"Hypervisor status",` +
 	`"description":"What the agent hypervisor in front of these tools knows of you: your ring, your trust score, open approvals. Call it when a call was refused.",` +
@@ -399,6 +400,8 @@ func (s *Server) call(ctx context.Context, r *mcp.CallToolRequest) (mcp.Result, 
 		return s.undo(ctx, args, isModern(p))
 	case vouchTool:
 		return s.vouch(ctx, args, isModern(p))
+	case sagaTool:
+		return s.runSaga(ctx, args, isModern(p))
 	}
 	if s.colleague != nil {
 		defer func() {

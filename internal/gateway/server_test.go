@@ -18,6 +18,7 @@ import (
 
 	"github.com/agenthypervisor/hypervisor"
 	"github.com/agenthypervisor/hypervisor/policy"
+	"github.com/agenthypervisor/hypervisor/saga"
 	"github.com/agenthypervisor/hypervisor/session"
 )
 
@@ -64,6 +65,10 @@ func (s *plainSession) Undo(_ context.Context, req hypervisor.UndoRequest) (hype
 
 func (s *plainSession) Vouch(_ context.Context, c session.Vouch) (hypervisor.Bond, error) {
 	return hypervisor.Bond{ID: "vch-1", Vouchee: c.Vouchee, Amount: c.Bond}, nil
+}
+
+func (s *plainSession) RunSaga(_ context.Context, d saga.Definition) (hypervisor.SagaView, error) {
+	return hypervisor.SagaView{ID: "sag-1", Name: d.Name, State: "completed"}, nil
 }
 
 // pipes returns both ends of a connection, the server's first.
