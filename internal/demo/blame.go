@@ -26,8 +26,12 @@ func (st *stage) blame(ctx context.Context, s *step, line *Line) error {
 		return err
 	}
 	var table []string
-	for _, share := range v.Blame.Shares {
-		table = append(table, fmt.Sprintf("%s bears %s", share.Agent, share.Share))
+	if v.Blame == nil {
+		table = append(table, "nobody bears it: "+v.Faultless)
+	} else {
+		for _, share := range v.Blame.Shares {
+			table = append(table, fmt.Sprintf("%s bears %s", share.Agent, share.Share))
+		}
 	}
 	for _, did := range v.Slashed {
 		table = append(table, string(did)+" is slashed")

@@ -152,6 +152,8 @@ func (st *stage) do(ctx context.Context, s *step) error {
 		err = st.decide(ctx, s, &line)
 	case s.undo != "":
 		err = st.undo(ctx, s, &line)
+	case s.saga != nil:
+		err = st.saga(ctx, s, &line)
 	case s.blame != "":
 		err = st.blame(ctx, s, &line)
 	default:

@@ -2,6 +2,7 @@ package demo
 
 import (
 	"github.com/agenthypervisor/hypervisor/policy"
+	"github.com/agenthypervisor/hypervisor/saga"
 )
 
 // The people and programs of the story.
@@ -39,12 +40,13 @@ type step struct {
 	want policy.Code // empty: the call is let through, and the tool itself says no
 	text string      // what the tool must answer; empty: whatever it answers
 
-	decide string       // grant, or vote: what who does about the approval that was opened last
-	kill   policy.DID   // whom who kills while it calls the tool
-	undo   policy.DID   // whose doings who takes back
-	blame  policy.DID   // about whose newest action who raises an incident, with
-	cost   []policy.DID // whose standing is told then
-	tells  []string     // what must be told of that
+	decide string           // grant, or vote: what who does about the approval that was opened last
+	kill   policy.DID       // whom who kills while it calls the tool
+	undo   policy.DID       // whose doings who takes back
+	saga   *saga.Definition // what who runs, with what must be told of it in tells
+	blame  policy.DID       // about whose newest action who raises an incident, with
+	cost   []policy.DID     // whose standing is told then
+	tells  []string         // what must be told of that
 }
 
 var story = []step{
@@ -87,5 +89,12 @@ var story = []step{
 	{say: "What the newcomer wrote nobody led to: it is slashed, and the chief has lost what it put up.", who: "did:mesh:admin", blame: intern,
 		cost: []policy.DID{intern, chief}, tells: []string{"intern bears 1.00", "intern is slashed", "intern has σ 0.00", "chief has σ 0.776"}},
 	{say: "It is back where it was.", who: intern, tool: "write_note", args: note{"payroll", "again"}, want: policy.RingInsufficient},
+	{say: "Five steps of three agents are to be done all or not at all. The fourth, of three that are begun together, fails, and what was done is taken back:",
+		who: "did:mesh:admin", saga: &release, tells: []string{"compensated: ", "outline by editor compensated", "look by chief committed", "south by writer failed"}},
+	{say: "nothing of it is left,", who: reader, tool: "read_note", args: note{Name: "outline"}, text: "no such note"},
+	{say: "neither of what was done beside it.", who: reader, tool: "read_note", args: note{Name: "north"}, text: "no such note"},
+	{say: "That a tool fails is nobody's fault.", who: "did:mesh:admin", blame: writer, tells: []string{"nobody bears it: failed"}},
+	{say: "That the north was released is: of who did it, and of whose outline it followed.", who: "did:mesh:admin", blame: chief, cost: []policy.DID{chief, editor},
+		tells: []string{"chief bears 0.", "editor bears 0."}},
 	{say: "A tool no server lists is unknown.", who: chief, tool: "launch", want: policy.UnknownAction},
 }

@@ -1,0 +1,60 @@
+package demo
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/agenthypervisor/hypervisor"
+	"github.com/agenthypervisor/hypervisor/policy"
+	"github.com/agenthypervisor/hypervisor/saga"
+)
+
+// saga.go: several actions of several agents that end either all done or undone (SPEC §5).
+
+// release is five steps of three agents. Its fan-out wants all of its branches, and the second of them, the fourth step, reads a
+// note that nobody has written.
+var release = saga.Definition{
+	Name: "release",
+	Steps: []saga.Step{
+		{ID: "outline", Agent: editor, Action: "notes.write_note", Args: json.RawMessage(`{"name":"outline","text":"north first"}`)},
+		{ID: "look", Agent: chief, Action: "notes.read_note", Args: json.RawMessage(`{"name":"outline"}`), Needs: []string{"outline"}},
+		{ID: "north", Agent: chief, Action: "notes.write_note", Args: json.RawMessage(`{"name":"north","text":"released"}`), Needs: []string{"look"}},
+		{ID: "south", Agent: writer, Action: "notes.read_note", Args: json.RawMessage(`{"name":"south"}`), Needs: []string{"look"}},
+		{ID: "east", Agent: editor, Action: "notes.write_note", Args: json.RawMessage(`{"name":"east","text":"released"}`), Needs: []string{"look"}},
+	},
+	FanOut: []saga.Group{{Policy: saga.All, Branches: []string{"north", "south", "east"}}},
+}
+
+// saga runs the release and tells what became of each of its steps.
+func (st *stage) saga(ctx context.Context, s *step, line *Line) error {
+	line.Did = "saga " + s.saga.Name
+	out, err := st.session.RunSaga(ctx, policy.Operator(s.who), *s.saga)
+	if err != nil {
+		return err
+	}
+	if !out.Allowed {
+		line.Decision = &out.Decision
+		return nil
+	}
+	v, err := st.session.AwaitSaga(ctx, out.ID)
+	if err != nil {
+		return err
+	}
+	line.Result, line.OK = sagaText(&v), true
+	for _, told := range s.tells {
+		line.OK = line.OK && strings.Contains(line.Result, told)
+	}
+	return nil
+}
+
+// sagaText is where a saga and its steps stand.
+func sagaText(v *hypervisor.SagaView) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s: %s", v.State, v.Why)
+	for _, s := range v.Steps {
+		fmt.Fprintf(&b, "; %s by %s %s", s.ID, strings.TrimPrefix(string(s.Agent), "did:mesh:"), s.State)
+	}
+	return b.String()
+}
