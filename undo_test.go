@@ -134,6 +134,34 @@ func states(r hypervisor.UndoReport) string {
 	return strings.Join(words, ", ")
 }
 
+// A call reads what it touches once more than it would, before it; after it only where its arguments do not say what it leaves. What
+// nothing takes back is not looked at, and neither is what is refused (docs/decisions/044).
+func TestAnImageCostsACallOneLookMore(t *testing.T) {
+	hv := hypervisortest.Open(t, nil)
+	s := hypervisortest.Session(t, hv, nil, map[policy.DID]string{ann: "0.80", bob: "0.55"})
+	d := newDrive()
+	d.files["/a"] = "old"
+	d.on(t, s)
+	for _, c := range []struct {
+		who   policy.Caller
+		name  string
+		looks int
+	}{
+		{policy.Agent(ann), "drive.write", 1},
+		{policy.Agent(ann), "drive.append", 2},
+		{policy.Agent(bob), "drive.write", 0},
+		{admin, "drive.mail", 0},
+	} {
+		before := d.reads
+		if _, err := s.Act(context.Background(), c.who, session.Act{Action: c.name, Args: json.RawMessage(`{"path":"/a","text":"new"}`)}); err != nil {
+			t.Fatal(err)
+		}
+		if looks := d.reads - before; looks != c.looks {
+			t.Errorf("%s by %s was looked at %d times, want %d", c.name, c.who.DID, looks, c.looks)
+		}
+	}
+}
+
 // SPEC §4: "`--plan` shows each step as reversible, compensable, expired or impossible, newest first across agents."
 func TestWhatWasChangedIsTakenBackNewestFirst(t *testing.T) {
 	store := newKept()
