@@ -153,6 +153,62 @@ func TestStepIsUndoneAsItsDescriptorSays(t *testing.T) {
 	}
 }
 
+// SPEC §4: "Undo is an operation on … a saga": what its steps did, whosoever they were, and nothing else; an agent's own of it. One that goes on,
+// or has taken back what it did, is refused.
+func TestASagaThatIsCompletedIsUndone(t *testing.T) {
+	ctx := context.Background()
+	hv := hypervisortest.Open(t, nil)
+	s := hypervisortest.Session(t, hv, nil, map[policy.DID]string{ann: "0.80", bob: "0.80"})
+	d := newDrive()
+	d.on(t, s)
+	write := func(id string, agent policy.DID, path string) saga.Step {
+		return saga.Step{ID: id, Agent: agent, Action: "drive.write", Args: json.RawMessage(`{"path":"` + path + `","text":"new"}`)}
+	}
+	act(t, s, ann, "drive.write", `{"path":"/kept","text":"kept"}`)
+	req := hypervisor.UndoRequest{Session: s.ID()}
+	s.Register(action.Descriptor{ID: "look", ReadOnly: true}, func(context.Context, json.RawMessage) (json.RawMessage, error) {
+		views, err := s.Sagas(ctx)
+		if err != nil || len(views) != 1 {
+			t.Errorf("%+v, %v", views, err)
+			return nil, err
+		}
+		req.Saga = views[0].ID
+		if r, err := s.Undo(ctx, admin, req); !refusedAs(err, policy.SagaInvalid) {
+			t.Errorf("of one that goes on: %+v, %v", r, err)
+		}
+		return nil, nil
+	})
+	last := saga.Step{ID: "look", Agent: ann, Action: "look", Needs: []string{"a", "b"}}
+	v := runs(t, s, saga.Definition{Name: "two", Steps: []saga.Step{write("a", ann, "/a"), write("b", bob, "/b"), last}})
+	if v.ID != req.Saga || v.State != "completed" || len(d.files) != 3 {
+		t.Fatalf("%+v, %v", v, d.files)
+	}
+	if r, err := s.Undo(ctx, policy.Agent(bob), req); err != nil || r.Undone != 1 || len(d.files) != 2 {
+		t.Errorf("an agent's own: %+v, %v, %v", r, err, d.files)
+	}
+	if r, err := s.Undo(ctx, admin, req); err != nil || r.Undone != 1 || len(d.files) != 1 || d.files["/kept"] != "kept" {
+		t.Errorf("%+v, %v, %v", r, err, d.files)
+	}
+	req.Saga = "sag-999"
+	if r, err := s.Undo(ctx, admin, req); !errors.Is(err, hypervisor.ErrNotFound) {
+		t.Errorf("of one that is not: %+v, %v", r, err)
+	}
+	if r, err := hv.Undo(ctx, admin, hypervisor.UndoRequest{Saga: v.ID}); !refusedAs(err, policy.InvalidArguments) {
+		t.Errorf("of no session's: %+v, %v", r, err)
+	}
+	s.Register(action.Descriptor{ID: "publish", Reversibility: action.Partial}, func(context.Context, json.RawMessage) (json.RawMessage, error) { return nil, errors.New("no") })
+	undone := runs(t, s, saga.Definition{Name: "undone", Steps: []saga.Step{write("a", ann, "/a"), {ID: "publish", Agent: ann, Action: "publish", Needs: []string{"a"}}}})
+	req.Saga = undone.ID
+	if r, err := s.Undo(ctx, admin, req); !refusedAs(err, policy.SagaInvalid) {
+		t.Errorf("of one that is undone: %+v, %v", r, err)
+	}
+}
+
+func refusedAs(err error, code policy.Code) bool {
+	var refused *hypervisor.Refused
+	return errors.As(err, &refused) && refused.Decision.Code == code
+}
+
 // A step may be undone before the saga comes to it: by an operator, or by a process that died before it could say so.
 func TestStepThatIsUndoneAlreadyIsUndone(t *testing.T) {
 	ctx := context.Background()

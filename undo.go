@@ -15,11 +15,12 @@ import (
 // MaxUndoSteps bounds the actions that one undo is about.
 const MaxUndoSteps = 100_000
 
-// An UndoRequest says what is to be taken back: one Action of a Session; or what was done in a Session, by an Agent, Since a
-// time, each of the three as far as it is said.
+// An UndoRequest says what is to be taken back: one Action of a Session; or what was done in a Session, as steps of a Saga that has
+// ended, by an Agent, Since a time, each of the four as far as it is said.
 type UndoRequest struct {
 	Session string        // empty: in all sessions, which wants an Agent and a Since
 	Action  string        // act-12; empty: not one alone
+	Saga    string        // sag-7, of the Session; empty: whether of a saga or not
 	Agent   policy.DID    // empty: all agents', of an agent that asks: its own
 	Since   time.Duration // admitted so long ago or later; zero: whenever
 	Plan    bool          // only say what would be done
@@ -75,6 +76,9 @@ func (hv *Hypervisor) Undo(ctx context.Context, caller policy.Caller, req UndoRe
 	if err := req.check(caller); err != nil {
 		return UndoReport{}, err
 	}
+	if err := hv.undoableSaga(ctx, &req); err != nil {
+		return UndoReport{}, err
+	}
 	h, err := hv.survey(ctx, &req)
 	if err != nil {
 		return UndoReport{}, err
@@ -116,12 +120,37 @@ func (r *UndoRequest) check(caller policy.Caller) error {
 		return &Refused{policy.Refuse(policy.Forbidden, "%s is %s; an agent takes back its own actions, an operator any", caller.DID, caller.Role)}
 	}
 	switch {
-	case r.Action != "" && (r.Session == "" || r.Agent != "" || r.Since != 0):
+	case r.Saga != "" && r.Session == "":
+		return &Refused{policy.Refuse(policy.InvalidArguments, "say the session of saga %s", r.Saga)}
+	case r.Action != "" && (r.Session == "" || r.Saga != "" || r.Agent != "" || r.Since != 0):
 		return &Refused{policy.Refuse(policy.InvalidArguments, "one action is taken back by its session and its id alone")}
 	case r.Session == "" && (r.Agent == "" || r.Since <= 0):
 		return &Refused{policy.Refuse(policy.InvalidArguments, "say a session, or an agent and since when")}
 	case r.Since < 0:
 		return &Refused{policy.Refuse(policy.InvalidArguments, "since %v is not in the past", r.Since)}
+	}
+	return nil
+}
+
+// undoableSaga refuses the undo of a saga that has not ended, which would go on with what is taken back, and of one that took it back.
+func (hv *Hypervisor) undoableSaga(ctx context.Context, r *UndoRequest) error {
+	if r.Saga == "" {
+		return nil
+	}
+	s, err := hv.Session(ctx, r.Session)
+	if err != nil {
+		return err
+	}
+	v, err := s.Saga(ctx, r.Saga)
+	switch {
+	case errors.Is(err, ErrNotFound): // the log tells of one that ended long ago
+		return nil
+	case err != nil:
+		return err
+	case v.Ended.IsZero() && !r.Plan:
+		return &Refused{policy.Refuse(policy.SagaInvalid, "saga %s is %s; cancel it, and what it did is taken back", r.Saga, v.State)}
+	case v.State == "compensated":
+		return &Refused{policy.Refuse(policy.SagaInvalid, "saga %s is compensated: what it did is taken back already", r.Saga)}
 	}
 	return nil
 }

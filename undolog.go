@@ -70,7 +70,7 @@ func (hv *Hypervisor) survey(ctx context.Context, req *UndoRequest) (*history, e
 	stream := audit.SessionPrefix + req.Session
 	h.criteria = func(e *session.Admitted, r *audit.Record) bool {
 		return (req.Session == "" || r.Stream == stream) && (req.Action == "" || e.ID == req.Action) &&
-			(req.Agent == "" || e.Agent == req.Agent) && !r.Time.Before(since)
+			(req.Saga == "" || e.Saga != nil && e.Saga.Saga == req.Saga && !e.Saga.Undo) && (req.Agent == "" || e.Agent == req.Agent) && !r.Time.Before(since)
 	}
 	first, err := h.oldest(ctx, req, since)
 	if err != nil {
@@ -108,6 +108,9 @@ func (h *history) oldest(ctx context.Context, req *UndoRequest, since time.Time)
 		if req.Action != "" {
 			break
 		}
+	}
+	if first == 0 && req.Saga != "" {
+		return 0, fmt.Errorf("actions of saga %s of session %s: %w", req.Saga, req.Session, ErrNotFound)
 	}
 	if first == 0 && req.Action != "" {
 		return 0, fmt.Errorf("action %s of session %s: %w", req.Action, req.Session, ErrNotFound)

@@ -5,6 +5,7 @@ import "time"
 // An UndoRequest is the body that asks for actions to be taken back: of a session where the path names one, else of all.
 type UndoRequest struct {
 	Agent string `json:"agent,omitempty"` // only this agent's; empty: all agents', of an agent that asks: its own
+	Saga  string `json:"saga,omitempty"`  // only what was done as a step of this saga of the session, such as sag-7
 	Since string `json:"since,omitempty"` // admitted so long ago or later, such as 10m; empty: whenever
 	Plan  bool   `json:"plan,omitempty"`  // only say what would be done
 }

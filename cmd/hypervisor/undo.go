@@ -12,12 +12,12 @@ import (
 )
 
 func actionUndo(g *globals) *cobra.Command {
-	var action, session string
+	var action, session, saga string
 	var in api.UndoRequest
 	cmd := &cobra.Command{
-		Use: "undo (--action ID | --agent DID --since DUR | --session ID) [--plan]", Short: "Take back what was done", Args: cobra.NoArgs,
-		Long: `Take back one action, what an agent did since a time, or what was done in a session, newest first across agents.
---session may be narrowed with --agent and --since. --plan only says what each step would be:
+		Use: "undo (--action ID | --agent DID --since DUR | --saga ID | --session ID) [--plan]", Short: "Take back what was done", Args: cobra.NoArgs,
+		Long: `Take back one action, what an agent did since a time, what a saga did that has ended, or what was done in a session, newest first
+across agents; to undo a saga that has not ended, cancel it. --session may be narrowed with --agent and --since. --plan only says what each step would be:
 
   reversible   what was there before comes back, byte for byte
   compensable  something is done about it; not all is as before
@@ -29,13 +29,23 @@ Each undo is an action of its own: governed, and recorded beside what it takes b
 done and what is left. Exit code 1 if anything is left.`,
 		Example: `  hypervisor action undo --session dev --plan
   hypervisor action undo --action ses-0123456789abcdef0123/act-12
+  hypervisor action undo --saga dev/sag-7
   hypervisor action undo --agent did:mesh:ann --since 30m`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if saga != "" && (action != "" || session != "") {
+				return usage("--saga names a session's saga; leave --action and --session out")
+			}
+			if saga != "" {
+				var err error
+				if session, in.Saga, err = sagaID(saga); err != nil {
+					return err
+				}
+			}
 			switch {
 			case action != "" && (session != "" || in.Agent != "" || in.Since != ""):
 				return usage("--action names one action alone; leave --session, --agent and --since out")
 			case action == "" && session == "" && (in.Agent == "" || in.Since == ""):
-				return usage("say what: --action ID, --session ID, or --agent DID with --since DUR")
+				return usage("say what: --action ID, --saga SESSION/ID, --session ID, or --agent DID with --since DUR")
 			}
 			ctx, cancel := g.context(cmd, true)
 			defer cancel()
@@ -44,6 +54,7 @@ done and what is left. Exit code 1 if anything is left.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&action, "action", "", "this action: SESSION/act-12, or act-12 where only one session has it")
+	f.StringVar(&saga, "saga", "", "what was done as a step of this saga: SESSION/sag-7")
 	f.StringVar(&session, "session", "", "what was done in this session; an id, or a name")
 	f.StringVar(&in.Agent, "agent", "", "only what this agent did")
 	f.StringVar(&in.Since, "since", "", "only what was done so long ago or later, such as 30m")

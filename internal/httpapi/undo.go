@@ -104,8 +104,8 @@ func (a *API) undoInSession(ctx context.Context, caller policy.Caller, in reques
 }
 
 func (a *API) undoOne(ctx context.Context, caller policy.Caller, in request[api.UndoRequest]) (hypervisor.UndoRequest, error) {
-	if in.body.Agent != "" || in.body.Since != "" {
-		return hypervisor.UndoRequest{}, invalid("agent and since are for the undo of a session; one action is named by its path")
+	if in.body.Agent != "" || in.body.Since != "" || in.body.Saga != "" {
+		return hypervisor.UndoRequest{}, invalid("agent, saga and since are for the undo of a session; one action is named by its path")
 	}
 	s, err := a.undoable(ctx, caller, in)
 	if err != nil {
@@ -127,7 +127,7 @@ func (a *API) undoable(ctx context.Context, caller policy.Caller, in request[api
 }
 
 func undoRequest(in api.UndoRequest) (req hypervisor.UndoRequest, err error) {
-	req.Plan = in.Plan
+	req.Plan, req.Saga = in.Plan, in.Saga
 	if in.Agent != "" {
 		if req.Agent, err = policy.ParseDID(in.Agent); err != nil {
 			return req, err

@@ -46,6 +46,32 @@ func slate(t *testing.T, s *hypervisor.Session) *string {
 	return text
 }
 
+// What a saga's steps did is taken back by its name, and nothing else is.
+func TestASagaIsUndoneOverHTTP(t *testing.T) {
+	h := build(t)
+	text := slate(t, h.one)
+	one := "/v1/sessions/" + h.one.ID()
+	if out, err := h.one.Act(t.Context(), ann, session.Act{Action: "slate.write", Args: json.RawMessage(`{"text":"before"}`)}); err != nil || !out.Allowed {
+		t.Fatal(out, err)
+	}
+	ran := get[api.Saga](t, h.ask("operator", "POST", one+"/sagas?wait=true", `{"saga":"s","steps":[{"id":"a","agent":"did:mesh:ann","action":"slate.write","args":{"text":"after"}}]}`, ""))
+	if ran.State != "completed" || *text != "after" {
+		t.Fatalf("%+v, %q", ran, *text)
+	}
+	if plan := get[api.Undo](t, h.ask("operator", "POST", one+"/undo", `{"saga":"`+ran.ID+`","plan":true}`, "")); len(plan.Steps) != 1 || plan.Steps[0].ID != ran.Steps[0].ActionID {
+		t.Errorf("%+v", plan)
+	}
+	if u := get[api.Undo](t, h.ask("agent", "POST", one+"/undo", `{"saga":"`+ran.ID+`"}`, "")); u.Undone != 1 || u.Left != 0 || *text != "before" {
+		t.Errorf("%+v, %q", u, *text)
+	}
+	if w := h.ask("operator", "POST", one+"/undo", `{"saga":"sag-999"}`, ""); w.Code != http.StatusNotFound {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	if w := h.ask("operator", "POST", one+"/actions/"+ran.Steps[0].ActionID+"/undo", `{"saga":"`+ran.ID+`"}`, ""); w.Code != http.StatusUnprocessableEntity && w.Code != http.StatusBadRequest {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+}
+
 func TestAnUndoIsAnsweredWholeOrAsItGoes(t *testing.T) {
 	h := build(t)
 	text := slate(t, h.one)
