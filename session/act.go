@@ -233,26 +233,31 @@ func (a *admission) shortOf() string {
 
 func (a *admission) beyondCapability() *policy.Decision {
 	d, l := &a.env.Call.Descriptor, a.ring.Limits()
-	for _, c := range [...]struct {
-		uses    bool
-		reach   ring.Reach
-		allowed []string
-		covers  func(entry, resource string) bool
-		what    string
-	}{
-		{d.Network, l.Network, a.s.Config.NetworkAllow, action.HostCovers, "network"},
-		{d.Files, l.Files, a.s.Config.FilesScope, action.PathCovers, "files"},
-		{d.Subprocess, l.Subprocess, nil, nil, "subprocess"},
-	} {
-		if !c.uses || c.reach == ring.Full || (c.reach == ring.Scoped && covered(c.allowed, a.env.Call.Resource, c.covers)) {
-			continue
+	if d.Network && l.Network != ring.Full {
+		if refusal := a.beyond("network", l.Network, a.s.Config.NetworkAllow, action.HostCovers); refusal != nil {
+			return refusal
 		}
-		if c.reach == ring.Scoped {
-			return deny(policy.CapabilityDenied, "%s uses %s beyond what this session lists for ring %d", a.act.Action, c.what, a.ring)
+	}
+	if d.Files && l.Files != ring.Full {
+		if refusal := a.beyond("files", l.Files, a.s.Config.FilesScope, action.PathCovers); refusal != nil {
+			return refusal
 		}
-		return deny(policy.CapabilityDenied, "%s uses %s, and ring %d has none", a.act.Action, c.what, a.ring)
+	}
+	if d.Subprocess && l.Subprocess != ring.Full {
+		return a.beyond("subprocess", l.Subprocess, nil, nil)
 	}
 	return nil
+}
+
+// beyond refuses a use that the ring has not, or only of what the session lists.
+func (a *admission) beyond(what string, reach ring.Reach, allowed []string, covers func(entry, resource string) bool) *policy.Decision {
+	switch {
+	case reach == ring.Scoped && covered(allowed, a.env.Call.Resource, covers):
+		return nil
+	case reach == ring.Scoped:
+		return deny(policy.CapabilityDenied, "%s uses %s beyond what this session lists for ring %d", a.act.Action, what, a.ring)
+	}
+	return deny(policy.CapabilityDenied, "%s uses %s, and ring %d has none", a.act.Action, what, a.ring)
 }
 
 func covered(entries []string, resource string, covers func(entry, resource string) bool) bool {
