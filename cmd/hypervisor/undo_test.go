@@ -94,7 +94,7 @@ func TestWhatAnAgentDidIsTakenBackAtEveryDoorAndAfterEverything(t *testing.T) {
 	}
 
 	write("list", "bread")
-	if text, failed := call(t, ann, "hypervisor__undo", map[string]any{"since": "1h", "plan": true}); failed || !strings.Contains(text, "notes.write_note: reversible, planned") {
+	if text, failed := call(t, ann, "hypervisor__undo", map[string]any{"since": "1h", "plan": true}); failed || !strings.Contains(text, "notes.write_note notes:list: reversible, planned") {
 		t.Errorf("the agent's plan: %v %s", failed, text)
 	}
 	var list []api.Action
