@@ -16,12 +16,18 @@ func Event(dst []byte, kind string) Object {
 	return Object{append(dst, '"')}
 }
 
+// Begin begins an object within an event, at the end of dst.
+func Begin(dst []byte) Object { return Object{append(dst, '{')} }
+
 // End closes the object and returns the bytes.
 func (o Object) End() []byte { return append(o.b, '}') }
 
 func (o Object) name(name string) []byte {
-	b := append(o.b, ',', '"')
-	b = append(b, name...)
+	b := o.b
+	if b[len(b)-1] != '{' {
+		b = append(b, ',')
+	}
+	b = append(append(b, '"'), name...)
 	return append(b, '"', ':')
 }
 
@@ -54,6 +60,18 @@ func (o Object) OptStrs(name string, v []string) Object {
 		return o
 	}
 	return o.Strs(name, v)
+}
+
+// List adds a list of n values, each of which element appends.
+func (o Object) List(name string, n int, element func(dst []byte, i int) []byte) Object {
+	b := append(o.name(name), '[')
+	for i := range n {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = element(b, i)
+	}
+	return Object{append(b, ']')}
 }
 
 // Uint adds a number.
@@ -97,6 +115,11 @@ func (o Object) OptTime(name string, v time.Time) Object {
 		return o
 	}
 	return o.Time(name, v)
+}
+
+// Within adds a value that value appends, such as an object of its own.
+func (o Object) Within(name string, value func(dst []byte) []byte) Object {
+	return Object{value(o.name(name))}
 }
 
 // Raw adds a value that is JSON already.

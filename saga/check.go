@@ -41,17 +41,20 @@ type checker struct {
 
 func check(d *Definition, known Known, fault func(path, what string)) {
 	c := &checker{d, known, fault, map[string]int{}}
-	if c.say(d.Name == "", "saga", "has no name"); len(d.Name) > maxNameBytes {
-		c.complain("saga", "longer than %d bytes", maxNameBytes)
+	switch {
+	case d.Name == "":
+		c.complain(top("saga"), "has no name")
+	case len(d.Name) > maxNameBytes:
+		c.complain(top("saga"), "longer than %d bytes", maxNameBytes)
 	}
 	if i := d.Isolation; i != "" && i != ReadCommitted && i != Snapshot && i != Serializable {
-		c.complain("isolation", "%q is not one of %s, %s, %s", i, ReadCommitted, Snapshot, Serializable)
+		c.complain(top("isolation"), "%q is not one of %s, %s, %s", i, ReadCommitted, Snapshot, Serializable)
 	}
 	switch {
 	case len(d.Steps) == 0:
-		c.complain("steps", "there are none")
+		c.complain(top("steps"), "there are none")
 	case len(d.Steps) > MaxSteps:
-		c.complain("steps", "there are %d, and a saga has at most %d", len(d.Steps), MaxSteps)
+		c.complain(top("steps"), "there are %d, and a saga has at most %d", len(d.Steps), MaxSteps)
 		return // each fault of so many would hide this one
 	}
 	for i := range d.Steps {
@@ -63,35 +66,79 @@ func check(d *Definition, known Known, fault func(path, what string)) {
 		c.step(i)
 	}
 	if needs > maxNeeds {
-		c.complain("steps", "they have %d needs, and at most %d can be had", needs, maxNeeds)
+		c.complain(top("steps"), "they have %d needs, and at most %d can be had", needs, maxNeeds)
 		return
 	}
 	c.groups()
 	c.cycles()
 }
 
-func (c *checker) complain(path, format string, args ...any) {
-	c.fault(path, fmt.Sprintf(format, args...))
+// A place is where in a definition something stands. It is written out only when something is wrong there.
+type place struct {
+	list  string // steps or fan_out; empty: field alone
+	i     int    // in the list
+	field string // empty: the element itself
+	j     int    // in the field, from 1; zero: the field itself
 }
 
-func (c *checker) say(wrong bool, path, format string, args ...any) {
-	if wrong {
-		c.complain(path, format, args...)
+// String returns a path such as steps[2].needs[0].
+func (p place) String() string {
+	text := p.field
+	if p.list != "" {
+		text = fmt.Sprintf("%s[%d]", p.list, p.i)
+		if p.field != "" {
+			text += "." + p.field
+		}
 	}
+	if p.j > 0 {
+		text += fmt.Sprintf("[%d]", p.j-1)
+	}
+	return text
 }
 
-var idShape = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9._-]*[a-zA-Z0-9])?$`)
+func step(i int) place       { return place{list: "steps", i: i} }
+func group(i int) place      { return place{list: "fan_out", i: i} }
+func top(field string) place { return place{field: field} }
+
+// of returns the place of a field.
+func (p place) of(field string) place {
+	p.field = field
+	return p
+}
+
+// at returns the place of an entry of a field.
+func (p place) at(field string, j int) place {
+	p.field, p.j = field, j+1
+	return p
+}
+
+func (c *checker) complain(at place, format string, args ...any) {
+	c.fault(at.String(), fmt.Sprintf(format, args...))
+}
+
+// sound reports whether an id is of letters and digits, and of . _ - within.
+func sound(id string) bool {
+	for i := range len(id) {
+		switch b := id[i]; {
+		case 'a' <= b && b <= 'z', 'A' <= b && b <= 'Z', '0' <= b && b <= '9':
+		case (b == '.' || b == '_' || b == '-') && i > 0 && i < len(id)-1:
+		default:
+			return false
+		}
+	}
+	return id != ""
+}
 
 func (c *checker) identify(i int) {
-	id, path := c.Steps[i].ID, fmt.Sprintf("steps[%d].id", i)
+	id := c.Steps[i].ID
 	first, twice := c.index[id]
 	switch {
 	case id == "":
-		c.complain(fmt.Sprintf("steps[%d]", i), "id is missing")
-	case len(id) > maxIDBytes || !idShape.MatchString(id):
-		c.complain(path, "want letters, digits and ._- within, at most %d bytes, got %q", maxIDBytes, document.Clip(id))
+		c.complain(step(i), "id is missing")
+	case len(id) > maxIDBytes || !sound(id):
+		c.complain(step(i).of("id"), "want letters, digits and ._- within, at most %d bytes, got %q", maxIDBytes, document.Clip(id))
 	case twice:
-		c.complain(path, "%q is the id of steps[%d] too", id, first)
+		c.complain(step(i).of("id"), "%q is the id of steps[%d] too", id, first)
 	}
 	if !twice {
 		c.index[id] = i
@@ -99,28 +146,38 @@ func (c *checker) identify(i int) {
 }
 
 func (c *checker) step(i int) {
-	s, path := &c.Steps[i], fmt.Sprintf("steps[%d]", i)
-	c.agent(s.Agent, path)
-	c.does(s, path)
+	s, at := &c.Steps[i], step(i)
+	c.agent(s.Agent, at)
+	c.does(s, at)
 	if _, err := action.DecodeArgs(s.Args); err != nil {
-		c.complain(path+".args", "%s", strings.TrimPrefix(err.Error(), action.ErrArguments.Error()+": "))
+		c.complain(at.of("args"), "%s", strings.TrimPrefix(err.Error(), action.ErrArguments.Error()+": "))
 	}
-	c.say(s.Timeout != 0 && (s.Timeout < leastTimeout || s.Timeout > MaxTimeout), path+".timeout", "want a duration from %s to %s, got %s", leastTimeout, MaxTimeout, s.Timeout)
-	c.say(s.Retries < 0 || s.Retries > MaxRetries, path+".retries", "want a whole number from 0 to %d, got %d", MaxRetries, s.Retries)
-	c.say(len(s.Checkpoint) > maxGoalBytes, path+".checkpoint", "longer than %d bytes", maxGoalBytes)
-	said := map[string]bool{}
+	if s.Timeout != 0 && (s.Timeout < leastTimeout || s.Timeout > MaxTimeout) {
+		c.complain(at.of("timeout"), "want a duration from %s to %s, got %s", leastTimeout, MaxTimeout, s.Timeout)
+	}
+	if s.Retries < 0 || s.Retries > MaxRetries {
+		c.complain(at.of("retries"), "want a whole number from 0 to %d, got %d", MaxRetries, s.Retries)
+	}
+	if len(s.Checkpoint) > maxGoalBytes {
+		c.complain(at.of("checkpoint"), "longer than %d bytes", maxGoalBytes)
+	}
+	var said map[string]bool
 	for j, need := range s.Needs {
-		at := fmt.Sprintf("%s.needs[%d]", path, j)
 		_, ok := c.index[need]
 		switch {
 		case said[need]:
-			c.complain(at, "%q is listed twice", document.Clip(need))
+			c.complain(at.at("needs", j), "%q is listed twice", document.Clip(need))
 		case need == s.ID:
-			c.complain(at, "%q needs itself", document.Clip(need))
+			c.complain(at.at("needs", j), "%q needs itself", document.Clip(need))
 		case !ok:
-			c.complain(at, "there is no step %q%s", document.Clip(need), document.Meant(need, c.ids(), ""))
+			c.complain(at.at("needs", j), "there is no step %q%s", document.Clip(need), document.Meant(need, c.ids(), ""))
 		}
-		said[need] = true
+		if j+1 < len(s.Needs) {
+			if said == nil {
+				said = map[string]bool{}
+			}
+			said[need] = true
+		}
 	}
 }
 
@@ -132,13 +189,13 @@ func (c *checker) ids() []string {
 	return ids
 }
 
-func (c *checker) agent(did policy.DID, path string) {
+func (c *checker) agent(did policy.DID, at place) {
 	if did == "" {
-		c.complain(path, "agent is missing")
+		c.complain(at, "agent is missing")
 		return
 	}
 	if _, err := policy.ParseDID(string(did)); err != nil {
-		c.complain(path+".agent", "%v", err)
+		c.complain(at.of("agent"), "%v", err)
 		return
 	}
 	if c.known.Agents == nil || slices.Contains(c.known.Agents, did) {
@@ -148,36 +205,38 @@ func (c *checker) agent(did policy.DID, path string) {
 	for i, a := range c.known.Agents {
 		names[i] = string(a)
 	}
-	c.complain(path+".agent", "there is no agent %q%s", did, document.Meant(string(did), names, ""))
+	c.complain(at.of("agent"), "there is no agent %q%s", did, document.Meant(string(did), names, ""))
 }
 
 // does checks what a step does and what takes it back.
-func (c *checker) does(s *Step, path string) {
+func (c *checker) does(s *Step, at place) {
 	switch {
 	case s.Action != "" && s.Execute != "":
-		c.complain(path, "wants either an action or an execute")
+		c.complain(at, "wants either an action or an execute")
 	case s.Action == "" && s.Execute == "":
-		c.complain(path, "action is missing")
+		c.complain(at, "action is missing")
 	case s.Action != "":
-		c.action(s.Action, path+".action")
-		c.say(s.Undo != "", path+".undo", "an action is undone as its descriptor says; say execute to name an undo here")
-	default:
-		c.target(s.Execute, path+".execute")
+		c.action(s.Action, at.of("action"))
 		if s.Undo != "" {
-			c.target(s.Undo, path+".undo")
+			c.complain(at.of("undo"), "an action is undone as its descriptor says; say execute to name an undo here")
+		}
+	default:
+		c.target(s.Execute, at.of("execute"))
+		if s.Undo != "" {
+			c.target(s.Undo, at.of("undo"))
 		}
 	}
 }
 
-func (c *checker) action(id, path string) {
+func (c *checker) action(id string, at place) {
 	if err := (action.Descriptor{ID: id}).Validate(); err != nil {
-		c.complain(path, "%s", strings.TrimPrefix(err.Error(), action.ErrDescriptor.Error()+": "))
+		c.complain(at, "%s", strings.TrimPrefix(err.Error(), action.ErrDescriptor.Error()+": "))
 		return
 	}
 	server, _, dotted := strings.Cut(id, ".")
 	switch {
 	case c.known.Servers != nil && !(dotted && slices.Contains(c.known.Servers, server)):
-		c.complain(path, "there is no server %q%s", server, document.Meant(server, c.known.Servers, ""))
+		c.complain(at, "there is no server %q%s", server, document.Meant(server, c.known.Servers, ""))
 	}
 }
 
@@ -186,9 +245,9 @@ func (c *checker) action(id, path string) {
 var address = regexp.MustCompile(`^https?://([a-zA-Z0-9._-]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?([/?][!-"$-~]*)?$`)
 
 // target checks what stands in execute or undo.
-func (c *checker) target(text, path string) {
+func (c *checker) target(text string, at place) {
 	if len(text) > maxTargetBytes {
-		c.complain(path, "longer than %d bytes", maxTargetBytes)
+		c.complain(at, "longer than %d bytes", maxTargetBytes)
 		return
 	}
 	kind, rest, _ := strings.Cut(text, ":")
@@ -196,45 +255,47 @@ func (c *checker) target(text, path string) {
 	case "mcp":
 		server, tool, ok := strings.Cut(rest, "/")
 		if !ok || server == "" || tool == "" {
-			c.complain(path, "want mcp:server/tool, got %q", document.Clip(text))
+			c.complain(at, "want mcp:server/tool, got %q", document.Clip(text))
 			return
 		}
-		c.action(server+"."+tool, path)
+		c.action(server+"."+tool, at)
 	case "func":
 		if err := (action.Descriptor{ID: rest}).Validate(); err != nil {
-			c.complain(path, "want func:name, got %q", document.Clip(text))
+			c.complain(at, "want func:name, got %q", document.Clip(text))
 		}
 	case "http", "https":
 		if !address.MatchString(text) {
-			c.complain(path, "want an address such as https://deploy.example/east, without user and fragment, got %q", document.Clip(text))
+			c.complain(at, "want an address such as https://deploy.example/east, without user and fragment, got %q", document.Clip(text))
 		}
 	default:
-		c.complain(path, "want mcp:server/tool, func:name or https://…, got %q", document.Clip(text))
+		c.complain(at, "want mcp:server/tool, func:name or https://…, got %q", document.Clip(text))
 	}
 }
 
 func (c *checker) groups() {
-	in := map[string]string{} // the path of a step's place in a group
+	in := map[string]place{} // a step's place in a group
 	for g := range c.FanOut {
-		group, path := &c.FanOut[g], fmt.Sprintf("fan_out[%d]", g)
-		switch group.Policy {
+		fan, at := &c.FanOut[g], group(g)
+		switch fan.Policy {
 		case All, Majority, Any:
 		case "":
-			c.complain(path, "policy is missing")
+			c.complain(at, "policy is missing")
 		default:
-			c.complain(path+".policy", "%q is not one of %s, %s, %s", document.Clip(string(group.Policy)), All, Majority, Any)
+			c.complain(at.of("policy"), "%q is not one of %s, %s, %s", document.Clip(string(fan.Policy)), All, Majority, Any)
 		}
-		c.say(len(group.Branches) < 2, path, "wants at least two branches")
-		for j, branch := range group.Branches {
-			at := fmt.Sprintf("%s.branches[%d]", path, j)
+		if len(fan.Branches) < 2 {
+			c.complain(at, "wants at least two branches")
+		}
+		for j, branch := range fan.Branches {
 			_, ok := c.index[branch]
+			first, twice := in[branch]
 			switch {
 			case !ok:
-				c.complain(at, "there is no step %q%s", document.Clip(branch), document.Meant(branch, c.ids(), ""))
-			case in[branch] != "":
-				c.complain(at, "%q stands in %s too", branch, in[branch])
+				c.complain(at.at("branches", j), "there is no step %q%s", document.Clip(branch), document.Meant(branch, c.ids(), ""))
+			case twice:
+				c.complain(at.at("branches", j), "%q stands in %s too", branch, first)
 			default:
-				in[branch] = at
+				in[branch] = at.at("branches", j)
 			}
 		}
 	}
@@ -246,13 +307,14 @@ func (c *checker) cycles() {
 	for _, cycle := range g.cycles() {
 		names := make([]string, len(cycle))
 		for i, n := range cycle {
-			names[i] = fmt.Sprintf("fan_out[%d]", n-len(c.Steps))
 			if n < len(c.Steps) {
 				names[i] = c.Steps[n].ID
+			} else {
+				names[i] = group(n - len(c.Steps)).String()
 			}
 		}
 		first := &c.Steps[cycle[0]]
 		need := slices.IndexFunc(first.Needs, func(id string) bool { return g.stands(id) == cycle[1] })
-		c.complain(fmt.Sprintf("steps[%d].needs[%d]", cycle[0], need), "closes a cycle: %s", strings.Join(append(names, names[0]), " → "))
+		c.complain(step(cycle[0]).at("needs", need), "closes a cycle: %s", strings.Join(append(names, names[0]), " → "))
 	}
 }

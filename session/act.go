@@ -377,7 +377,7 @@ func (e Admitted) Append(dst []byte) []byte {
 		Str("reversibility", e.Reversibility.String()).OptBool("read_only", e.ReadOnly).OptStr("rules", e.Rules).
 		OptStr("approval", e.Approval).OptStr("during", e.During)
 	if e.Saga != nil {
-		o = o.Raw("saga", appendJSON(e.Saga))
+		o = o.Within("saga", e.Saga.append)
 	}
 	return o.OptBool("unwitnessed", e.Unwitnessed).OptStr("resource", e.Resource).
 		OptTime("undo_until", e.UndoUntil).OptHash("image", e.Image).OptHash("image_mac", e.ImageMAC).OptBool("absent", e.Absent).

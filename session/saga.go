@@ -1,8 +1,9 @@
 package session
 
 import (
+	"cmp"
+	"encoding/json"
 	"fmt"
-	"maps"
 	"slices"
 	"time"
 
@@ -91,20 +92,48 @@ type Saga struct {
 	Whys    []string     `json:"whys"`          // why each step came to where it is; empty: there is no more to say
 	Why     string       `json:"why,omitempty"` // the saga turned
 	Ended   time.Time    `json:"ended,omitzero"`
+
+	plan *saga.Plan // what plans returned; nil: it has ended
+}
+
+// UnmarshalJSON reads a saga from a snapshot, and makes its plan again.
+func (g *Saga) UnmarshalJSON(b []byte) error {
+	type plain Saga
+	if err := json.Unmarshal(b, (*plain)(g)); err != nil {
+		return err
+	}
+	if g.Run != nil && !g.Run.State.Ended() {
+		g.plan = g.plans()
+	}
+	return nil
 }
 
 // Plan returns what the saga follows.
 func (g *Saga) Plan() *saga.Plan {
-	d, natures := &saga.Definition{Name: g.Name, FanOut: g.FanOut}, make([]saga.Nature, len(g.Steps))
-	for i, s := range g.Steps {
-		d.Steps = append(d.Steps, saga.Step{ID: s.ID, Agent: s.Agent, Action: s.Action, Needs: s.Needs, Timeout: s.Timeout, Retries: s.Retries, Checkpoint: s.Checkpoint})
+	if g.plan != nil {
+		return g.plan
+	}
+	return g.plans()
+}
+
+// plans makes the plan, which what a record says of the saga alone decides.
+func (g *Saga) plans() *saga.Plan {
+	d, natures := &saga.Definition{Name: g.Name, FanOut: g.FanOut, Steps: make([]saga.Step, len(g.Steps))}, make([]saga.Nature, len(g.Steps))
+	for i := range g.Steps {
+		s := &g.Steps[i]
+		d.Steps[i] = saga.Step{ID: s.ID, Agent: s.Agent, Action: s.Action, Needs: s.Needs, Timeout: s.Timeout, Retries: s.Retries, Checkpoint: s.Checkpoint}
 		natures[i] = saga.Nature{ReadOnly: s.ReadOnly, Idempotent: s.Idempotent, Undo: s.Undoable, UndoIdempotent: s.UndoIdempotent}
 	}
 	return saga.NewPlan(d, natures)
 }
 
 func (g *Saga) step(id string) int {
-	return slices.IndexFunc(g.Steps, func(s SagaStep) bool { return s.ID == id })
+	for i := range g.Steps {
+		if g.Steps[i].ID == id {
+			return i
+		}
+	}
+	return -1
 }
 
 // openSagas lists the sagas that have not ended, oldest first.
@@ -238,12 +267,13 @@ func (s *State) followSagas(env *Env, c Command, out *Outcome) {
 	if len(s.SagasOpen) == 0 {
 		return
 	}
-	works := map[string]*sagaWork{}
+	var works []*sagaWork // mostly one
 	of := func(id string) *sagaWork {
-		if works[id] == nil {
-			works[id] = s.Sagas[id].work(s, env, id)
+		if i := slices.IndexFunc(works, func(w *sagaWork) bool { return w.id == id }); i >= 0 {
+			return works[i]
 		}
-		return works[id]
+		works = append(works, s.Sagas[id].work(s, env, id))
+		return works[len(works)-1]
 	}
 	if act, ok := c.(Act); ok && act.Saga != nil && !out.Allowed {
 		of(act.Saga.Saga).answer(s.refusedTry(act.Saga.Step, env, out), "")
@@ -283,13 +313,14 @@ func (s *State) followSagas(env *Env, c Command, out *Outcome) {
 			of(id)
 		}
 	}
-	for _, id := range slices.Sorted(maps.Keys(works)) {
-		works[id].follow()
+	slices.SortFunc(works, func(a, b *sagaWork) int { return cmp.Compare(a.id, b.id) })
+	for _, w := range works {
+		w.follow()
 		if over {
-			works[id].abandon()
+			w.abandon()
 		}
-		if events := works[id].events; len(events) > 0 {
-			out.Events, out.Durable = append(out.Events, events...), true
+		if len(w.events) > 0 {
+			out.Events, out.Durable = append(out.Events, w.events...), true
 		}
 	}
 }
@@ -450,6 +481,7 @@ func (g *Saga) left(r *saga.Run) (ids []string) {
 
 // sagaEnded forgets the saga that ended longest ago, where too many are remembered.
 func (s *State) sagaEnded(id string) {
+	s.Sagas[id].plan = nil
 	s.SagasOpen = slices.DeleteFunc(s.SagasOpen, func(open string) bool { return open == id })
 	if len(s.SagasOpen) == 0 {
 		s.SagasOpen = nil // as a snapshot has it

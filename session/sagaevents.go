@@ -1,7 +1,6 @@
 package session
 
 import (
-	"encoding/json"
 	"fmt"
 	"time"
 
@@ -121,19 +120,25 @@ type SagaEnded struct {
 	Left []string   `json:"left,omitempty"` // the steps that stand, or may, though they were to be undone
 }
 
-func appendJSON(v any) []byte {
-	b, err := json.Marshal(v)
-	if err != nil {
-		panic("session: " + err.Error()) // names, numbers and times
-	}
-	return b
+// append appends the step as encoding/json has it.
+func (s *SagaStep) append(dst []byte) []byte {
+	return audit.Begin(dst).Str("id", s.ID).Str("agent", string(s.Agent)).Str("action", s.Action).OptStr("undo", s.Undo).OptStrs("needs", s.Needs).
+		Uint("timeout", uint64(s.Timeout)).OptUint("retries", uint64(s.Retries)).OptStr("checkpoint", s.Checkpoint).OptBool("read_only", s.ReadOnly).
+		OptBool("idempotent", s.Idempotent).OptBool("undoable", s.Undoable).OptBool("undo_idempotent", s.UndoIdempotent).End()
+}
+
+// append appends the try as encoding/json has it.
+func (t *SagaTry) append(dst []byte) []byte {
+	return audit.Begin(dst).Str("saga", t.Saga).Uint("step", uint64(t.Step)).Uint("no", uint64(t.No)).OptBool("undo", t.Undo).End()
 }
 
 // Append appends the event's JSON.
 func (e SagaCreated) Append(dst []byte) []byte {
-	o := audit.Event(dst, sagaCreatedType).Str("id", e.ID).Str("saga", e.Saga).Str("by", string(e.By)).OptBool("agent", e.Agent).Raw("steps", appendJSON(e.Steps))
+	o := audit.Event(dst, sagaCreatedType).Str("id", e.ID).Str("saga", e.Saga).Str("by", string(e.By)).OptBool("agent", e.Agent).List("steps", len(e.Steps), func(dst []byte, i int) []byte { return e.Steps[i].append(dst) })
 	if len(e.FanOut) > 0 {
-		o = o.Raw("fan_out", appendJSON(e.FanOut))
+		o = o.List("fan_out", len(e.FanOut), func(dst []byte, i int) []byte {
+			return audit.Begin(dst).Str("Policy", string(e.FanOut[i].Policy)).Strs("Branches", e.FanOut[i].Branches).End()
+		})
 	}
 	return o.Hash("args", e.Args).End()
 }
@@ -195,7 +200,8 @@ func (e SagaEnded) Append(dst []byte) []byte {
 func (e SagaCreated) saga(seq uint64) *Saga {
 	g := &Saga{Name: e.Saga, By: e.By, Agent: e.Agent, Seq: seq, Steps: e.Steps, FanOut: e.FanOut,
 		Actions: make([]string, len(e.Steps)), Whys: make([]string, len(e.Steps))}
-	g.Run = g.Plan().Start()
+	g.plan = g.plans()
+	g.Run = g.plan.Start()
 	return g
 }
 
