@@ -52,6 +52,7 @@ var beside = map[string][]string{
 	"internal/document": {},
 	"internal/packtest": {"internal/document", "action", "ring"},
 	"saga":              {"internal/document"},
+	"manifest":          {"internal/document"},
 	"client":            {"api", "session", "system", "agent", "saga", "policy", "action", "ring", "audit"},
 
 	"agent":   {"audit"}, // hashes, and the helpers that append to a record: the envelope is audit's

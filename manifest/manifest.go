@@ -11,6 +11,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/agenthypervisor/hypervisor/action"
+	"github.com/agenthypervisor/hypervisor/internal/document"
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/ring"
 )
@@ -96,7 +97,7 @@ func Parse(b []byte) (*Manifest, error) {
 	}
 	var t text
 	if err := json.Unmarshal(b, &t, json.RejectUnknownMembers(true)); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrManifest, err)
+		return nil, fmt.Errorf("%w: %s", ErrManifest, document.DecodeFault(err))
 	}
 	canonical := jsontext.Value(b).Clone()
 	if err := canonical.Canonicalize(); err != nil {

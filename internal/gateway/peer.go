@@ -93,14 +93,14 @@ func (s *Server) peer(ctx context.Context, name string, args json.RawMessage, mo
 }
 
 // misfit is what a call with arguments that do not fit is answered.
-func misfit(name string, err error) error {
-	return &jsonrpc.Error{Code: jsonrpc.CodeInvalidParams, Message: fmt.Sprintf("the arguments of %s do not fit: %v", name, err)}
+func misfit(name string, why any) error {
+	return &jsonrpc.Error{Code: jsonrpc.CodeInvalidParams, Message: fmt.Sprintf("the arguments of %s do not fit: %v", name, why)}
 }
 
 // arguments reads a call's arguments strictly.
 func arguments(name string, args json.RawMessage, in any) error {
 	if err := jsonv2.Unmarshal(args, in, jsonv2.RejectUnknownMembers(true)); err != nil {
-		return misfit(name, err)
+		return misfit(name, document.DecodeFault(err))
 	}
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/agenthypervisor/hypervisor"
 	"github.com/agenthypervisor/hypervisor/action"
+	"github.com/agenthypervisor/hypervisor/internal/document"
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/session"
 )
@@ -193,7 +194,7 @@ func (f *Front) Read(ctx context.Context, method string, params json.RawMessage)
 		Context  any `json:"context"`
 	}
 	if err := jsonv2.Unmarshal(params, &p); err != nil {
-		return nil, &jsonrpc.Error{Code: jsonrpc.CodeInvalidParams, Message: "invalid params: " + err.Error()}
+		return nil, &jsonrpc.Error{Code: jsonrpc.CodeInvalidParams, Message: "invalid params: " + document.DecodeFault(err)}
 	}
 	switch method {
 	case "resources/read":

@@ -83,7 +83,7 @@ func undoRequest(args json.RawMessage) (hypervisor.UndoRequest, error) {
 	}
 	req := hypervisor.UndoRequest{}
 	if err := jsonv2.Unmarshal(args, &in, jsonv2.RejectUnknownMembers(true)); err != nil {
-		return req, fmt.Errorf("the arguments of %s do not fit: %w", undoTool, err)
+		return req, fmt.Errorf("the arguments of %s do not fit: %s", undoTool, document.DecodeFault(err))
 	}
 	req.Action, req.Plan = in.Action, in.Plan
 	if in.Since != "" {

@@ -77,7 +77,7 @@ func vouchRequest(args json.RawMessage) (c session.Vouch, life time.Duration, er
 		Expires string `json:"expires"`
 	}
 	if err := jsonv2.Unmarshal(args, &in, jsonv2.RejectUnknownMembers(true)); err != nil {
-		return c, 0, fmt.Errorf("the arguments of %s do not fit: %w", vouchTool, err)
+		return c, 0, fmt.Errorf("the arguments of %s do not fit: %s", vouchTool, document.DecodeFault(err))
 	}
 	if c.Vouchee, err = policy.ParseDID(in.Agent); err != nil {
 		return c, 0, fmt.Errorf("agent: %w", err)

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"bytes"
 	"context"
 	stdjson "encoding/json"
 	"errors"
@@ -21,6 +22,7 @@ import (
 	"github.com/agenthypervisor/hypervisor"
 	"github.com/agenthypervisor/hypervisor/api"
 	"github.com/agenthypervisor/hypervisor/internal/auth"
+	"github.com/agenthypervisor/hypervisor/internal/document"
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/session"
 )
@@ -274,9 +276,12 @@ func decode[B any](a *API, w http.ResponseWriter, r *http.Request, params []stri
 	if _, bodiless := any(in.body).(none); bodiless && len(body) == 0 {
 		return caller, in, nil
 	}
+	if string(bytes.TrimSpace(body)) == "null" { // the decoder takes it for an empty object
+		return caller, in, malformed("the body: want an object, got null")
+	}
 	// Duplicate names, invalid UTF-8, other cases of a name and trailing bytes are refused by this decoder as it stands.
 	if err := json.Unmarshal(body, &in.body, json.RejectUnknownMembers(true), json.WithUnmarshalers(json.UnmarshalFunc(readDecimal))); err != nil {
-		return caller, in, malformed("the body cannot be read: %v", err)
+		return caller, in, malformed("the body: %s", document.DecodeFault(err))
 	}
 	return caller, in, nil
 }

@@ -227,6 +227,7 @@ func TestRequestsAreDecodedStrictly(t *testing.T) {
 		{"no body", "POST", grant, ""},
 		{"not JSON", "POST", grant, `digest`},
 		{"an array", "POST", grant, `[]`},
+		{"null", "POST", grant, ` null `},
 		{"an unknown field", "POST", grant, `{"digest":"` + apr.Digest + `","by":"me"}`},
 		{"a name twice", "POST", grant, `{"digest":"00","digest":"` + apr.Digest + `"}`},
 		{"a name in another case", "POST", grant, `{"Digest":"` + apr.Digest + `"}`},
@@ -247,6 +248,8 @@ func TestRequestsAreDecodedStrictly(t *testing.T) {
 	} {
 		if w := ask(h, "operator", c.method, c.target, c.body); w.Code != 400 || errorOf(t, w).Code != api.CodeMalformed {
 			t.Errorf("%s: %d %s, want 400 malformed", c.name, w.Code, w.Body)
+		} else if strings.Contains(w.Body.String(), " Go ") || strings.Contains(w.Body.String(), "api.") {
+			t.Errorf("%s: %s speaks of Go's types", c.name, w.Body)
 		}
 	}
 	if views, err := s.Approvals(t.Context()); err != nil || views[0].Status != session.Open {
