@@ -102,7 +102,7 @@ func (hv *Hypervisor) Agent(ctx context.Context, did policy.DID) (AgentView, err
 	}
 	s := h.state
 	if s.Seq == 0 {
-		return AgentView{}, fmt.Errorf("agent %s: %w", did, ErrNotFound)
+		return AgentView{}, fmt.Errorf("agent %s: %w: nothing has been said of it, and nothing has moved its standing", did, ErrNotFound)
 	}
 	v := AgentView{DID: did, Sigma: s.Sigma(), Risk: s.Risk, Blacklisted: s.Blacklisted, Quarantine: s.Quarantine, Bonds: slices.Clone(s.Bonds), Records: s.Seq, Changed: s.Time}
 	if k, killed := hv.kills.current().In(policy.Scope{Agent: did}); killed {

@@ -67,7 +67,7 @@ type UndoReport struct {
 
 // Undo takes actions back, newest first, as actions of the caller's, and stops at the first surprise: what the plan did not
 // foresee. What nothing takes back is passed over and said. The error says that nothing could be found out, or done; ErrNotFound
-// is of a session or an action that is not there, *Refused of an agent that asks for another's.
+// is of a session, an action or an agent that is not there, *Refused of an agent that asks for another's.
 func (hv *Hypervisor) Undo(ctx context.Context, caller policy.Caller, req UndoRequest) (UndoReport, error) {
 	if err := hv.enter(); err != nil {
 		return UndoReport{}, err
@@ -84,6 +84,11 @@ func (hv *Hypervisor) Undo(ctx context.Context, caller policy.Caller, req UndoRe
 		return UndoReport{}, err
 	}
 	wanted := h.plan(hv.Now(), req.Action != "")
+	if len(wanted) == 0 {
+		if err := hv.knows(ctx, &req); err != nil {
+			return UndoReport{}, err
+		}
+	}
 	u := &undoing{hv: hv, caller: caller, history: h, keys: map[string][32]byte{}, compensates: req.compensates, limit: req.limit}
 	report := UndoReport{Steps: make([]UndoStep, len(wanted))}
 	for i, d := range wanted {
@@ -130,6 +135,27 @@ func (r *UndoRequest) check(caller policy.Caller) error {
 		return &Refused{policy.Refuse(policy.InvalidArguments, "since %v is not in the past", r.Since)}
 	}
 	return nil
+}
+
+// knows returns ErrNotFound where an undo is of an agent that nothing is known of: its name is a slip, and "nothing to take back"
+// would be taken for good news.
+func (hv *Hypervisor) knows(ctx context.Context, r *UndoRequest) error {
+	if r.Agent == "" {
+		return nil
+	}
+	_, unknown := hv.Agent(ctx, r.Agent)
+	if !errors.Is(unknown, ErrNotFound) || r.Session == "" {
+		return unknown
+	}
+	s, err := hv.Session(ctx, r.Session)
+	if err != nil {
+		return err
+	}
+	state, err := s.State(ctx)
+	if _, there := state.Participants[r.Agent]; err != nil || there {
+		return err
+	}
+	return unknown
 }
 
 // undoableSaga refuses the undo of a saga that has not ended, which would go on with what is taken back, and of one that took it back.

@@ -296,6 +296,11 @@ func TestWhoMayTakeBackWhat(t *testing.T) {
 	if r := undone(t, hv, policy.Agent(bob), hypervisor.UndoRequest{Session: s.ID()}); len(r.Steps) != 0 {
 		t.Errorf("bob did nothing: %+v", r)
 	}
+	for _, req := range []hypervisor.UndoRequest{{Agent: "did:mesh:nobody", Since: time.Hour}, {Agent: "did:mesh:nobody", Session: s.ID(), Plan: true}} {
+		if _, err := hv.Undo(ctx, admin, req); !errors.Is(err, hypervisor.ErrNotFound) {
+			t.Errorf("of an agent that nothing is known of: %v", err)
+		}
+	}
 	if _, err := hv.Kill(ctx, admin, policy.Kill{Scope: policy.Scope{Agent: ann}, Reason: policy.Manual}); err != nil {
 		t.Fatal(err)
 	}

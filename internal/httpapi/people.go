@@ -182,11 +182,11 @@ func (a *API) issue(ctx context.Context, caller policy.Caller, in request[api.Ro
 		return api.IssuedToken{}, err
 	}
 	t := system.Token{Subject: did}
-	if err := t.Role.UnmarshalText([]byte(in.body.Role)); err != nil {
-		return api.IssuedToken{}, invalid("%v", err)
+	if err := t.Role.UnmarshalText([]byte(in.body.Role)); err != nil || t.Role == policy.SystemRole {
+		return api.IssuedToken{}, invalid("role: want operator, approver, auditor or service, got %q", in.body.Role)
 	}
 	if t.Role == policy.AgentRole {
-		return api.IssuedToken{}, invalid("an agent's token is for a session: POST /v1/agents/%s/tokens", did)
+		return api.IssuedToken{}, invalid("an agent's token is for a session: make it with 'agent token', or POST /v1/agents/%s/tokens", did)
 	}
 	return a.give(ctx, caller, in.key, t, in.body.For)
 }
