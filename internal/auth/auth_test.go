@@ -301,6 +301,7 @@ func TestTheOperatorsTokenIsKeptInAFileOfItsUsersOwn(t *testing.T) {
 func TestARequestThatIsNotMeantForAListenerIsRefused(t *testing.T) {
 	local := NewListener(&net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 7700}, "127.0.0.1:7700", []string{"Hyper.example", "tunnel:9000"})
 	wide := NewListener(&net.TCPAddr{IP: net.IPv4zero, Port: 7700}, "0.0.0.0:7700", []string{"hyper.example"})
+	socket := NewSocketListener()
 	for _, c := range []struct {
 		l            *Listener
 		host, origin string
@@ -349,6 +350,14 @@ func TestARequestThatIsNotMeantForAListenerIsRefused(t *testing.T) {
 		{local, "127.0.0.1:7700", "file://", false},
 		{local, "127.0.0.1:7700", "chrome-extension://127.0.0.1:7700", false},
 		{local, "127.0.0.1:7700", " ", false},
+		{socket, SocketHost, "", true},
+		{socket, "localhost", "", true},
+		{socket, "localhost:9000", "", true}, // forwarded to a port
+		{socket, "127.0.0.1:9000", "", true},
+		{socket, "evil.example:9000", "", false}, // and then rebound
+		{socket, "", "", false},
+		{socket, "localhost:9000", "http://evil.example", false},
+		{socket, "localhost:9000", "http://localhost:9001", false},
 		{wide, "192.0.2.1:7700", "", true},
 		{wide, "192.0.2.1:80", "", true}, // a forwarded port
 		{wide, "hyper.example", "https://hyper.example", true},

@@ -16,9 +16,16 @@ import (
 // value, safe for concurrent use.
 type Listener struct {
 	loopback bool
-	port     string
+	port     string   // empty: whichever
 	names    []string // host or host:port, in lower case
 }
+
+// SocketHost is what the client commands call a control socket.
+const SocketHost = "hypervisor"
+
+// NewSocketListener returns the rules of a control socket. No browser reaches one by itself, but whoever forwards it to a port, as
+// ssh -L does, puts it before every page there is. It is called hypervisor, localhost or by a loopback address, with any port.
+func NewSocketListener() *Listener { return &Listener{loopback: true, names: []string{SocketHost}} }
 
 // NewListener returns the rules of a listener at addr, told to listen on listen. On loopback it is called by a loopback address
 // or localhost, with its port; elsewhere by an IP address, the machine's name or the one it was told to listen on. Beside those,
@@ -51,7 +58,11 @@ func (l *Listener) Loopback() bool { return l.loopback }
 func (l *Listener) Check(r *http.Request) error {
 	at, ok := parseHost(r.Host, "80")
 	if !ok || !l.answersTo(at) {
-		return fmt.Errorf("%w: this listener is not called %q; if it should be, add the name to hosts in the configuration", ErrForbidden, clip(r.Host))
+		otherwise := "if it should be, add the name to hosts in the configuration"
+		if l.port == "" && l.loopback {
+			otherwise = "call it localhost"
+		}
+		return fmt.Errorf("%w: this listener is not called %q; %s", ErrForbidden, clip(r.Host), otherwise)
 	}
 	for i, origin := range r.Header.Values("Origin") {
 		if i > 0 || !l.isOwn(origin, r.Host, at) {
@@ -93,7 +104,7 @@ func (l *Listener) answersTo(at place) bool {
 	ip, err := netip.ParseAddr(at.host)
 	isIP := err == nil && ip.Zone() == ""
 	if l.loopback {
-		return at.port == l.port && (at.host == "localhost" || isIP && ip.Unmap().IsLoopback())
+		return (l.port == "" || at.port == l.port) && (at.host == "localhost" || isIP && ip.Unmap().IsLoopback())
 	}
 	return isIP // an address cannot be pointed elsewhere, and its port may be a forwarded one
 }

@@ -151,10 +151,10 @@ func (s *Socket) remove() error {
 	return err
 }
 
-// Run serves h on the socket until ctx ends, and then takes the socket away. Requests under way are cancelled and given a
+// Run serves h on the socket until ctx ends, and then takes the socket away. Host and Origin are checked before. Requests under way are cancelled and given a
 // moment to answer. It returns nil when ctx ended it. It is called once.
 func (s *Socket) Run(ctx context.Context, h http.Handler) error {
-	err := Serve(ctx, s.listener, h)
+	err := Serve(ctx, s.listener, Guard(auth.NewSocketListener().Check, h))
 	if gone := s.remove(); err == nil && gone != nil && !errors.Is(gone, net.ErrClosed) && !errors.Is(gone, fs.ErrNotExist) {
 		err = fmt.Errorf("removing control socket: %w", gone)
 	}
