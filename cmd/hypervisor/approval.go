@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"iter"
 	"strings"
 
@@ -114,7 +115,10 @@ func approvalDecide(g *globals, verb, short string, do func(*client.Client, cont
 				return usage("nothing was decided; to %s exactly this call: %s", verb, g.again("approval", verb, a.Session+"/"+a.ID, "--digest", a.Digest))
 			}
 			d, err := do(c, ctx, a.Session, a.ID, digest)
+			var answer *client.Error
 			switch {
+			case errors.As(err, &answer): // a digest of something else is a check that failed, and no misuse
+				return &failure{exitRefused, err}
 			case err != nil:
 				return err
 			case g.json:

@@ -7,20 +7,23 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/agenthypervisor/hypervisor/api"
 	"github.com/agenthypervisor/hypervisor/client"
+	"github.com/agenthypervisor/hypervisor/policy"
 )
 
 // The exit codes.
 const (
 	exitDone    = 0
 	exitRefused = 1 // the operation was refused, or a check failed
-	exitUsage   = 2 // wrong usage or configuration
+	exitUsage   = 2 // wrong usage or configuration, whoever finds it: the program or the hypervisor it asks
 	exitNoReach = 3 // what it needs could not be reached or opened
 )
 
@@ -159,14 +162,20 @@ func usage(format string, args ...any) error {
 // unopened is the error of a thing that could not be opened.
 func unopened(err error) error { return &failure{exitNoReach, err} }
 
+// misuses are the codes of a hypervisor's answer that what it was asked is none, or says what cannot be.
+var misuses = []string{api.CodeMalformed, api.CodeTooLarge, string(policy.InvalidArguments)}
+
 func exitCode(err error) int {
 	var f *failure
 	var lost *client.UnreachableError
+	var answer *client.Error
 	switch {
 	case errors.As(err, &f):
 		return f.code
 	case errors.As(err, &lost):
 		return exitNoReach
+	case errors.As(err, &answer) && slices.Contains(misuses, answer.API.Code):
+		return exitUsage
 	}
 	return exitRefused
 }
