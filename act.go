@@ -315,6 +315,9 @@ func (s *Session) owe(effects []session.Effect) {
 			s.hv.offer(s.sendTries)
 		case session.Rest:
 			s.sagaRested(e)
+			if e.Failed {
+				s.hv.offer(s.attributeSagas)
+			}
 		case session.Seal:
 			s.hv.offer(s.seal)
 		}

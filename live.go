@@ -336,6 +336,9 @@ func (s *Session) resume(ctx context.Context) error {
 	if len(s.heldForTools()) > 0 {
 		s.hv.offer(s.toolsCame)
 	}
+	if state.Attributing > 0 {
+		s.hv.offer(s.attributeSagas)
+	}
 	if state.Lifecycle == session.Terminating && state.Grace.IsZero() {
 		s.cancelCalls(errGrace) // the effect that does so was lost if the record was reported lost and is there all the same
 	}

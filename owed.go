@@ -102,9 +102,13 @@ func (s *Session) revive(ctx context.Context) {
 	s.tick(ctx)
 	s.mu.Lock()
 	owed := s.live != nil && len(session.Tries(s.live.state)) > 0
+	attributing := s.live != nil && s.live.state.Attributing > 0
 	s.mu.Unlock()
 	if owed {
 		s.sendTries(ctx)
+	}
+	if attributing {
+		s.attributeSagas(ctx)
 	}
 }
 

@@ -59,7 +59,7 @@ func (s *Session) prepareSaga(ctx context.Context, d saga.Definition) (c session
 	if d.Isolation != "" {
 		return refuse(policy.SagaInvalid, "isolation %s is of a session's own files, which there are none of yet; leave it out", d.Isolation)
 	}
-	c = session.RunSaga{Name: d.Name, FanOut: d.FanOut}
+	c = session.RunSaga{Name: d.Name, FanOut: d.FanOut, Fault: d.Fault}
 	args = make([]json.RawMessage, len(d.Steps))
 	for i, step := range d.Steps {
 		name, ok := actionOf(&step, step.Execute)

@@ -23,12 +23,20 @@ type SagaView struct {
 	State   string     // running, waiting, compensating, completed, compensated, escalated
 	Why     string     // it turned; empty: it did not
 	Ended   time.Time  // zero: it has not
+	On      string     // the step on whose account it turned; empty: none
 	Steps   []SagaStepView
 	Groups  []SagaGroupView
+
+	Failed    string                   // the action by which it failed, where that is attributed; empty: it is not
+	Faultless string                   // why nobody bears that it failed
+	Blame     *session.FaultAttributed // who bears how much of it; nil: nobody does, or it is not found out yet
 }
 
-// Rests reports whether nothing moves any more by itself: the saga has ended, or waits for somebody.
-func (v *SagaView) Rests() bool { return v.State == "waiting" || !v.Ended.IsZero() }
+// Rests reports whether nothing moves any more by itself: the saga waits for somebody, or has ended and it is found out who bears it
+// if it failed.
+func (v *SagaView) Rests() bool {
+	return v.State == "waiting" || !v.Ended.IsZero() && (v.Failed == "" || v.Blame != nil)
+}
 
 // A SagaStepView is one step of a saga.
 type SagaStepView struct {
@@ -117,7 +125,7 @@ func (s *Session) sagaRested(r session.Rest) {
 }
 
 func (s *Session) sagaView(id string, g *session.Saga) SagaView {
-	v := SagaView{ID: id, Session: s.id, Name: g.Name, By: g.By, State: g.Run.State.String(), Why: g.Why, Ended: g.Ended}
+	v := SagaView{ID: id, Session: s.id, Name: g.Name, By: g.By, State: g.Run.State.String(), Why: g.Why, On: g.On, Ended: g.Ended, Failed: g.Failed, Faultless: g.Faultless, Blame: g.Blame}
 	if g.Run.Waits {
 		v.State = "waiting"
 	}

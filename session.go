@@ -31,8 +31,9 @@ type Session struct {
 	reviving atomic.Bool // revive waits for its time
 	looking  atomic.Bool // toolsCame waits for its time
 
-	tells   atomic.Bool // a task that tells what is owed waits for its turn
-	telling sync.Mutex  // held by who tells: what is told twice is harmless, and a waste
+	tells       atomic.Bool // a task that tells what is owed waits for its turn
+	attributing sync.Mutex  // held by who finds out who bears that sagas failed
+	telling     sync.Mutex  // held by who tells: what is told twice is harmless, and a waste
 
 	sagaMu   sync.Mutex                   // never held with another: effects take it, with and without mu
 	resting  chan struct{}                // closed when a saga rests; nil: nobody waits for that

@@ -65,6 +65,7 @@ type ActionView struct {
 	Undoes        string               `json:"undoes,omitempty"`     // the action that it took back, SESSION/act-12
 	Approval      string               `json:"approval,omitempty"`
 	During        string               `json:"during,omitempty"` // the action in whose course a server asked for this one
+	Saga          string               `json:"saga,omitempty"`   // the saga of which it is a step, or a step's undo
 	Args          json.RawMessage      `json:"args,omitempty"`   // empty: collected
 	Outcome       string               `json:"outcome"`          // running, done, failed, unknown
 	Why           string               `json:"why,omitempty"`
@@ -180,6 +181,9 @@ func (s *Session) foldAction(ctx context.Context, r *stored, open map[string]*Ac
 			v := &ActionView{ID: e.ID, Session: s.id, Agent: e.Agent, Action: e.Action, Seq: r.Seq, Time: r.Time, Ring: e.Ring,
 				RequiredRing: e.RequiredRing, SigmaEff: e.SigmaEff, RiskWeight: e.RiskWeight, Reversibility: e.Reversibility,
 				ReadOnly: e.ReadOnly, Resource: e.Resource, Undoes: e.Undoes, Approval: e.Approval, During: e.During, Outcome: "running"}
+			if e.Saga != nil {
+				v.Saga = e.Saga.Saga
+			}
 			if !e.UndoUntil.IsZero() {
 				v.UndoUntil = &e.UndoUntil
 			}

@@ -85,6 +85,8 @@ type Action struct {
 	Result        json.RawMessage `json:"result,omitempty"` // left out: nothing was answered, or collected
 	OutcomeSeq    uint64          `json:"outcome_seq,omitempty"`
 	Ended         *time.Time      `json:"ended,omitempty"`
+	Saga          string          `json:"saga,omitempty"`        // of which it is a step, or a step's undo
+	Shares        []Share         `json:"shares,omitempty"`      // who bears that its saga failed by it; in the answer about one action
 	Explanation   *Explanation    `json:"explanation,omitempty"` // in the answer about one action
 }
 

@@ -11,6 +11,7 @@ import (
 type SagaDefinition struct {
 	Saga      string               `json:"saga"`
 	Isolation string               `json:"isolation,omitempty"`
+	Fault     bool                 `json:"fault,omitempty"` // a tool's ordinary error is the fault of who led to it
 	Steps     []SagaDefinitionStep `json:"steps"`
 	FanOut    []SagaFanOut         `json:"fan_out,omitempty"`
 }
@@ -47,6 +48,10 @@ type Saga struct {
 	Ended   *time.Time   `json:"ended,omitempty"`
 	Steps   []SagaStep   `json:"steps"`
 	FanOut  []SagaFanOut `json:"fan_out,omitempty"`
+
+	Failed    string  `json:"failed,omitempty"`    // the action by which it failed, where that is attributed
+	Shares    []Share `json:"shares,omitempty"`    // who bears how much of that; they sum to 1
+	Faultless string  `json:"faultless,omitempty"` // why nobody does: cancelled, agent_saga, unknown_outcome, failed_outcome, refused
 }
 
 // A SagaStep is one step of a saga.

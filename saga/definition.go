@@ -28,6 +28,7 @@ type Definition struct {
 	Isolation Isolation // of what it reads and writes in the session's files; empty: none asked for
 	Steps     []Step    // 1 to MaxSteps
 	FanOut    []Group
+	Fault     bool // a tool's ordinary error is the fault of who led to it (SPEC §3), should the saga fail by it; else it is nobody's
 }
 
 // A Step is one action of one agent, and what takes it back.

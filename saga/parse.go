@@ -24,7 +24,7 @@ func ParseJSON(name string, b []byte, known Known) (*Definition, error) {
 // A loader fills a Definition and notes where everything was said.
 type loader struct {
 	*document.Reader
-	Definition
+	def    Definition
 	places map[string]document.Item // by path
 	broken map[string]bool          // paths whose value could not be read: that was said, and is enough
 }
@@ -39,7 +39,7 @@ func parse(name string, known Known, read func(*document.Reader) (document.Item,
 	}
 	root = root.AtValue()
 	l.top(root)
-	check(&l.Definition, known, func(path, what string) {
+	check(&l.def, known, func(path, what string) {
 		it, ok := l.places[path]
 		if !ok {
 			it = root // what is missing at the top
@@ -53,7 +53,7 @@ func parse(name string, known Known, read func(*document.Reader) (document.Item,
 		faults.Sort(name)
 		return nil, faults
 	}
-	return &l.Definition, nil
+	return &l.def, nil
 }
 
 // read reads a value into *to and notes its place.
@@ -72,15 +72,16 @@ func (l *loader) note(it document.Item, ok bool) {
 
 func (l *loader) top(it document.Item) {
 	l.Object(it, map[string]document.Field{
-		"saga":      read(l, &l.Name, l.Text),
-		"isolation": read(l, &l.Isolation, word[Isolation](l)),
+		"saga":      read(l, &l.def.Name, l.Text),
+		"isolation": read(l, &l.def.Isolation, word[Isolation](l)),
+		"fault":     read(l, &l.def.Fault, l.Boolean),
 		"steps": func(it document.Item) {
 			before := len(*l.Faults)
-			l.List(it, func(_ int, e document.Item) { l.Steps = append(l.Steps, l.step(e)) })
-			l.note(it, len(l.Steps) > 0 || len(*l.Faults) == before)
+			l.List(it, func(_ int, e document.Item) { l.def.Steps = append(l.def.Steps, l.step(e)) })
+			l.note(it, len(l.def.Steps) > 0 || len(*l.Faults) == before)
 		},
 		"fan_out": func(it document.Item) {
-			l.List(it, func(_ int, e document.Item) { l.FanOut = append(l.FanOut, l.group(e)) })
+			l.List(it, func(_ int, e document.Item) { l.def.FanOut = append(l.def.FanOut, l.group(e)) })
 		},
 	})
 }

@@ -116,6 +116,8 @@ func samples() []session.Event {
 		session.SagaEnded{To: saga.Completed, Saga: "sag-1"},
 		session.SagaEnded{To: saga.AllUndone, Saga: "sag-1"},
 		session.SagaEnded{To: saga.Escalated, Saga: "sag-1", Left: []string{"a", odd}},
+		session.SagaEnded{To: saga.AllUndone, Saga: "sag-1", Failed: "act-7"},
+		session.SagaEnded{To: saga.AllUndone, Saga: "sag-1", Faultless: "cancelled"},
 		session.AgentKilled{ID: "kil-1", Agent: ann, Scope: "session", Reason: policy.ForDrift, Note: odd, By: ann, At: at},
 		session.SessionKilled{ID: "kil-1", Scope: "session", Reason: policy.Manual, Note: odd, By: ann, At: at},
 		session.KillLifted{ID: "kil-1", Agent: ann},

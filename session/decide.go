@@ -49,7 +49,10 @@ type (
 	// Try is owed by each try of a saga's step: the action, or the undo, that it is. See Tries.
 	Try struct{ Saga string }
 	// Rest is owed by a saga that has ended, or waits: those who wait for that are told.
-	Rest struct{ Saga string }
+	Rest struct {
+		Saga   string
+		Failed bool // who bears that it failed is to be found out
+	}
 	// Seal is owed by a session's last record: its summary in the system stream.
 	Seal struct{}
 )
@@ -158,6 +161,8 @@ func decide(s *State, env *Env, c Command) (Outcome, error) {
 		return decideEndElevation(s, env, c), nil
 	case ReportDrift:
 		return decideReportDrift(s, env, c), nil
+	case AttributeSaga:
+		return decideAttributeSaga(s, env, c)
 	case RaiseIncident:
 		return decideRaiseIncident(s, env, c), nil
 	case LiftDemotion:

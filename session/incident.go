@@ -61,9 +61,9 @@ const (
 	suspiciousHistory = "suspicious_history" // of receipts at join: the ring is what it costs
 )
 
-// FaultAttributed is recorded when an incident is divided among agents.
+// FaultAttributed is recorded when an incident, or that a saga failed, is divided among agents.
 type FaultAttributed struct {
-	ID       string     `json:"id"` // of the incident
+	ID       string     `json:"id"` // of the incident, or of the saga that failed
 	Severity ring.Sigma `json:"severity"`
 	Shares   []Borne    `json:"shares"`           // they sum to 1
 	Chains   uint64     `json:"chains,omitempty"` // causal chains that were counted
@@ -163,7 +163,7 @@ func faultless(by policy.Caller, found *Finding) string {
 		return ""
 	case found.Outcome == "unknown":
 		return unknownOutcome
-	case found.Outcome == "failed":
+	case found.Outcome == "failed" && !found.Fault:
 		return failedOutcome
 	}
 	return ""
@@ -213,6 +213,7 @@ func (e FaultAttributed) Append(dst []byte) []byte {
 
 // apply owes each agent that took part its fault. An operator who acted has a share and no ledger.
 func (e FaultAttributed) apply(s *State, _ Stamp) {
+	s.attributed(e)
 	for _, b := range e.Shares {
 		if s.tookPart(b.Agent) && b.Share > 0 {
 			s.owe(b.Agent, agent.Entry{Kind: agent.Fault, Share: ring.Sigma(b.Share), Severity: e.Severity, Cause: e.ID})

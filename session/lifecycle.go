@@ -224,7 +224,7 @@ func decideTick(s *State, env *Env, c Tick) Outcome {
 		step = []Event{Cancelling{s.runningIDs()}}
 	case s.Grace.IsZero() && !env.Now.Before(s.Patience):
 		for _, id := range s.runningIDs() {
-			step = append(step, Unknown{ID: id, Why: "no answer"})
+			step = append(step, Unknown{ID: id, Why: whyNoAnswer})
 		}
 	}
 	out := allow(slices.Concat(first, s.flush(env, all), step)...)

@@ -20,6 +20,12 @@ const (
 	unknownType   = "action.unknown"
 )
 
+// Why an outcome is unknown that nobody gave.
+const (
+	whyProcessEnded = "process ended"
+	whyNoAnswer     = "no answer"
+)
+
 // A Result is how a call ended. The zero Result is no end.
 type Result uint8
 
@@ -138,7 +144,7 @@ func decideRecover(s *State, env *Env, c Recover) Outcome {
 	}
 	for _, id := range s.runningIDs() {
 		if s.Running[id].Incarnation != env.Incarnation {
-			events = append(events, Unknown{ID: id, Why: "process ended"})
+			events = append(events, Unknown{ID: id, Why: whyProcessEnded})
 		}
 	}
 	for _, id := range s.approvalIDs() {

@@ -27,6 +27,7 @@ type RunSaga struct {
 	Name   string
 	Steps  []SagaStep // of a sound definition
 	FanOut []saga.Group
+	Fault  bool        // a tool's ordinary error is somebody's fault
 	Args   []byte      // what the steps are called with: a JSON list, which stands beside the record
 	Needs  []ring.Ring // that each step needs, as its action is described now
 }
@@ -84,6 +85,7 @@ type Saga struct {
 	Name    string       `json:"name"`
 	By      policy.DID   `json:"by"`
 	Agent   bool         `json:"agent,omitempty"` // an agent runs it, with its own authority
+	Fault   bool         `json:"fault,omitempty"` // a tool's ordinary error is somebody's fault
 	Seq     uint64       `json:"seq"`             // of the record beside which the arguments stand
 	Steps   []SagaStep   `json:"steps"`
 	FanOut  []saga.Group `json:"fan_out,omitempty"`
@@ -91,7 +93,12 @@ type Saga struct {
 	Actions []string     `json:"actions"`       // the newest action of each step going forward; empty: none
 	Whys    []string     `json:"whys"`          // why each step came to where it is; empty: there is no more to say
 	Why     string       `json:"why,omitempty"` // the saga turned
+	On      string       `json:"on,omitempty"`  // the step on whose account; empty: somebody wanted it so
 	Ended   time.Time    `json:"ended,omitzero"`
+
+	Failed    string           `json:"failed,omitempty"`    // the action by which it failed, where that is attributed
+	Faultless string           `json:"faultless,omitempty"` // why nobody bears that it failed
+	Blame     *FaultAttributed `json:"blame,omitempty"`     // who bears how much of it; nil: nobody does, or it is not found out yet. Never written to
 
 	plan *saga.Plan // what plans returned; nil: it has ended
 }
@@ -203,7 +210,7 @@ func decideRunSaga(s *State, env *Env, c RunSaga) Outcome {
 	}
 	args := part(env, "args", c.Args)
 	id := s.newID("sag-")
-	created := SagaCreated{ID: id, Saga: c.Name, By: a.agent, Agent: !a.operator, Steps: c.Steps, FanOut: c.FanOut, Args: args.Commitment()}
+	created := SagaCreated{ID: id, Saga: c.Name, By: a.agent, Agent: !a.operator, Fault: c.Fault, Steps: c.Steps, FanOut: c.FanOut, Args: args.Commitment()}
 	w := created.saga(s.Seq+1).work(s, env, id)
 	out := allow(append([]Event{created}, w.follow()...)...)
 	out.ID, out.Parts = id, []audit.Part{args}
@@ -386,7 +393,7 @@ func (s *State) refusedTry(step int, env *Env, out *Outcome) saga.Answer {
 // failure says whether an action that failed is known not to have run.
 func failure(why string) saga.Result {
 	switch why {
-	case "not_sent":
+	case whyNotSent:
 		return saga.NotRun
 	case WhyClosing:
 		return saga.Unsent
@@ -396,7 +403,7 @@ func failure(why string) saga.Result {
 
 // doubt says whether an unknown outcome is the tool's, or of this process's end.
 func doubt(why string) saga.Result {
-	if why == WhyClosing || why == "process ended" {
+	if why == WhyClosing || why == whyProcessEnded {
 		return saga.Interrupted
 	}
 	return saga.NoAnswer
@@ -486,8 +493,11 @@ func (s *State) sagaEnded(id string) {
 	if len(s.SagasOpen) == 0 {
 		s.SagasOpen = nil // as a snapshot has it
 	}
-	if s.SagasEnded = append(s.SagasEnded, id); len(s.SagasEnded) > maxEndedSagas {
-		delete(s.Sagas, s.SagasEnded[0])
-		s.SagasEnded = slices.Delete(s.SagasEnded, 0, 1)
+	if s.SagasEnded = append(s.SagasEnded, id); len(s.SagasEnded) <= maxEndedSagas {
+		return
+	}
+	if i := slices.IndexFunc(s.SagasEnded, func(ended string) bool { return !s.Sagas[ended].attributing() }); i >= 0 {
+		delete(s.Sagas, s.SagasEnded[i])
+		s.SagasEnded = slices.Delete(s.SagasEnded, i, i+1)
 	}
 }

@@ -33,6 +33,7 @@ type SagaCreated struct {
 	Saga   string       `json:"saga"` // its name
 	By     policy.DID   `json:"by"`
 	Agent  bool         `json:"agent,omitempty"` // an agent runs it, with its own authority
+	Fault  bool         `json:"fault,omitempty"` // a tool's ordinary error is somebody's fault
 	Steps  []SagaStep   `json:"steps"`
 	FanOut []saga.Group `json:"fan_out,omitempty"`
 	Args   audit.Hash   `json:"args"` // commitment to the steps' arguments
@@ -118,6 +119,9 @@ type SagaEnded struct {
 	To   saga.State `json:"-"` // in the event's name
 	Saga string     `json:"saga"`
 	Left []string   `json:"left,omitempty"` // the steps that stand, or may, though they were to be undone
+
+	Failed    string `json:"failed,omitempty"`    // the action by which it failed, where that is attributed from now on
+	Faultless string `json:"faultless,omitempty"` // why nobody bears that it failed; empty with Failed, and of a completed one
 }
 
 // append appends the step as encoding/json has it.
@@ -134,7 +138,8 @@ func (t *SagaTry) append(dst []byte) []byte {
 
 // Append appends the event's JSON.
 func (e SagaCreated) Append(dst []byte) []byte {
-	o := audit.Event(dst, sagaCreatedType).Str("id", e.ID).Str("saga", e.Saga).Str("by", string(e.By)).OptBool("agent", e.Agent).List("steps", len(e.Steps), func(dst []byte, i int) []byte { return e.Steps[i].append(dst) })
+	o := audit.Event(dst, sagaCreatedType).Str("id", e.ID).Str("saga", e.Saga).Str("by", string(e.By)).OptBool("agent", e.Agent).OptBool("fault", e.Fault).
+		List("steps", len(e.Steps), func(dst []byte, i int) []byte { return e.Steps[i].append(dst) })
 	if len(e.FanOut) > 0 {
 		o = o.List("fan_out", len(e.FanOut), func(dst []byte, i int) []byte {
 			return audit.Begin(dst).Str("Policy", string(e.FanOut[i].Policy)).Strs("Branches", e.FanOut[i].Branches).End()
@@ -193,12 +198,12 @@ func (e SagaEnded) Append(dst []byte) []byte {
 	if len(e.Left) > 0 {
 		o = o.Strs("left", e.Left)
 	}
-	return o.End()
+	return o.OptStr("failed", e.Failed).OptStr("faultless", e.Faultless).End()
 }
 
 // saga returns the saga as its first record, at seq, leaves it.
 func (e SagaCreated) saga(seq uint64) *Saga {
-	g := &Saga{Name: e.Saga, By: e.By, Agent: e.Agent, Seq: seq, Steps: e.Steps, FanOut: e.FanOut,
+	g := &Saga{Name: e.Saga, By: e.By, Agent: e.Agent, Fault: e.Fault, Seq: seq, Steps: e.Steps, FanOut: e.FanOut,
 		Actions: make([]string, len(e.Steps)), Whys: make([]string, len(e.Steps))}
 	g.plan = g.plans()
 	g.Run = g.plan.Start()
@@ -228,8 +233,8 @@ func (e SagaStepStarted) apply(s *State, _ Stamp) {
 
 func (e SagaStepStarted) owes() Effect { return Try{e.Saga} }
 
-func (e SagaWaiting) owes() Effect { return Rest(e) }
-func (e SagaEnded) owes() Effect   { return Rest{e.Saga} }
+func (e SagaWaiting) owes() Effect { return Rest{Saga: e.Saga} }
+func (e SagaEnded) owes() Effect   { return Rest{e.Saga, e.Failed != ""} }
 
 func (e SagaStepRetried) apply(s *State, _ Stamp) {
 	s.happened(e.Saga, func(g *Saga) saga.Event {
@@ -268,7 +273,7 @@ func (e SagaFanoutResolved) apply(s *State, _ Stamp) {
 
 func (e SagaCompensating) apply(s *State, _ Stamp) {
 	s.happened(e.Saga, func(g *Saga) saga.Event {
-		g.Why = e.Why
+		g.Why, g.On = e.Why, e.Step
 		return saga.Turned{Step: g.step(e.Step), Why: e.Why}
 	})
 }
@@ -279,7 +284,10 @@ func (e SagaWaiting) apply(s *State, _ Stamp) {
 
 func (e SagaEnded) apply(s *State, at Stamp) {
 	s.happened(e.Saga, func(g *Saga) saga.Event {
-		g.Ended = at.Time
+		g.Ended, g.Failed, g.Faultless = at.Time, e.Failed, e.Faultless
+		if e.Failed != "" {
+			s.Attributing++
+		}
 		return saga.Ended{To: e.To}
 	})
 	s.sagaEnded(e.Saga)

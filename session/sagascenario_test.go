@@ -29,6 +29,10 @@ func (p *player) saga(words []string) (c session.RunSaga, err error) {
 		if strings.HasPrefix(word, "by=") {
 			continue
 		}
+		if word == "fault=true" {
+			c.Fault = true
+			continue
+		}
 		parts := strings.Split(word, ":")
 		if len(parts) == 1 {
 			if !strings.Contains(word, "=") {

@@ -19,10 +19,13 @@ type sagaWork struct {
 	plan   *saga.Plan
 	run    *saga.Run
 	events []Event
+
+	on   string         // the step on whose account it turns
+	whys map[int]string // why steps came to where they are, as decided already; nil: none has
 }
 
 func (g *Saga) work(_ *State, env *Env, id string) *sagaWork {
-	return &sagaWork{env: env, id: id, saga: g, plan: g.Plan(), run: g.Run.Clone()}
+	return &sagaWork{env: env, id: id, saga: g, plan: g.Plan(), run: g.Run.Clone(), on: g.On}
 }
 
 // answer takes in what became of a try; action is the one that ended, if one did.
@@ -59,6 +62,17 @@ func (w *sagaWork) abandon() {
 	}
 }
 
+// settled notes why a step came to its end, for the saga's.
+func (w *sagaWork) settled(e saga.Settled) {
+	if e.Why == "" {
+		return
+	}
+	if w.whys == nil {
+		w.whys = map[int]string{}
+	}
+	w.whys[e.Step] = e.Why
+}
+
 // add applies an event to the copy and says it.
 func (w *sagaWork) add(e saga.Event, action string) {
 	name := func(i int) string { return w.saga.Steps[i].ID }
@@ -73,6 +87,7 @@ func (w *sagaWork) add(e saga.Event, action string) {
 	case saga.Held:
 		w.events = append(w.events, SagaStepHeld{w.id, name(e.Step), e.For, e.Until})
 	case saga.Settled:
+		w.settled(e)
 		w.events = append(w.events, SagaStepSettled{To: e.To, Saga: w.id, Step: name(e.Step), Action: action, Why: e.Why, Until: e.Until})
 		if goal := w.saga.Steps[e.Step].Checkpoint; goal != "" && e.To == saga.Committed {
 			w.events = append(w.events, SagaCheckpointSaved{w.id, name(e.Step), goal})
@@ -85,6 +100,7 @@ func (w *sagaWork) add(e saga.Event, action string) {
 		t := SagaCompensating{Saga: w.id, Why: e.Why}
 		if e.Step >= 0 {
 			t.Step = name(e.Step)
+			w.on = t.Step
 		}
 		w.events = append(w.events, t)
 	case saga.Waited:
@@ -93,6 +109,9 @@ func (w *sagaWork) add(e saga.Event, action string) {
 		end := SagaEnded{To: e.To, Saga: w.id}
 		if e.To != saga.AllUndone && e.To != saga.Completed {
 			end.Left = w.saga.left(w.run)
+		}
+		if e.To != saga.Completed {
+			end.Failed, end.Faultless = w.fault()
 		}
 		w.events = append(w.events, end)
 	}

@@ -254,6 +254,12 @@ func (p *player) command(l line) (by policy.Caller, c session.Command, err error
 		return l.by(name), c, err
 	case "lower": // lower elv-4
 		return l.by(operator), session.EndElevation{ID: name}, nil
+	case "attribute": // attribute sag-4: who led to its failing is found in the records
+		c := session.AttributeSaga{Saga: name}
+		if g := p.live.Sagas[name]; g != nil {
+			c.Found = p.found(g.Failed)
+		}
+		return policy.System, c, nil
 	case "incident": // incident act-7|ann [by=…] [severity=0.7] [reason=…]
 		c := session.RaiseIncident{Reason: l.named["reason"]}
 		if v := l.named["severity"]; v != "" {

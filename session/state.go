@@ -81,6 +81,7 @@ type State struct {
 	Sagas        map[string]*Saga            `json:"sagas,omitempty"`     // that have not ended, and some that have; nil: none
 	SagasOpen    []string                    `json:"sagas_open,omitempty"`
 	SagasEnded   []string                    `json:"sagas_ended,omitempty"` // that are remembered, the one that ended first first
+	Attributing  int                         `json:"attributing,omitempty"` // sagas of which is to be found out who bears that they failed
 	Closed       bool                        `json:"closed,omitempty"`      // nothing runs any more, and clean sessions are credited
 	Kind         string                      `json:"kind,omitempty"`        // KindUndo, or empty
 	Of           string                      `json:"of,omitempty"`          // the session whose actions one of KindUndo takes back
@@ -176,7 +177,9 @@ func Due(s *State) time.Time {
 }
 
 // idle reports whether nothing is under way that the end of the session waits for.
-func (s *State) idle() bool { return len(s.Running) == 0 && len(s.openSagas()) == 0 }
+func (s *State) idle() bool {
+	return len(s.Running) == 0 && len(s.openSagas()) == 0 && s.Attributing == 0
+}
 
 // earlier returns the earlier of two times, of which a zero one is never.
 func earlier(a, b time.Time) time.Time {

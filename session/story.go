@@ -7,6 +7,7 @@ import (
 
 	"github.com/agenthypervisor/hypervisor/liability"
 	"github.com/agenthypervisor/hypervisor/policy"
+	"github.com/agenthypervisor/hypervisor/saga"
 )
 
 // story.go: what led to what in a session, from its records (SPEC §3 "Attribution"). It is put together when somebody asks, and
@@ -19,7 +20,8 @@ const (
 
 // A Story is a session's actions with their causes, read from its records in their order: Add each, then ask Of. A cause is (1) the
 // action in whose course another was asked for; (2) the newest action of its parent when an agent was spawned; (3) the newest
-// write of the resource that an action reads; (4) what its agent has read that way, of an action that changes something. For blame
+// write of the resource that an action reads; (4) what its agent has read that way, of an action that changes something; (5) of a saga's step what
+// it needs. For blame
 // a spawned agent is its parent (SPEC §2). The zero Story is empty.
 type Story struct {
 	session string
@@ -32,6 +34,8 @@ type Story struct {
 	parents map[policy.DID]policy.DID             // by spawned agent
 	sparked map[policy.DID]int                    // by spawned agent: what its parent did last before
 	ends    map[string]struct{ what, why string } // by action, of the outcomes
+	sagas   map[string]*plotSaga                  // that have not ended
+	faults  map[string]bool                       // actions by which a saga failed that says whose fault that is, and could not be undone
 }
 
 // A plot is an action of the story.
@@ -46,7 +50,8 @@ type plot struct {
 func (t *Story) Add(at time.Time, events []Event) {
 	if t.places == nil {
 		*t = Story{session: t.session, places: map[string]int{}, writers: map[string][]int{}, known: map[policy.DID][]int{}, newest: map[policy.DID]int{},
-			parents: map[policy.DID]policy.DID{}, sparked: map[policy.DID]int{}, ends: map[string]struct{ what, why string }{}}
+			parents: map[policy.DID]policy.DID{}, sparked: map[policy.DID]int{}, ends: map[string]struct{ what, why string }{},
+			sagas: map[string]*plotSaga{}, faults: map[string]bool{}}
 	}
 	for _, e := range events {
 		switch e := e.(type) {
@@ -61,6 +66,13 @@ func (t *Story) Add(at time.Time, events []Event) {
 			t.ended(e.ID, "failed", e.Why)
 		case Unknown:
 			t.ended(e.ID, "unknown", e.Why)
+		case SagaCreated:
+			t.sagas[e.ID] = newPlotSaga(e)
+		case SagaEnded:
+			delete(t.sagas, e.Saga)
+			if e.Failed != "" && e.To == saga.Escalated {
+				t.faults[e.Failed] = true
+			}
 		case Created:
 			t.session = e.ID
 		case Undone: // it stands no more; what had read it before was led by it all the same
@@ -105,6 +117,7 @@ func (t *Story) admitted(e Admitted, at time.Time) {
 	if spark, there := t.sparked[e.Agent]; there {
 		p.Causes = append(p.Causes, spark)
 	}
+	p.Causes = append(p.Causes, t.needed(e, place)...)
 	switch writers := t.writers[e.Resource]; {
 	case p.changes:
 		p.Causes = append(p.Causes, t.known[e.Agent]...)
@@ -154,6 +167,7 @@ func (t *Story) forget(n int) {
 	for _, p := range t.nodes[:n] {
 		delete(t.places, p.ID)
 		delete(t.ends, p.ID)
+		delete(t.faults, p.ID)
 	}
 	t.nodes = slices.Clone(t.nodes[n:])
 	t.base += n
@@ -164,6 +178,7 @@ type Finding struct {
 	Agent   policy.DID // whose action it is, as recorded
 	Outcome string     // running, done, failed or unknown
 	Why     string     // of one that failed or is unknown
+	Fault   bool       // a saga failed by it that says whose fault that is, and could not all be undone
 	Blame   liability.Blame
 }
 
@@ -183,7 +198,7 @@ func (t *Story) Of(id string, seed uint64) (Finding, bool) {
 			}
 		}
 	}
-	f := Finding{Agent: t.nodes[place-t.base].agent, Outcome: "running", Blame: liability.Attribute(g, place-t.base, seed)}
+	f := Finding{Agent: t.nodes[place-t.base].agent, Outcome: "running", Fault: t.faults[id], Blame: liability.Attribute(g, place-t.base, seed)}
 	if end, ended := t.ends[id]; ended {
 		f.Outcome, f.Why = end.what, end.why
 	}

@@ -76,7 +76,7 @@ func incidentList(g *globals) *cobra.Command {
 				return err
 			}
 			return printList(g, c.Incidents(ctx, s.ID), []string{"INCIDENT", "ACTION", "AGENT", "SEVERITY", "BORNE BY", "TIME", "REASON"}, func(i api.Incident) []string {
-				return []string{i.Session + "/" + i.ID, i.Action, i.Agent, string(i.Severity), borne(i), when(i.Time), i.Reason}
+				return []string{i.Session + "/" + i.ID, i.Action, i.Agent, string(i.Severity), borne(i.Shares, i.Faultless), when(i.Time), i.Reason}
 			})
 		},
 	}
@@ -85,13 +85,13 @@ func incidentList(g *globals) *cobra.Command {
 	return cmd
 }
 
-// borne says who bears an incident in a few words.
-func borne(i api.Incident) string {
-	if len(i.Shares) == 0 {
-		return "nobody (" + i.Faultless + ")"
+// borne says in a few words who bears something, or why nobody does.
+func borne(shares []api.Share, faultless string) string {
+	if len(shares) == 0 {
+		return "nobody (" + faultless + ")"
 	}
-	all := make([]string, len(i.Shares))
-	for n, s := range i.Shares {
+	all := make([]string, len(shares))
+	for n, s := range shares {
 		all[n] = s.Agent + " " + string(s.Share)
 	}
 	return strings.Join(all, ", ")
@@ -131,13 +131,18 @@ func (g *globals) printIncident(i api.Incident) {
 		drawn = "of more than can be counted, by seed; standard error " + string(i.StandardError)
 	}
 	g.printFields(field{"incident", i.Session + "/" + i.ID}, field{"about", cmp.Or(i.Action, i.Agent)}, field{"severity", string(i.Severity)},
-		field{"reason", i.Reason}, field{"by", i.By}, field{"raised", when(i.Time)}, field{"borne by", map[bool]string{true: borne(i)}[len(i.Shares) == 0]},
+		field{"reason", i.Reason}, field{"by", i.By}, field{"raised", when(i.Time)}, field{"borne by", map[bool]string{true: borne(i.Shares, i.Faultless)}[len(i.Shares) == 0]},
 		field{"drawn", drawn}, field{"slashed", strings.Join(i.Slashed, ", ")})
-	if len(i.Shares) == 0 {
+	g.printShares(i.Shares)
+}
+
+// printShares prints who bears how much and why, if anybody does.
+func (g *globals) printShares(shares []api.Share) {
+	if len(shares) == 0 {
 		return
 	}
 	var rows [][]string
-	for _, s := range i.Shares {
+	for _, s := range shares {
 		rows = append(rows, []string{s.Agent, string(s.Share), strings.Join(s.Why, "; ")})
 	}
 	g.printf("\n")

@@ -70,7 +70,7 @@ func (g *globals) readDefinitionFor(file string) (in api.SagaDefinition, err err
 		}
 		return in, &failure{exitRefused, silent{err}}
 	}
-	in.Saga, in.Isolation = d.Name, string(d.Isolation)
+	in.Saga, in.Isolation, in.Fault = d.Name, string(d.Isolation), d.Fault
 	for _, s := range d.Steps {
 		step := api.SagaDefinitionStep{ID: s.ID, Agent: string(s.Agent), Action: s.Action, Execute: s.Execute, Undo: s.Undo, Args: json.RawMessage(s.Args),
 			Needs: s.Needs, Retries: s.Retries, Checkpoint: s.Checkpoint}
@@ -120,6 +120,10 @@ func (g *globals) showSaga(s api.Saga) error {
 	for i, f := range s.FanOut {
 		g.printf("fan_out[%s] %s of %s: %s\n", strconv.Itoa(i), f.Policy, strings.Join(f.Branches, ", "), f.Verdict)
 	}
+	if s.Faultless != "" {
+		g.printf("borne by %s\n", borne(nil, s.Faultless))
+	}
+	g.printShares(s.Shares)
 	return nil
 }
 

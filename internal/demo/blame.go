@@ -25,14 +25,7 @@ func (st *stage) blame(ctx context.Context, s *step, line *Line) error {
 	if err != nil {
 		return err
 	}
-	var table []string
-	if v.Blame == nil {
-		table = append(table, "nobody bears it: "+v.Faultless)
-	} else {
-		for _, share := range v.Blame.Shares {
-			table = append(table, fmt.Sprintf("%s bears %s", share.Agent, share.Share))
-		}
-	}
+	table := borne(v.Blame, v.Faultless)
 	for _, did := range v.Slashed {
 		table = append(table, string(did)+" is slashed")
 	}
@@ -49,6 +42,17 @@ func (st *stage) blame(ctx context.Context, s *step, line *Line) error {
 		line.OK = line.OK && strings.Contains(line.Result, told)
 	}
 	return nil
+}
+
+// borne is who bears something, or why nobody does.
+func borne(blame *session.FaultAttributed, faultless string) (table []string) {
+	if blame == nil {
+		return []string{"nobody bears it: " + faultless}
+	}
+	for _, share := range blame.Shares {
+		table = append(table, fmt.Sprintf("%s bears %s", share.Agent, share.Share))
+	}
+	return table
 }
 
 // newestOf returns the newest action of an agent.

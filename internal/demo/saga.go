@@ -14,9 +14,10 @@ import (
 // saga.go: several actions of several agents that end either all done or undone (SPEC §5).
 
 // release is five steps of three agents. Its fan-out wants all of its branches, and the second of them, the fourth step, reads a
-// note that nobody has written.
+// note that nobody has written. It says that a step's failing is a fault: of who did it, and of who led to it by the steps it needs.
 var release = saga.Definition{
-	Name: "release",
+	Name:  "release",
+	Fault: true,
 	Steps: []saga.Step{
 		{ID: "outline", Agent: editor, Action: "notes.write_note", Args: json.RawMessage(`{"name":"outline","text":"north first"}`)},
 		{ID: "look", Agent: chief, Action: "notes.read_note", Args: json.RawMessage(`{"name":"outline"}`), Needs: []string{"outline"}},
@@ -55,6 +56,9 @@ func sagaText(v *hypervisor.SagaView) string {
 	fmt.Fprintf(&b, "%s: %s", v.State, v.Why)
 	for _, s := range v.Steps {
 		fmt.Fprintf(&b, "; %s by %s %s", s.ID, strings.TrimPrefix(string(s.Agent), "did:mesh:"), s.State)
+	}
+	for _, bears := range borne(v.Blame, v.Faultless) {
+		fmt.Fprintf(&b, "; %s", strings.TrimPrefix(bears, "did:mesh:"))
 	}
 	return b.String()
 }

@@ -90,8 +90,13 @@ func incidentView(v hypervisor.IncidentView) api.Incident {
 	if v.Blame.Drawn {
 		out.StandardError = api.Decimal(v.Blame.StandardError.String())
 	}
-	for _, b := range v.Blame.Shares {
-		out.Shares = append(out.Shares, api.Share{Agent: string(b.Agent), Share: api.Decimal(b.Share.String()), Why: b.Why})
+	out.Shares = shares(v.Blame)
+	return out
+}
+
+func shares(blame *session.FaultAttributed) (out []api.Share) {
+	for _, b := range blame.Shares {
+		out = append(out, api.Share{Agent: string(b.Agent), Share: api.Decimal(b.Share.String()), Why: b.Why})
 	}
 	return out
 }

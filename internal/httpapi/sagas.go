@@ -119,7 +119,11 @@ func (a *API) cancelSaga(ctx context.Context, caller policy.Caller, in request[n
 }
 
 func sagaView(v hypervisor.SagaView) api.Saga {
-	out := api.Saga{ID: v.ID, Session: v.Session, Saga: v.Name, By: string(v.By), State: v.State, Why: v.Why, Steps: []api.SagaStep{}}
+	out := api.Saga{ID: v.ID, Session: v.Session, Saga: v.Name, By: string(v.By), State: v.State, Why: v.Why, Steps: []api.SagaStep{},
+		Failed: v.Failed, Faultless: v.Faultless}
+	if v.Blame != nil {
+		out.Shares = shares(v.Blame)
+	}
 	if !v.Ended.IsZero() {
 		out.Ended = &v.Ended
 	}

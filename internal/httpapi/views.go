@@ -90,7 +90,7 @@ func actionView(v hypervisor.ActionView) api.Action {
 	return api.Action{ID: v.ID, Session: v.Session, Agent: string(v.Agent), Action: v.Action, Seq: v.Seq, Time: v.Time,
 		Ring: int(v.Ring), RequiredRing: int(v.RequiredRing), SigmaEff: api.Decimal(v.SigmaEff.String()),
 		RiskWeight: api.Decimal(v.RiskWeight.String()), Reversibility: v.Reversibility.String(), ReadOnly: v.ReadOnly,
-		Resource: v.Resource, UndoUntil: v.UndoUntil, Undoes: v.Undoes, Approval: v.Approval, During: v.During, Args: v.Args, Outcome: v.Outcome, Why: v.Why,
+		Resource: v.Resource, UndoUntil: v.UndoUntil, Undoes: v.Undoes, Approval: v.Approval, During: v.During, Saga: v.Saga, Args: v.Args, Outcome: v.Outcome, Why: v.Why,
 		Result: v.Result, OutcomeSeq: v.OutcomeSeq, Ended: v.Ended}
 }
 
