@@ -23,7 +23,7 @@ import (
 
 // load reads the configuration for what the command line says. Faults are printed, a line each.
 func (d *daemon) load() (*config.Config, error) {
-	opts := &config.Options{Listen: d.listen}
+	opts := &config.Options{Listen: d.listen, Environ: os.LookupEnv}
 	var cfg *config.Config
 	var err error
 	if d.file == "" {
@@ -46,7 +46,7 @@ func (d *daemon) load() (*config.Config, error) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(cfg.MCPServers)) {
 		if cfg.MCPServers[name].Type == "sse" {
-			return nil, usage("%s: mcpServers.%s: type sse is not spoken here; say the server's Streamable HTTP address", d.file, name)
+			return nil, usage("%s: mcpServers.%s: type sse is not spoken here; say the server's Streamable HTTP address", cfg.At(name), name)
 		}
 	}
 	return cfg, nil
@@ -62,7 +62,7 @@ func (d *daemon) report(cfg *config.Config) error {
 		}
 		if err := findCommand(s); err != nil {
 			missing = true
-			fmt.Fprintln(d.stderr, clean(fmt.Sprintf("%s: mcpServers.%s: %v", d.file, name, err)))
+			fmt.Fprintln(d.stderr, clean(fmt.Sprintf("%s: mcpServers.%s: %v", cfg.At(name), name, err)))
 		}
 	}
 	if missing {

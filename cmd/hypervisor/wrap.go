@@ -124,7 +124,7 @@ func (w *wrapping) setting() (setting, error) {
 		set.agent = did
 	}
 	if w.config == "" {
-		cfg, err := config.Parse("(none)", nil, &config.Options{Wrapped: w.name})
+		cfg, err := config.Parse("(none)", nil, &config.Options{Wrapped: w.name, Environ: os.LookupEnv})
 		if err != nil {
 			return set, fmt.Errorf("--name: %w", err)
 		}
@@ -133,7 +133,7 @@ func (w *wrapping) setting() (setting, error) {
 		fmt.Fprintf(w.stderr, "hypervisor: no -c FILE: %s has σ %s, and the annotations of %s are believed\n", set.agent, sigma, w.name)
 		return set, nil
 	}
-	cfg, err := config.Load(w.config, &config.Options{Wrapped: w.name})
+	cfg, err := config.Load(w.config, &config.Options{Wrapped: w.name, Environ: os.LookupEnv})
 	if err != nil {
 		return set, err
 	}

@@ -92,6 +92,8 @@ func (s Server) claims(tool string) []action.Claim {
 type Options struct {
 	Wrapped string // a server that is given on the command line and need not be in mcpServers; empty: none
 	Listen  string // the address that will be listened on instead of the file's; empty: the file's
+	// Environ looks a variable up that the file refers to as ${NAME}. Nil: such references stay as they are.
+	Environ func(name string) (value string, set bool)
 }
 
 // Load reads the configuration at path, and the mcpServersFile it may name, relative to its directory. It returns document.Faults if
@@ -118,11 +120,15 @@ func readBounded(path string) ([]byte, error) {
 // mcpServersFile is a fault. It returns Faults, and no other error.
 func Parse(name string, b []byte, opts *Options) (*Config, error) { return parse(name, b, opts, nil) }
 
-// said is where things were said. The key of an action is server.tool.
+// said is where things were said, as FILE:LINE:COL. The key of an action is server.tool.
 type said struct {
 	file              string
 	actions, policies map[string]string
+	servers           map[string]string
 }
+
+// At returns where a server of MCPServers is named, as FILE:LINE:COL.
+func (c *Config) At(server string) string { return c.said.servers[server] }
 
 // A loader fills a Config from a file.
 type loader struct {
@@ -138,11 +144,12 @@ func parse(name string, b []byte, opts *Options, readFile func(string) ([]byte, 
 	l := &loader{reader: newReader(name, &faults), readFile: readFile, Config: &Config{
 		Listen: DefaultListen, Data: DefaultData,
 		MCPServers: map[string]MCPServer{}, Servers: map[string]Server{}, Rules: new(cel.Rules),
-		said: said{name, map[string]string{}, map[string]string{}},
+		said: said{name, map[string]string{}, map[string]string{}, map[string]string{}},
 	}}
 	if opts != nil {
 		l.opts = *opts
 	}
+	l.environ = l.opts.Environ
 	text := sha256.New()
 	text.Write(b)
 	if readFile != nil {

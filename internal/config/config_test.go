@@ -210,6 +210,58 @@ func TestClientsFileCanBePastedOrNamed(t *testing.T) {
 	}
 }
 
+func TestWhatRefersToTheEnvironmentIsTakenFromIt(t *testing.T) {
+	environ := map[string]string{"KEY": "k€y", "HOST": "h.example", "EMPTY": "", "SCHEME": "ftp", "LINES": "a\r\nB: c"}
+	opts := &Options{Environ: func(name string) (string, bool) { v, ok := environ[name]; return v, ok }}
+	c, err := Parse("f", []byte(`
+mcpServers:
+  a: {command: "/opt/${HOST}/x", args: ["--key=${KEY}", "${NOT:-otherwise}", "$KEY ${x%y} ${}", "${EMPTY:-none}"], env: {A: "${env:KEY}", B: "${EMPTY}"}}
+  b: {url: "https://${HOST}/mcp", headers: {Authorization: "Bearer ${KEY}"}}
+servers: {b: {oauth: {token_url: "https://${HOST}/token", client_id: "${KEY}", client_secret: "${env:KEY}", params: {resource: "${HOST}"}}}}
+`), opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]MCPServer{
+		"a": {Type: "stdio", Command: "/opt/h.example/x", Args: []string{"--key=k€y", "otherwise", "$KEY ${x%y} ${}", "none"}, Env: map[string]string{"A": "k€y", "B": ""}},
+		"b": {Type: "http", URL: "https://h.example/mcp", Headers: map[string]string{"Authorization": "Bearer k€y"}},
+	}
+	oauth := &OAuth{TokenURL: "https://h.example/token", ClientID: "k€y", ClientSecret: "k€y", Params: map[string]string{"resource": "h.example"}}
+	if d := cmp.Diff(want, c.MCPServers) + cmp.Diff(oauth, c.Servers["b"].OAuth); d != "" {
+		t.Error(d)
+	}
+	for text, want := range map[string]string{
+		`{command: "${NOT}"}`:                               `f:1:27: mcpServers.a.command: the environment has no NOT; set it before the hypervisor starts, or say ${NOT:-otherwise}`,
+		`{command: "${EMPTY}"}`:                             `f:1:27: mcpServers.a.command: is empty once the environment is in it`,
+		`{url: "${SCHEME}://x"}`:                            `f:1:23: mcpServers.a.url: want an http or https URL, got "${SCHEME}://x"`,
+		`{url: "http://x", headers: {A: "${input:token}"}}`: `f:1:48: mcpServers.a.headers.A: ${input:token} is asked of a person by a client; name a variable of the environment, as ${NAME}`,
+		`{url: "http://x", headers: {A: "${LINES}"}}`:       `f:1:48: mcpServers.a.headers.A: has a line break or a control character`,
+	} {
+		if _, err := Parse("f", []byte("mcpServers: {a: "+text+"}"), opts); err == nil || err.Error() != want {
+			t.Errorf("%s: %v\nwant %s", text, err, want)
+		}
+	}
+	if c, err = Parse("f", []byte(`mcpServers: {a: {command: "${NOT}"}}`), nil); err != nil || c.MCPServers["a"].Command != "${NOT}" {
+		t.Errorf("where nothing is started the file is read as it stands: %v", err)
+	}
+}
+
+func TestAServerSaysWhereItIsNamed(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{"h.yaml": "mcpServersFile: mcp.json\nmcpServers:\n  own: {command: y}\n", "mcp.json": `{"mcpServers": {"files": {"command": "x"}}}`} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, err := Load(filepath.Join(dir, "h.yaml"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.At("own") != filepath.Join(dir, "h.yaml")+":3:3" || c.At("files") != filepath.Join(dir, "mcp.json")+":1:17" {
+		t.Errorf("own at %s, files at %s", c.At("own"), c.At("files"))
+	}
+}
+
 func TestWrappedServerNeedNotBeInMCPServers(t *testing.T) {
 	text := []byte("servers: {upstream: {shared: true}}")
 	if _, err := Parse("f", text, &Options{Wrapped: "upstream"}); err != nil {

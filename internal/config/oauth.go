@@ -28,8 +28,8 @@ func (l *loader) oauth(server string, it item) *OAuth {
 	before := len(*l.Faults)
 	seen := l.Object(it.AtValue(), map[string]field{
 		"token_url":     func(it item) { set(&o.TokenURL, it, l.secretURL) },
-		"client_id":     func(it item) { set(&o.ClientID, it, l.Text) },
-		"client_secret": func(it item) { set(&o.ClientSecret, it, l.Text) },
+		"client_id":     func(it item) { set(&o.ClientID, it, l.private) },
+		"client_secret": func(it item) { set(&o.ClientSecret, it, l.private) },
 		"scopes":        func(it item) { o.Scopes = l.Texts(it, l.Text) },
 		"params":        func(it item) { o.Params = l.pairs(it, formField) },
 	})

@@ -38,7 +38,7 @@ func ParsePack(name string, text []byte) (map[string]action.Claim, error) {
 // parsePack reads a pack as strictly as what an operator says of a server's actions.
 func parsePack(source string, text []byte) (map[string]action.Claim, document.Faults) {
 	var faults document.Faults
-	l := &loader{reader: newReader(source, &faults), Config: &Config{said: said{source, map[string]string{}, nil}}}
+	l := &loader{reader: newReader(source, &faults), Config: &Config{said: said{file: source, actions: map[string]string{}}}}
 	root, ok := l.Parse(text)
 	if !ok {
 		return nil, faults

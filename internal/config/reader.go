@@ -9,7 +9,10 @@ import (
 )
 
 // A reader reads a file of the operator's, and knows the kinds of value that only such files have.
-type reader struct{ *document.Reader }
+type reader struct {
+	*document.Reader
+	environ func(name string) (string, bool) // nil: references to the environment stay as they are
+}
 
 // A field reads the value of one key.
 type field = document.Field
@@ -18,7 +21,7 @@ type field = document.Field
 type item = document.Item
 
 func newReader(file string, faults *document.Faults) *reader {
-	return &reader{document.NewReader(file, faults)}
+	return &reader{Reader: document.NewReader(file, faults)}
 }
 
 // decimal reads a number from 0 to 1 into whole millionths, from its digits: no float is involved.

@@ -57,8 +57,21 @@ func (l *loader) mcpServers(r *reader, it item) {
 		if _, twice := l.MCPServers[name]; twice {
 			r.Fault(it, "the server is in mcpServers and in mcpServersFile")
 		}
+		for _, other := range slices.Sorted(maps.Keys(l.MCPServers)) {
+			if other != name && alike(other, name) {
+				r.Fault(it, "the name looks like %q; a rule or a grant could be read as the other's", other)
+			}
+		}
+		l.said.servers[name] = fmt.Sprintf("%s:%d:%d", r.File, it.At.Line, it.At.Column)
 		l.MCPServers[name] = r.mcpServer(it.AtValue())
 	})
+}
+
+// alike reports whether two names look the same to who reads them quickly: but for letter case, or for signs that many fonts draw
+// alike.
+func alike(a, b string) bool {
+	drawn := strings.NewReplacer("I", "l", "1", "l", "O", "o", "0", "o", "-", "_")
+	return strings.EqualFold(a, b) || strings.EqualFold(drawn.Replace(a), drawn.Replace(b))
 }
 
 func (r *reader) mcpServer(it item) (s MCPServer) {
@@ -70,16 +83,20 @@ func (r *reader) mcpServer(it item) (s MCPServer) {
 		"type": func(it item) {
 			set(&s.Type, it, func(it item) (string, bool) { return r.Word(it, "stdio", "http", "streamable-http", "sse") })
 		},
-		"command": func(it item) { set(&s.Command, it, r.Text) },
+		"command": func(it item) { set(&s.Command, it, r.private) },
 		"args": func(it item) {
 			r.List(it, func(_ int, e item) {
-				if arg, ok := r.Literal(e); ok {
+				arg, ok := r.Literal(e)
+				if !ok {
+					return
+				}
+				if arg, ok = r.expanded(e, arg); ok {
 					s.Args = append(s.Args, arg)
 				}
 			})
 		},
 		"env":     values(&s.Env, regexp.MustCompile(`^[^=\x00]+$`)),
-		"cwd":     func(it item) { set(&s.Cwd, it, r.Text) },
+		"cwd":     func(it item) { set(&s.Cwd, it, r.private) },
 		"url":     func(it item) { set(&s.URL, it, r.url) },
 		"headers": values(&s.Headers, headerName),
 	})
@@ -115,6 +132,9 @@ func (r *reader) pairs(it item, name *regexp.Regexp) map[string]string {
 			return
 		}
 		value, ok := r.Literal(v.AtValue())
+		if ok {
+			value, ok = r.expanded(v.AtValue(), value)
+		}
 		if ok && name == headerName && strings.ContainsFunc(value, unicode.IsControl) {
 			r.Fault(v.AtValue(), "has a line break or a control character")
 			return
@@ -125,12 +145,16 @@ func (r *reader) pairs(it item, name *regexp.Regexp) map[string]string {
 }
 
 func (r *reader) url(it item) (string, bool) {
-	s, ok := r.Text(it)
+	written, ok := r.Text(it)
+	if !ok {
+		return "", false
+	}
+	s, ok := r.expanded(it, written)
 	if !ok {
 		return "", false
 	}
 	if u, err := url.Parse(s); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		r.Fault(it, "want an http or https URL, got %q", document.Clip(s))
+		r.Fault(it, "want an http or https URL, got %q", document.Clip(written))
 		return "", false
 	}
 	return s, true
@@ -154,6 +178,7 @@ func (l *loader) mcpServersFile(it item) {
 	}
 	l.late = append([]func(){func() { // before the checks of who is in mcpServers
 		r := newReader(name, l.Faults)
+		r.environ = l.environ
 		root, ok := r.Parse(b)
 		if !ok {
 			return
