@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"strconv"
 	"sync"
 	"time"
 
@@ -479,7 +480,7 @@ func (hv *Hypervisor) offer(task func(context.Context)) {
 func (hv *Hypervisor) later(d time.Duration, task func(context.Context)) (stop func()) {
 	hv.mu.Lock()
 	hv.nextLater++
-	name := fmt.Sprintf("%s%d", laterPrefix, hv.nextLater)
+	name := laterPrefix + strconv.FormatUint(hv.nextLater, 10)
 	hv.laters[name] = task
 	hv.mu.Unlock()
 	hv.timers.Set(name, hv.opts.Clock.Now().Add(d))

@@ -198,7 +198,7 @@ func (s *Session) consult(ctx context.Context, p party, t *handler, c action.Cal
 // leaving finds out, for an action that was done, what it left and what would take it back. What cannot be had is left out.
 func (s *Session) leaving(ctx context.Context, c *call, result json.RawMessage) session.Leaving {
 	d := &c.tool.Descriptor
-	if !c.undoable {
+	if !c.undoable || d.Image == nil && d.Undo == nil { // no undo_absent is without an image
 		return session.Leaving{}
 	}
 	scope := action.Scope{Args: c.values, Image: c.before, ID: c.id, Session: s.id}

@@ -94,8 +94,20 @@ func (s *Session) prepareSaga(ctx context.Context, d saga.Definition) (c session
 		args[i] = call.Args
 		c.Steps, c.Needs = append(c.Steps, done), append(c.Needs, needs)
 	}
-	c.Args, err = json.Marshal(args)
-	return c, args, nil, err
+	c.Args = list(args)
+	return c, args, nil, nil
+}
+
+// list makes one JSON list of what is JSON already.
+func list(values []json.RawMessage) []byte {
+	out := append(make([]byte, 0, 256), '[')
+	for i, v := range values {
+		if i > 0 {
+			out = append(out, ',')
+		}
+		out = append(out, v...)
+	}
+	return append(out, ']')
 }
 
 // actionOf returns the action that a target is; false for an address.
@@ -284,7 +296,7 @@ func (s *Session) undoResult(u *UndoStep) (saga.Result, string, time.Time) {
 	return result, why, until
 }
 
-// sagaOf returns a saga of the session as it is now; nil: it is not remembered.
+// sagaOf returns what a try needs to know of a saga of the session, which is all but its run; nil: it is not remembered.
 func (s *Session) sagaOf(ctx context.Context, id string) (*session.Saga, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -296,7 +308,7 @@ func (s *Session) sagaOf(ctx context.Context, id string) (*session.Saga, error) 
 		return nil, nil
 	}
 	c := *g // what its steps are does not change
-	c.Run, c.Actions, c.Whys = g.Run.Clone(), slices.Clone(g.Actions), slices.Clone(g.Whys)
+	c.Run, c.Actions, c.Whys = nil, slices.Clone(g.Actions), nil
 	return &c, nil
 }
 

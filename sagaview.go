@@ -62,11 +62,13 @@ type SagaGroupView struct {
 
 // Saga returns a saga of the session, or ErrNotFound: also for one that ended so long ago that only the log tells of it.
 func (s *Session) Saga(ctx context.Context, id string) (SagaView, error) {
-	g, err := s.sagaOf(ctx, id)
-	switch {
-	case err != nil:
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.load(ctx); err != nil {
 		return SagaView{}, err
-	case g == nil:
+	}
+	g := s.live.state.Sagas[id]
+	if g == nil {
 		return SagaView{}, fmt.Errorf("saga %s of session %s: %w", id, s.id, ErrNotFound)
 	}
 	return s.sagaView(id, g), nil
@@ -129,8 +131,9 @@ func (s *Session) sagaView(id string, g *session.Saga) SagaView {
 	if g.Run.Waits {
 		v.State = "waiting"
 	}
-	for i, step := range g.Steps {
-		r := &g.Run.Steps[i]
+	v.Steps = make([]SagaStepView, 0, len(g.Steps))
+	for i := range g.Steps {
+		step, r := &g.Steps[i], &g.Run.Steps[i]
 		sv := SagaStepView{ID: step.ID, Agent: step.Agent, Does: step.Action, Needs: step.Needs, State: r.State.String(), Action: g.Actions[i], Tries: r.No,
 			Waits: r.Hold, Until: r.After, Why: g.Whys[i], Goal: step.Checkpoint}
 		if (r.State == saga.Unknown || r.State == saga.CompensationUnknown) && !r.GaveUp && !g.Run.State.Ended() {

@@ -47,7 +47,7 @@ func (hv *Hypervisor) wait(ctx context.Context, t *ticket) error {
 		case <-t.done:
 			open = false
 		default:
-			open = hv.committer.Step(context.WithoutCancel(ctx))
+			open = hv.committer.Step(ctx)
 		}
 	}
 	<-t.done

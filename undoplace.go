@@ -47,19 +47,18 @@ func (hv *Hypervisor) toolFor(ctx context.Context, s *Session, agent policy.DID,
 }
 
 func (s *Session) toolOf(agent policy.DID, id string) (*handler, policy.DID) {
-	_, dead := s.hv.kills.ofAny(s.id, s.lineOf(policy.Agent(agent)))
-	for _, owner := range []policy.DID{agent, policy.System.DID} {
-		if owner == agent && dead {
-			continue // its servers are stopped
-		}
-		s.mu.Lock()
-		t := s.tools[owner][id]
-		s.mu.Unlock()
-		if t != nil {
-			return t, owner
+	s.mu.Lock()
+	own, systems, all := s.tools[agent][id], s.tools[policy.System.DID][id], s.tools[""][id]
+	s.mu.Unlock()
+	if own != nil {
+		if _, dead := s.hv.kills.ofAny(s.id, s.lineOf(policy.Agent(agent))); !dead { // else its servers are stopped
+			return own, agent
 		}
 	}
-	return s.tool("", id), ""
+	if systems != nil {
+		return systems, policy.System.DID
+	}
+	return all, ""
 }
 
 // undoPlace returns the session in which actions of another are taken back now: itself, or one of kind undo. The error is

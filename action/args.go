@@ -31,7 +31,7 @@ var ErrArguments = errors.New("arguments cannot be taken")
 // A whole number that neither a 64-bit integer nor a float holds exactly is refused, so that rules and server never see two
 // values; a fraction is rounded to the nearest float, in Values and in Canonical alike. Decoding Canonical again gives Values.
 func DecodeArgs(text json.RawMessage) (Args, error) {
-	if len(bytes.TrimSpace(text)) == 0 {
+	if bare := bytes.TrimSpace(text); len(bare) == 0 || string(bare) == "{}" {
 		return Args{Values: map[string]any{}, Canonical: json.RawMessage("{}")}, nil
 	}
 	if nesting(text) > MaxDepth {

@@ -21,8 +21,8 @@ var idShape = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9._:/-]*[a-zA-Z0-9_-])?$
 
 // Validate returns ErrDescriptor for a descriptor that contradicts itself or cannot be named in a record.
 func (d Descriptor) Validate() error {
-	if len(d.ID) > MaxIDBytes || !idShape.MatchString(d.ID) {
-		return fmt.Errorf("%w: id %q: letters, digits and ._:/- only, at most %d bytes", ErrDescriptor, d.ID, MaxIDBytes)
+	if err := CheckID(d.ID); err != nil {
+		return err
 	}
 	for _, contradiction := range [...]func(Descriptor) string{
 		Descriptor.contradictsReading, Descriptor.contradictsWindow, Descriptor.contradictsImage, Descriptor.contradictsAbsence,
@@ -33,6 +33,14 @@ func (d Descriptor) Validate() error {
 	}
 	if err := d.checkCalls(); err != nil {
 		return fmt.Errorf("%w: %s: %w", ErrDescriptor, d.ID, err)
+	}
+	return nil
+}
+
+// CheckID returns ErrDescriptor, wrapped with what is wrong, for what can be no action's id.
+func CheckID(id string) error {
+	if len(id) > MaxIDBytes || !idShape.MatchString(id) {
+		return fmt.Errorf("%w: id %q: letters, digits and ._:/- only, at most %d bytes", ErrDescriptor, id, MaxIDBytes)
 	}
 	return nil
 }

@@ -229,7 +229,7 @@ func (c *checker) does(s *Step, at place) {
 }
 
 func (c *checker) action(id string, at place) {
-	if err := (action.Descriptor{ID: id}).Validate(); err != nil {
+	if err := action.CheckID(id); err != nil {
 		c.complain(at, "%s", strings.TrimPrefix(err.Error(), action.ErrDescriptor.Error()+": "))
 		return
 	}
@@ -260,7 +260,7 @@ func (c *checker) target(text string, at place) {
 		}
 		c.action(server+"."+tool, at)
 	case "func":
-		if err := (action.Descriptor{ID: rest}).Validate(); err != nil {
+		if err := action.CheckID(rest); err != nil {
 			c.complain(at, "want func:name, got %q", document.Clip(text))
 		}
 	case "http", "https":

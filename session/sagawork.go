@@ -30,7 +30,11 @@ func (g *Saga) work(_ *State, env *Env, id string) *sagaWork {
 
 // answer takes in what became of a try; action is the one that ended, if one did.
 func (w *sagaWork) answer(a saga.Answer, action string) {
-	w.add(w.plan.Settle(w.run, a, w.env.Now, w.spread(a.Step)), action)
+	var random uint64
+	if a.Result != saga.Succeeded { // which is not tried again
+		random = w.spread(a.Step)
+	}
+	w.add(w.plan.Settle(w.run, a, w.env.Now, random), action)
 }
 
 // spread returns what spreads retries. It is derived, so that nothing of what salts derive from comes into a record.

@@ -26,7 +26,8 @@ type Executor struct {
 	wake chan struct{} // holds one token when there may be work
 
 	mu    sync.Mutex
-	queue []Task
+	queue []Task // from first on
+	first int
 	taken int // places reserved, waiting or running
 
 	idle atomic.Int64 // goroutines of Run's that wait for tasks
@@ -63,6 +64,11 @@ func (x *Executor) Release() {
 // Offer puts a task behind all others, in the place that was reserved for it. It does not block.
 func (x *Executor) Offer(t Task) {
 	x.mu.Lock()
+	if len(x.queue) == cap(x.queue) && x.first > len(x.queue)/2 { // make room by moving, rather than by growing
+		n := copy(x.queue, x.queue[x.first:])
+		clear(x.queue[n:])
+		x.queue, x.first = x.queue[:n], 0
+	}
 	x.queue = append(x.queue, t)
 	x.mu.Unlock()
 	select {
@@ -74,12 +80,14 @@ func (x *Executor) Offer(t Task) {
 func (x *Executor) next() (Task, bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if len(x.queue) == 0 {
+	if x.first == len(x.queue) {
 		return nil, false
 	}
-	t := x.queue[0]
-	x.queue[0] = nil
-	x.queue = x.queue[1:]
+	t := x.queue[x.first]
+	x.queue[x.first] = nil
+	if x.first++; x.first == len(x.queue) {
+		x.queue, x.first = x.queue[:0], 0
+	}
 	return t, true
 }
 
