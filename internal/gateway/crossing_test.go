@@ -78,11 +78,13 @@ func TestNoClientGetsAnothersAnswerThoughAllUseTheSameIDs(t *testing.T) {
 		{Name: "web", Endpoint: &Endpoint{URL: sdkOverHTTP(t, &mcp.StreamableHTTPOptions{Stateless: true})}, Shared: true, TrustAnnotations: true},
 		{Name: "own", Endpoint: &Endpoint{URL: sdkOverHTTP(t, nil)}, TrustAnnotations: true},
 	}})
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: clients}} // each keeps its connection: a million dials would exhaust the ports
+	t.Cleanup(client.CloseIdleConnections)
 	var wrong, done atomic.Int64
 	var all sync.WaitGroup
 	for i := range clients {
 		all.Go(func() {
-			p := postman{t: t, h: h, token: h.token(agentNo(i / each))}
+			p := postman{t: t, h: h, token: h.token(agentNo(i / each)), loose: true, client: client}
 			if i%2 == 0 {
 				p = p.session()
 			}

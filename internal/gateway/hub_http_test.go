@@ -5,6 +5,7 @@ package gateway
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -19,11 +20,12 @@ import (
 
 // A postman makes requests by hand.
 type postman struct {
-	t     *testing.T
-	h     *hall
-	token string
-	extra map[string]string
-	loose bool // whoever asks closes the bodies
+	t      *testing.T
+	h      *hall
+	token  string
+	extra  map[string]string
+	loose  bool         // whoever asks closes the bodies
+	client *http.Client // nil: http.DefaultClient
 }
 
 func (p postman) do(method, body string) *http.Response {
@@ -40,7 +42,7 @@ func (p postman) do(method, body string) *http.Response {
 	for k, v := range p.extra {
 		r.Header.Set(k, v)
 	}
-	resp, err := http.DefaultClient.Do(r)
+	resp, err := cmp.Or(p.client, http.DefaultClient).Do(r)
 	if err != nil {
 		p.t.Fatal(err)
 	}
