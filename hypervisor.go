@@ -39,6 +39,7 @@ var (
 type Hypervisor struct {
 	opts        Options
 	store       eventlog.Store
+	atOnce      bool // the store answers without waiting for anything, so who waits for a record may as well hand it over
 	incarnation string
 	clockBehind bool // the wall clock was behind the newest record when this process began
 
@@ -100,6 +101,7 @@ func Open(ctx context.Context, opts *Options) (*Hypervisor, error) {
 	hv := &Hypervisor{opts: o, store: store, sessions: map[string]*Session{}, resting: map[string]weak.Pointer[Session]{}, laters: map[string]func(context.Context){},
 		loaded: map[*Session]struct{}{}, worked: make(chan struct{}), stopped: make(chan struct{}),
 		committer: eventlog.NewCommitter(store), exec: executor.New(), feed: feed.New()}
+	_, hv.atOnce = store.(*memlog.Store)
 	hv.timers = executor.NewTimers(o.Clock, hv.tick)
 	hv.system = &systemHandle{hv: hv, seen: map[string]system.Seen{}}
 	hv.agents = &standings{hv: hv, handles: map[policy.DID]*agentHandle{}}

@@ -42,12 +42,12 @@ func (hv *Hypervisor) wait(ctx context.Context, t *ticket) error {
 	}
 	// A record that is on its way cannot be called back, so the caller's end does not end the wait: a store always answers.
 	// Only the committer is stepped here: the caller may hold a lock that a deadline or a call would want.
-	for open := hv.opts.Stepped; open; {
+	for open := hv.opts.Stepped || hv.atOnce; open; {
 		select {
 		case <-t.done:
 			open = false
 		default:
-			open = hv.committer.Step(ctx)
+			open = hv.committer.TryStep(ctx)
 		}
 	}
 	<-t.done

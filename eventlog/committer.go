@@ -34,8 +34,9 @@ type Committer struct {
 	slots   int   // reserved and queued
 	stopped error // set when Run has ended; fails what comes later
 
-	batch []queued // Step's own, reused
-	recs  []Append
+	stepping sync.Mutex // held by who steps, and guards what follows
+	batch    []queued   // reused
+	recs     []Append
 }
 
 type queued struct {
@@ -117,13 +118,31 @@ func (c *Committer) Enqueue(lane *Lane, rec Append, done func(error)) {
 	}
 }
 
-// Step appends the next group and tells each record's owner. It returns false if nothing waited.
-// It is called from one goroutine at a time. The end of ctx tears no group: it is of many callers.
+// Step appends the next group and tells each record's owner. It returns false if nothing waited. Of those who call it at once one
+// steps and the others wait. The end of ctx tears no group: it is of many callers.
 func (c *Committer) Step(ctx context.Context) bool {
+	c.stepping.Lock()
+	defer c.stepping.Unlock()
+	return c.step(ctx)
+}
+
+// TryStep is Step that returns false, too, while another steps: for who would otherwise wait for Run to take up a record, in
+// front of a log that answers at once.
+func (c *Committer) TryStep(ctx context.Context) bool {
+	if !c.stepping.TryLock() {
+		return false
+	}
+	defer c.stepping.Unlock()
+	return c.step(ctx)
+}
+
+func (c *Committer) step(ctx context.Context) bool {
 	if !c.take() {
 		return false
 	}
-	ctx = context.WithoutCancel(ctx)
+	if ctx.Done() != nil {
+		ctx = context.WithoutCancel(ctx)
+	}
 	live := c.batch[:0]
 	c.recs = c.recs[:0]
 	for _, q := range c.batch {

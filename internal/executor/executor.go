@@ -125,12 +125,23 @@ func (x *Executor) Run(ctx context.Context) error {
 	}
 }
 
+// waiting returns the next task unless ctx has ended.
+func (x *Executor) waiting(ctx context.Context) (Task, bool) {
+	if ctx.Err() != nil {
+		return nil, false
+	}
+	return x.next()
+}
+
 // work runs a task, and then those that come, unless enough others wait for them already. A goroutine of its own for each task
 // would grow its stack anew each time, which costs more than most tasks.
 func (x *Executor) work(ctx context.Context, t Task, more <-chan Task) {
 	for ok := true; ok; {
 		t(ctx)
 		x.Release()
+		if t, ok = x.waiting(ctx); ok { // mostly what the task just offered
+			continue
+		}
 		if x.idle.Add(1) > maxIdle {
 			x.idle.Add(-1)
 			return
