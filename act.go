@@ -124,7 +124,7 @@ func (s *Session) ask(ctx context.Context, caller policy.Caller, c session.Act) 
 	var started *call
 	begin := func(out session.Outcome) {
 		if out.Allowed {
-			started = s.begin(ctx, caller, out, tool, found)
+			started = s.begin(withEffect(ctx, s.effectOf(c, out.ID)), caller, out, tool, found)
 			started.owner = owner
 		}
 	}
@@ -339,6 +339,9 @@ func (s *Session) dispatch(id string) {
 	result, err := s.hv.do(c)
 	settle := session.Settle{ID: id, Output: result}
 	settle.Result, settle.Why = classify(c.ctx, err)
+	if p := (*action.Postponed)(nil); errors.As(err, &p) {
+		settle.Again = s.hv.Now().Add(p.After)
+	}
 	s.hv.kills.end(c, stateWords[settle.Result])
 	if settle.Result == session.Uncertain {
 		s.askProbe(c, &settle)
@@ -348,6 +351,9 @@ func (s *Session) dispatch(id string) {
 	}
 	s.settle(context.WithoutCancel(c.ctx), c, settle, Outcome{
 		Decision: c.decision, ID: c.id, State: stateWords[settle.Result], Result: result, Err: err})
+	if settle.Why == session.Unreachable {
+		s.lookLater() // if it was a step, it waits now
+	}
 }
 
 // askProbe asks the action's probe, where it has one, what became of it.
@@ -392,10 +398,15 @@ func classify(ctx context.Context, err error) (session.Result, string) {
 	case err == nil:
 		return session.Done, ""
 	case errors.Is(err, action.ErrNotDispatched):
-		if errors.Is(context.Cause(ctx), errClosing) {
+		switch {
+		case errors.Is(context.Cause(ctx), errClosing):
 			return session.Unsuccessful, session.WhyClosing
+		case errors.Is(err, action.ErrUnreachable):
+			return session.Unsuccessful, session.Unreachable
 		}
 		return session.Unsuccessful, "not_sent"
+	case errors.As(err, new(*action.Postponed)):
+		return session.Unsuccessful, session.Postponed
 	case errors.Is(err, errHalfDone):
 		return session.Uncertain, "half_done"
 	case errors.Is(err, action.ErrUnknownOutcome):

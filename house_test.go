@@ -66,7 +66,8 @@ var beside = map[string][]string{
 	"internal/auth":     {"eventlog", "audit"},
 
 	"internal/reputation": {"policy", "action", "ring"},
-	"internal/config":     {"eventlog", "audit", "packs", "internal/document"},
+	"internal/address":    {".", "action"},
+	"internal/config":     {"eventlog", "audit", "packs", "internal/address", "internal/document"}, // an allowlist is the book's own
 	"internal/httpapi":    {"eventlog", "audit", "api", "internal/document"},
 	"internal/gateway":    {"eventlog", "audit", "internal/document"}, // a duration is written alike at every door
 

@@ -57,6 +57,7 @@ type Hypervisor struct {
 	rules    atomic.Pointer[ruleSet]
 	equipper atomic.Pointer[Equipper]
 
+	addresses  atomic.Pointer[Addresses]  // that may be called; nil: none
 	reputation atomic.Pointer[Reputation] // asked at every join; nil: none is
 	bodies     sync.Pool                  // of *[]byte: records' bytes on their way to the store
 	gate       sync.RWMutex               // held for writing while closing is set, so that no one enters unseen

@@ -58,11 +58,15 @@ func (s *Session) inSystemsName(ctx context.Context, p party) (context.Context, 
 // tool returns an agent's tool by its id; nil: there is none.
 func (s *Session) tool(agent policy.DID, id string) *handler {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if t := s.tools[agent][id]; t != nil {
-		return t
+	t := s.tools[agent][id]
+	if t == nil {
+		t = s.tools[""][id]
 	}
-	return s.tools[""][id]
+	s.mu.Unlock()
+	if t == nil && action.IsAddress(id) {
+		t, _ = s.hv.addressed(id) // toolFor says why it may not be called
+	}
+	return t
 }
 
 // sibling returns the id of a tool of the same server.

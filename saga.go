@@ -62,14 +62,7 @@ func (s *Session) prepareSaga(ctx context.Context, d saga.Definition) (c session
 	c = session.RunSaga{Name: d.Name, FanOut: d.FanOut, Fault: d.Fault}
 	args = make([]json.RawMessage, len(d.Steps))
 	for i, step := range d.Steps {
-		name, ok := actionOf(&step, step.Execute)
-		undo, undoOK := actionOf(&step, step.Undo)
-		if step.Action != "" {
-			name, undo, ok, undoOK = step.Action, "", true, true
-		}
-		if !ok || !undoOK && step.Undo != "" {
-			return refuse(policy.SagaInvalid, "step %s calls an address; register a function that does, and say func:name", step.ID)
-		}
+		name, undo := cmp.Or(step.Action, actionOf(step.Execute)), actionOf(step.Undo)
 		doer, _, err := s.hv.toolFor(ctx, s, step.Agent, name)
 		if err != nil {
 			return refuse(policy.UnknownAction, "step %s: %v", step.ID, err)
@@ -110,16 +103,16 @@ func list(values []json.RawMessage) []byte {
 	return append(out, ']')
 }
 
-// actionOf returns the action that a target is; false for an address.
-func actionOf(step *saga.Step, target string) (string, bool) {
+// actionOf returns the action that a target is.
+func actionOf(target string) string {
 	kind, rest, _ := strings.Cut(target, ":")
 	switch kind {
 	case "mcp":
-		return strings.Replace(rest, "/", ".", 1), true
+		return strings.Replace(rest, "/", ".", 1)
 	case "func":
-		return rest, true
+		return rest
 	}
-	return "", false
+	return target // an address is its own
 }
 
 // sagaStep is what a record says of a step, and the ring that it needs.
@@ -213,7 +206,7 @@ func (s *Session) send(ctx context.Context, t session.SagaTry) (again bool, err 
 		s.limit(started, step.Timeout)
 	case err == nil && (out.Code == policy.UnknownAction || out.Code == policy.ToolChanged):
 		s.hv.opts.Logger.Info("a step of a saga waits for its tool", "session", s.id, "saga", t.Saga, "step", step.ID, "error", missing)
-		s.hv.later(toolRetry, s.toolsCame)
+		s.lookLater()
 	}
 	return false, err
 }
@@ -348,7 +341,7 @@ func (s *Session) keepArgs(id string, args []json.RawMessage) {
 
 var errNoArgs = errors.New("there is not one for each step")
 
-// toolRetry is how often is looked whether a tool is here that a step waits for.
+// toolRetry is how often is looked whether a tool is here, or can be reached, that a step waits for.
 const toolRetry = 10 * time.Second
 
 // A heldStep waits for its tool.
@@ -356,6 +349,7 @@ type heldStep struct {
 	session.ResolveSaga
 	agent  policy.DID
 	action string
+	there  bool // the tool is, and reached nobody
 }
 
 // heldForTools returns the steps that wait for a tool. The lock is held.
@@ -366,10 +360,10 @@ func (s *Session) heldForTools() (held []heldStep) {
 	for _, id := range s.live.state.SagasOpen {
 		g := s.live.state.Sagas[id]
 		for i, r := range g.Run.Steps {
-			if r.Hold != session.HeldForTool {
+			if r.Hold != session.HeldForTool && r.Hold != session.Unreachable {
 				continue
 			}
-			h := heldStep{session.ResolveSaga{Saga: id, Step: g.Steps[i].ID, How: "retry"}, g.Steps[i].Agent, g.Steps[i].Action}
+			h := heldStep{session.ResolveSaga{Saga: id, Step: g.Steps[i].ID, How: "retry"}, g.Steps[i].Agent, g.Steps[i].Action, r.Hold == session.Unreachable}
 			if r.State == saga.CompensatingStep {
 				h.action = cmp.Or(g.Steps[i].Undo, h.action)
 			}
@@ -386,7 +380,7 @@ func (s *Session) toolsCame(ctx context.Context) {
 	s.mu.Unlock()
 	again := false
 	for _, h := range held {
-		if t, _, err := s.hv.toolFor(ctx, s, h.agent, h.action); err != nil || t.Changed {
+		if t, _, err := s.hv.toolFor(ctx, s, h.agent, h.action); err != nil || t.Changed || h.there && t.unreachable(ctx) != nil {
 			again = true
 			continue
 		}
@@ -394,10 +388,18 @@ func (s *Session) toolsCame(ctx context.Context) {
 			again = true
 		}
 	}
-	if again && !s.hv.closing.Load() && s.looking.CompareAndSwap(false, true) {
-		s.hv.later(toolRetry, func(ctx context.Context) {
-			s.looking.Store(false)
-			s.toolsCame(ctx)
-		})
+	if again {
+		s.lookLater()
 	}
+}
+
+// lookLater looks again for the tools that steps wait for.
+func (s *Session) lookLater() {
+	if s.hv.closing.Load() || !s.looking.CompareAndSwap(false, true) {
+		return
+	}
+	s.hv.later(toolRetry, func(ctx context.Context) {
+		s.looking.Store(false)
+		s.toolsCame(ctx)
+	})
 }

@@ -27,6 +27,9 @@ type Tool struct {
 	// Answers returns why what the undo calls does not answer, for an action that has no image whose taking would show it. Nil:
 	// it always does.
 	Answers func(context.Context) error
+	// Reaches returns why a call of the tool would reach nobody. It is asked while a saga's step waits for that. Nil: whether it
+	// does is found out by calling it.
+	Reaches func(context.Context) error
 }
 
 // A handler is a Tool as it is kept for each agent: small, since there may be a thousand agents.
@@ -35,6 +38,7 @@ type handler struct {
 	Do      action.Func
 	Check   func(args map[string]any) error
 	Answers func(context.Context) error
+	Reaches func(context.Context) error
 	Server  string
 	Changed bool
 }
@@ -114,6 +118,6 @@ func (t *Tool) prepare() (handler, error) {
 	if _, err := action.ParseTemplate(t.Descriptor.Resource, action.InResource); err != nil {
 		return handler{}, fmt.Errorf("%w: %s: resource: %w", action.ErrDescriptor, t.Descriptor.ID, err)
 	}
-	return handler{described: &described{t.Descriptor, t.Descriptor.Digest()}, Do: t.Do, Check: t.Check, Answers: t.Answers,
+	return handler{described: &described{t.Descriptor, t.Descriptor.Digest()}, Do: t.Do, Check: t.Check, Answers: t.Answers, Reaches: t.Reaches,
 		Server: t.Server, Changed: t.Changed}, nil
 }

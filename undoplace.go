@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/agenthypervisor/hypervisor/action"
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/session"
 )
@@ -34,6 +35,10 @@ func (hv *Hypervisor) Equip(f Equipper) { hv.equipper.Store(&f) }
 func (hv *Hypervisor) toolFor(ctx context.Context, s *Session, agent policy.DID, id string) (*handler, policy.DID, error) {
 	if t, owner := s.toolOf(agent, id); t != nil {
 		return t, owner, nil
+	}
+	if action.IsAddress(id) {
+		t, err := hv.addressed(id)
+		return t, "", err
 	}
 	if f := hv.equipper.Load(); f != nil {
 		if err := (*f)(ctx, s, agent); err != nil {

@@ -359,7 +359,7 @@ func (s *Session) start(ctx context.Context, caller policy.Caller, c session.Und
 	var started *call
 	out, t, err := s.propose(ctx, caller, c, func(e *session.Env) { e.Call = found }, func(out session.Outcome) {
 		if out.Allowed { // who asked may go; what has begun is finished
-			started = s.begin(context.WithoutCancel(ctx), caller, out, tool, found)
+			started = s.begin(withEffect(context.WithoutCancel(ctx), c.Of.Name()+"/undo"), caller, out, tool, found)
 		}
 	})
 	if started == nil {
@@ -432,7 +432,7 @@ func (u *undoing) do(ctx context.Context, t *taking, steps []composed) (json.Raw
 		if ctx.Err() != nil && i > 0 { // before the first the call itself has asked
 			return nil, fmt.Errorf("%w: %d of its %d calls were made; %w", errHalfDone, i, len(steps), context.Cause(ctx))
 		}
-		result, err := c.tool.Do(ctx, c.args)
+		result, err := c.tool.Do(withEffect(ctx, fmt.Sprint(EffectOf(ctx), "/", i)), c.args)
 		switch {
 		case err != nil && i > 0:
 			return nil, fmt.Errorf("%w: %d of its %d calls were made; %s: %w", errHalfDone, i, len(steps), c.tool.Descriptor.ID, err)

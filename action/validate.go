@@ -39,6 +39,12 @@ func (d Descriptor) Validate() error {
 
 // CheckID returns ErrDescriptor, wrapped with what is wrong, for what can be no action's id.
 func CheckID(id string) error {
+	if IsAddress(id) {
+		if err := CheckAddress(id); err != nil {
+			return fmt.Errorf("%w: id: %w", ErrDescriptor, err)
+		}
+		return nil
+	}
 	if len(id) > MaxIDBytes || !idShape.MatchString(id) {
 		return fmt.Errorf("%w: id %q: letters, digits and ._:/- only, at most %d bytes", ErrDescriptor, id, MaxIDBytes)
 	}

@@ -18,6 +18,7 @@ const (
 	Unsent             // it never went out, by no fault of its own: this process died before, or a rate was used up
 	Interrupted        // this process died while it was under way
 	OnHold             // somebody must do something first
+	Unreached          // nothing was sent: nobody answers where it is done
 )
 
 // An Answer is what became of the try of a step that is under way.
@@ -25,7 +26,7 @@ type Answer struct {
 	Step   int
 	Result Result
 	Why    string    // in a word; of OnHold: what is waited for
-	Until  time.Time // of OnHold: how long; of Unsent: not again before
+	Until  time.Time // of OnHold, and Unreached: how long; of Unsent, and NotRun: not again before
 }
 
 // Settle returns what the answer to a try means. random is stamped by the caller and spreads retries.
@@ -58,8 +59,18 @@ func (p *Plan) Settle(r *Run, a Answer, now time.Time, random uint64) Event {
 			return Settled{Step: a.Step, To: Failed, Why: a.Why}
 		}
 		return p.uncertain(a.Step, undo, now, a.Why)
-	case Refused, NotRun:
-		if left && (again || a.Result == NotRun) {
+	case NotRun:
+		if left {
+			retry.After = latest(retry.After, a.Until)
+			return retry
+		}
+	case Unreached:
+		if left {
+			return retry
+		}
+		return Held{a.Step, a.Why, a.Until}
+	case Refused:
+		if left && again {
 			return retry
 		}
 	}

@@ -2,7 +2,6 @@ package saga
 
 import (
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -16,7 +15,8 @@ import (
 // Known is what there is where a saga would run. A nil list knows nothing, and then nothing is unknown.
 type Known struct {
 	Agents  []policy.DID
-	Servers []string // names of upstreams: in server.tool, what stands before the first dot
+	Servers []string                   // names of upstreams: in server.tool, what stands before the first dot
+	Address func(address string) error // returns why a sound address may not be called; nil: nobody knows
 }
 
 // Check returns a fault for everything that is wrong with a definition, placed by name since it was not read from a file: nil if
@@ -240,10 +240,6 @@ func (c *checker) action(id string, at place) {
 	}
 }
 
-// address is an absolute URL (RFC 3986) with a host, and without user information, which is a secret, and fragment, which is sent
-// to nobody. Whether it may be called is decided when it is.
-var address = regexp.MustCompile(`^https?://([a-zA-Z0-9._-]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?([/?][!-"$-~]*)?$`)
-
 // target checks what stands in execute or undo.
 func (c *checker) target(text string, at place) {
 	if len(text) > maxTargetBytes {
@@ -264,8 +260,15 @@ func (c *checker) target(text string, at place) {
 			c.complain(at, "want func:name, got %q", document.Clip(text))
 		}
 	case "http", "https":
-		if !address.MatchString(text) {
-			c.complain(at, "want an address such as https://deploy.example/east, without user and fragment, got %q", document.Clip(text))
+		if err := action.CheckAddress(text); err != nil {
+			c.complain(at, "%s", strings.TrimPrefix(err.Error(), action.ErrAddress.Error()+": "))
+			return
+		}
+		if c.known.Address == nil {
+			return
+		}
+		if err := c.known.Address(text); err != nil {
+			c.complain(at, "%v", err)
 		}
 	default:
 		c.complain(at, "want mcp:server/tool, func:name or https://…, got %q", document.Clip(text))

@@ -366,6 +366,10 @@ func (x *explorer) answers(w *world, i int, try func(string, func(*world) saga.E
 			next.holds--
 			return x.plan.Settle(next.run, saga.Answer{Step: i, Result: saga.OnHold, Why: "approval", Until: later}, now, 0)
 		})
+		try(fmt.Sprintf("unreached %d", i), func(next *world) saga.Event {
+			next.holds--
+			return x.plan.Settle(next.run, saga.Answer{Step: i, Result: saga.Unreached, Why: "unreachable", Until: later}, now, 0)
+		})
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/agenthypervisor/hypervisor/action"
 	"github.com/agenthypervisor/hypervisor/audit"
@@ -40,9 +41,10 @@ const (
 type Settle struct {
 	ID     string
 	Result Result
-	Why    string // one word for a record: tool_error, not_sent, timeout, cancelled, killed, lost; empty with Done
+	Why    string // one word for a record: tool_error, not_sent, unreachable, postponed, timeout, cancelled, killed, lost; empty with Done
 	Output []byte // what the tool answered, JSON; nil: nothing
 	Left   Leaving
+	Again  time.Time // of Postponed: a saga does not try again before; zero: nobody said
 }
 
 // A Leaving is what the rim found out about an action that was done, for the day it is taken back. The zero value is nothing.

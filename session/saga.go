@@ -288,11 +288,11 @@ func (s *State) followSagas(env *Env, c Command, out *Outcome) {
 	for _, e := range out.Events {
 		switch e := e.(type) {
 		case Completed:
-			s.endedTry(of, e.ID, saga.Succeeded, "")
+			s.endedTry(of, e.ID, saga.Answer{Result: saga.Succeeded})
 		case Failed:
-			s.endedTry(of, e.ID, failure(e.Why), e.Why)
+			s.endedTry(of, e.ID, failure(env, c, e.Why))
 		case Unknown:
-			s.endedTry(of, e.ID, doubt(e.Why), e.Why)
+			s.endedTry(of, e.ID, saga.Answer{Result: doubt(e.Why), Why: e.Why})
 		case ApprovalGranted:
 			s.released(of, holdApproval+e.ID, "")
 		case ApprovalDenied:
@@ -390,15 +390,29 @@ func (s *State) refusedTry(step int, env *Env, out *Outcome) saga.Answer {
 	return a
 }
 
-// failure says whether an action that failed is known not to have run.
-func failure(why string) saga.Result {
+// Why a call that failed is known not to have run, beside not_sent.
+const (
+	Unreachable = "unreachable" // nobody answers there; what a step is held for whose retries are used up
+	Postponed   = "postponed"   // its server has no time for it
+)
+
+// failure says whether an action that failed is known not to have run, and when it can be tried again.
+func failure(env *Env, c Command, why string) saga.Answer {
+	a := saga.Answer{Result: saga.Refused, Why: why}
 	switch why {
 	case whyNotSent:
-		return saga.NotRun
+		a.Result = saga.NotRun
+	case Postponed:
+		a.Result = saga.NotRun
+		if settle, ok := c.(Settle); ok {
+			a.Until = settle.Again
+		}
+	case Unreachable:
+		a.Result, a.Until = saga.Unreached, env.Now.Add(saga.ResolveWithin)
 	case WhyClosing:
-		return saga.Unsent
+		a.Result = saga.Unsent
 	}
-	return saga.Refused
+	return a
 }
 
 // doubt says whether an unknown outcome is the tool's, or of this process's end.
@@ -413,7 +427,7 @@ func doubt(why string) saga.Result {
 const WhyClosing = "closing"
 
 // endedTry answers the try that an action was.
-func (s *State) endedTry(of func(string) *sagaWork, id string, result saga.Result, why string) {
+func (s *State) endedTry(of func(string) *sagaWork, id string, a saga.Answer) {
 	r := s.Running[id]
 	if r == nil || r.Saga == nil {
 		return
@@ -422,7 +436,8 @@ func (s *State) endedTry(of func(string) *sagaWork, id string, result saga.Resul
 	if g == nil || g.Run.State.Ended() || g.try(r.Saga.Saga, r.Saga.Step) != *r.Saga {
 		return
 	}
-	of(r.Saga.Saga).answer(saga.Answer{Step: r.Saga.Step, Result: result, Why: why}, id)
+	a.Step = r.Saga.Step
+	of(r.Saga.Saga).answer(a, id)
 }
 
 // released lets the steps go on that wait for something which has come; or fails them, with the code that says why it never will.

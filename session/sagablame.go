@@ -55,7 +55,7 @@ func (w *sagaWork) fault() (failed, faultless string) {
 		return "", agentSaga
 	case why == toolError && w.saga.Fault:
 		return w.saga.Actions[i], ""
-	case why == toolError || why == whyNotSent:
+	case why == toolError || why == whyNotSent || why == Postponed:
 		return "", failedOutcome
 	case slices.Contains(doubtful, why):
 		return "", unknownOutcome

@@ -144,6 +144,7 @@ func (d *daemon) enforce(ctx context.Context, cfg *config.Config) error {
 		return usage("%w", err)
 	}
 	d.hv.SetReputation(rates)
+	d.hv.SetAddresses(cfg.Addresses)
 	if _, err := d.hv.NoteConfig(ctx, configOperator, cfg.Digest); err != nil {
 		return err
 	}

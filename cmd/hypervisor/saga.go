@@ -178,14 +178,20 @@ func configKnows(cfg *config.Config) (known saga.Known) {
 		known.Agents = append(known.Agents, cfg.AnonymousAgent.DID)
 	}
 	known.Servers = slices.AppendSeq([]string{}, maps.Keys(cfg.MCPServers))
+	known.Address = func(at string) error {
+		_, err := cfg.Addresses.Describe(at)
+		return err
+	}
 	return known
 }
 
 // stepRing returns the ring that a step needs by what the configuration says of its action. What it says nothing of is not
-// reversible; an address or a function is as far as its undo goes.
+// reversible; a function is as far as its undo goes.
 func stepRing(cfg *config.Config, s *saga.Step) ring.Ring {
 	d := action.Descriptor{ID: "step"}
-	if server, tool, ok := s.Tool(); ok {
+	if at, err := cfg.Addresses.Describe(s.Execute); err == nil {
+		d = at
+	} else if server, tool, ok := s.Tool(); ok {
 		d = action.Resolve(server+"."+tool, cfg.Claims(server, tool)...)
 	} else if s.Undo != "" {
 		d.Reversibility = action.Partial

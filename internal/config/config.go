@@ -14,6 +14,7 @@ import (
 
 	"github.com/agenthypervisor/hypervisor/action"
 	"github.com/agenthypervisor/hypervisor/audit"
+	"github.com/agenthypervisor/hypervisor/internal/address"
 	"github.com/agenthypervisor/hypervisor/internal/cel"
 	"github.com/agenthypervisor/hypervisor/internal/document"
 	"github.com/agenthypervisor/hypervisor/policy"
@@ -38,6 +39,7 @@ type Config struct {
 	Roles          Roles
 	AnonymousAgent *Agent // whoever comes without a token; nil: nobody may
 	Services       Services
+	Addresses      *address.Book // that may be called; nil: none
 	Policies       []cel.Rule
 	Rules          *cel.Rules // Policies compiled, never nil
 	Digest         audit.Hash // SHA-256 of the text, and of that of the file it names
@@ -135,13 +137,15 @@ type loader struct {
 	*reader
 	*Config
 	opts     Options
-	readFile func(path string) ([]byte, error) // nil: none may be read
-	late     []func()                          // checks that need the whole file
+	readFile func(path string) ([]byte, error) // nil: none may be read; what it reads is of the digest
+	// readSecret is readFile for what no digest is made of.
+	readSecret func(path string) ([]byte, error)
+	late       []func() // checks that need the whole file
 }
 
 func parse(name string, b []byte, opts *Options, readFile func(string) ([]byte, error)) (*Config, error) {
 	var faults document.Faults
-	l := &loader{reader: newReader(name, &faults), readFile: readFile, Config: &Config{
+	l := &loader{reader: newReader(name, &faults), readFile: readFile, readSecret: readFile, Config: &Config{
 		Listen: DefaultListen, Data: DefaultData,
 		MCPServers: map[string]MCPServer{}, Servers: map[string]Server{}, Rules: new(cel.Rules),
 		said: said{name, map[string]string{}, map[string]string{}, map[string]string{}},
@@ -188,6 +192,7 @@ func (l *loader) top(root item) {
 		"anonymous_agent": l.anonymous,
 		"policies":        l.policies,
 		"services":        l.services,
+		"addresses":       l.addresses,
 	})
 }
 

@@ -7,6 +7,6 @@
 // refused: a value stands where it is used.
 //
 // A Config is a plain value. The package starts and opens nothing but the files it reads, and is not where defaults of a
-// session live: what the file does not say is left zero for package session. It may import internal/cel, policy, action, ring
-// and packs, whose texts it reads as it reads the operator's, and a YAML parser.
+// session live: what the file does not say is left zero for package session. It may import internal/address, internal/cel, policy, action,
+// ring and packs, whose texts it reads as it reads the operator's, and a YAML parser.
 package config

@@ -13,7 +13,7 @@ func TestEveryFaultSaysWhereAndWhat(t *testing.T) {
 	for _, c := range []struct{ name, yaml, want string }{
 		// the file
 		{"unknown key, near", "pollicies: []", `1:1: unknown key "pollicies" (did you mean "policies"?)`},
-		{"unknown key, far", "{listen: 'localhost:1', zebra: 1}", `1:25: unknown key "zebra" (there are agents, anonymous_agent, data, hosts, listen, mcpServers, mcpServersFile, policies, roles, servers, services, session)`},
+		{"unknown key, far", "{listen: 'localhost:1', zebra: 1}", `1:25: unknown key "zebra" (there are addresses, agents, anonymous_agent, data, hosts, listen, mcpServers, mcpServersFile, policies, roles, servers, services, session)`},
 		{"a service without its address", "services: {reputation: {timeout: 1s}}", `1:24: services.reputation: url is missing`},
 		{"a service's time", "services: {reputation: {url: 'https://r.example', timeout: 1h}}", `1:60: services.reputation.timeout: want a duration from 10ms to 30s such as 30s, 15m, 24h or 7d, got "1h"`},
 		{"duplicate key", "data: a\nlisten: localhost:1\ndata: b\n", `3:1: key "data" is said twice`},
@@ -135,6 +135,19 @@ func TestEveryFaultSaysWhereAndWhat(t *testing.T) {
 		{"oauth of a command", "mcpServers: {a: {command: x}}\nservers: {a: {oauth: {token_url: 'https://t.example', client_id: i, client_secret: s}}}", `2:22: servers.a.oauth: a server that is a command shows no token`},
 		{"oauth in part", "mcpServers: {a: {url: 'https://a.example'}}\nservers: {a: {oauth: {token_url: 'https://t.example', client_id: i}}}", `2:22: servers.a.oauth: client_secret is missing`},
 		{"oauth over plain http", "mcpServers: {a: {url: 'https://a.example'}}\nservers: {a: {oauth: {token_url: 'http://t.example', client_id: i, client_secret: s}}}", `2:34: servers.a.oauth.token_url: the secret would go in the clear; want https, or a loopback address`},
+		{"an address with another spelling", "addresses: {'https://h/a/../b': {}}", `1:13: addresses.https://h/a/../b: "https://h/a/../b" has another spelling; write it as "https://h/b"`},
+		{"an address that is none", "addresses: {h: {}}", `1:13: addresses.h: want an address such as https://deploy.example/east, without user and fragment, got "h"`},
+		{"an address's method", "addresses: {'https://h/': {method: TRACE}}", `1:36: addresses.https://h/.method: "TRACE" is not one of POST, PUT, PATCH, DELETE, GET`},
+		{"an address that is full", "addresses: {'https://h/': {reversibility: full}}", `1:43: addresses.https://h/.reversibility: "full" is not one of partial, none`},
+		{"an address of two kinds", "addresses: {'https://h/': {read_only: true, admin: true}}", `1:13: addresses.https://h/: bad descriptor: https://h/ is both read_only and admin`},
+		{"a range", "addresses: {'https://h/': {private: [10.0.0.1/8, x]}}", "1:38: addresses.https://h/.private[0]: 10.0.0.1/8 begins at 10.0.0.0\n1:50: addresses.https://h/.private[1]: want a range such as 10.1.0.0/16, or an IP address, got \"x\""},
+		{"a mapped range", "addresses: {'https://h/': {private: ['::ffff:10.0.0.0/104']}}", `1:38: addresses.https://h/.private[0]: want a range such as 10.1.0.0/16, or an IP address, got "::ffff:10.0.0.0/104"`},
+		{"an address's secret", "addresses: {'https://h/': {secret_env: HYPERVISOR_TEST_NOWHERE}}", `1:40: addresses.https://h/.secret_env: the environment has no HYPERVISOR_TEST_NOWHERE`},
+		{"two secrets", "addresses: {'https://h/': {secret_env: HOME, secret_file: x}}", "1:13: addresses.https://h/: wants either a secret_env or a secret_file\n1:40: addresses.https://h/.secret_env: what is in HOME is no secret: want whsec_ and at least 24 bytes in base64\n1:59: addresses.https://h/.secret_file: only a configuration that is a file itself can name another"},
+		{"headers in the clear", "addresses: {'http://h/': {headers: {Authorization: x}}}", `1:36: addresses.http://h/.headers: they would go in the clear; want https, or a loopback address`},
+		{"a header of ours", "addresses: {'https://h/': {headers: {idempotency-key: x}}}", `1:37: addresses.https://h/.headers: idempotency-key is what the hypervisor says itself`},
+		{"an address's time", "addresses: {'https://h/': {timeout: 2h}}", `1:37: addresses.https://h/.timeout: want a duration from 10ms to 1h0m0s such as 30s, 15m, 24h or 7d, got "2h"`},
+		{"an address's answer", "addresses: {'https://h/': {max_answer: 1}}", `1:40: addresses.https://h/.max_answer: want a whole number from 1024 to 16777216, got 1`},
 		{"anonymous", "listen: 0.0.0.0:7700\nanonymous_agent: {did: 'did:mesh:local', sigma: 0.80}", `2:18: anonymous_agent: whoever reaches 0.0.0.0:7700 would be did:mesh:local; listen on a loopback address such as 127.0.0.1:7700, or remove it`},
 		{"anonymous everywhere", "anonymous_agent: {did: 'did:mesh:local'}\nlisten: ':7700'", `1:18: anonymous_agent: whoever reaches :7700 would be did:mesh:local; listen on a loopback address such as 127.0.0.1:7700, or remove it`},
 		// rules

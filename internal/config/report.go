@@ -21,7 +21,7 @@ type Report struct {
 
 // An ActionRow says as what calls of a configured action are decided, if their image, where they have one, can be taken.
 type ActionRow struct {
-	Action        string               `json:"action"` // server.tool; server.* stands for every tool of which nothing else is said
+	Action        string               `json:"action"` // server.tool; server.* stands for every tool of which nothing else is said; or an address
 	RequiredRing  ring.Ring            `json:"required_ring"`
 	RiskWeight    action.Omega         `json:"risk_weight"`
 	Reversibility action.Reversibility `json:"reversibility"` // as decided, which can be less than was said
@@ -53,6 +53,9 @@ func (c *Config) Report() Report {
 		for _, tool := range c.Servers[server].tools() {
 			r.Actions = append(r.Actions, c.actionRow(server, tool))
 		}
+	}
+	for _, at := range c.Addresses.Places() {
+		r.Actions = append(r.Actions, c.addressRow(at))
 	}
 	for _, p := range c.Policies {
 		effect := "require_approval"
@@ -94,6 +97,17 @@ func (c *Config) actionRow(server, tool string) ActionRow {
 		ReadOnly: d.ReadOnly, Admin: d.Admin, Undo: d.Undo != nil || d.UndoAbsent != nil, UndoneBy: toolNames(d.Undo), UndoneAbsent: toolNames(d.UndoAbsent),
 		Image: image, Resource: d.Resource, Note: note(d), Source: source,
 	}
+}
+
+// addressRow says as what calls of an address, and of what lies beneath it, are decided.
+func (c *Config) addressRow(at string) ActionRow {
+	d, err := c.Addresses.Describe(at)
+	if err != nil {
+		panic("config: an address of the book is not in it: " + err.Error())
+	}
+	decided := d.Effective(action.NoImage)
+	return ActionRow{Action: at, RequiredRing: d.RequiredRing(decided), RiskWeight: decided.Weight(), Reversibility: decided, ReadOnly: d.ReadOnly, Admin: d.Admin,
+		Resource: d.Resource, Note: "undone by what a saga's step names; ring 2 reaches it where the session's network_allow has its host", Source: c.said.actions[at]}
 }
 
 // toolNames returns the tools of calls; nil of nil.
