@@ -167,7 +167,7 @@ func (hv *Hypervisor) longestIdle(s *Session) (oldest *Session) {
 			other.mu.Unlock()
 			continue
 		}
-		if idle++; oldest != nil && !other.used.Before(oldest.used) {
+		if idle++; oldest != nil && !other.longerIdle(oldest) {
 			other.mu.Unlock()
 			continue
 		}
@@ -177,6 +177,11 @@ func (hv *Hypervisor) longestIdle(s *Session) (oldest *Session) {
 		oldest = other
 	}
 	return oldest
+}
+
+// longerIdle reports whether s was used before other; of two that were used at once, one is. Both locks are held.
+func (s *Session) longerIdle(other *Session) bool {
+	return s.used.Before(other.used) || s.used.Equal(other.used) && s.id < other.id
 }
 
 // letGo drops an idle session's state, and the handle too where nothing will be written any more. The lock is held.

@@ -75,6 +75,7 @@ var beside = map[string][]string{
 	"internal/demo":        {everything},
 	"internal/weather":     {}, // tests only, which are not held to the way
 	"internal/conformance": {}, // tests only
+	"internal/sim":         {}, // tests only
 	"hypervisortest":       {everything},
 	"bench":                {everything},
 	"bench/...":            {everything},

@@ -103,6 +103,7 @@ func Open(ctx context.Context, opts *Options) (*Hypervisor, error) {
 		loaded: map[*Session]struct{}{}, worked: make(chan struct{}), stopped: make(chan struct{}),
 		committer: eventlog.NewCommitter(store), exec: executor.New(), feed: feed.New()}
 	_, hv.atOnce = store.(*memlog.Store)
+	hv.exec.Choose = o.Choose
 	hv.timers = executor.NewTimers(o.Clock, hv.tick)
 	hv.system = &systemHandle{hv: hv, seen: map[string]system.Seen{}}
 	hv.agents = &standings{hv: hv, handles: map[policy.DID]*agentHandle{}}
@@ -245,8 +246,12 @@ func away(err error) error {
 // Step does one thing that waits to be done: an append, a call, a deadline, a signal. It returns false if there was none. It is
 // for a hypervisor opened with Stepped.
 func (hv *Hypervisor) Step(ctx context.Context) bool {
-	for _, part := range hv.rim {
-		if part.Step(ctx) {
+	first := 0
+	if hv.opts.Choose != nil {
+		first = hv.opts.Choose(len(hv.rim))
+	}
+	for i := range hv.rim {
+		if hv.rim[(first+i)%len(hv.rim)].Step(ctx) {
 			return true
 		}
 	}

@@ -245,7 +245,7 @@ func (ks *killSwitch) begin() error {
 		return err
 	}
 	ks.mu.Lock()
-	owed := slices.Collect(maps.Values(ks.owed))
+	owed := slices.SortedFunc(maps.Values(ks.owed), func(a, b *owedKill) int { return strings.Compare(a.kill.ID, b.kill.ID) })
 	ks.mu.Unlock()
 	for _, o := range owed {
 		ks.pursue(o)

@@ -310,10 +310,7 @@ func (t toldKill) decided(d policy.Decision) toldKill {
 
 // closeApprovals ends what a killed agent waits for, in the sessions that are loaded; the others do it when they are loaded.
 func (hv *Hypervisor) closeApprovals(ctx context.Context, did policy.DID) (closed int, err error) {
-	for _, s := range hv.inMemory() {
-		if !s.hasApprovals(did) {
-			continue
-		}
+	for _, s := range hv.inMemory(func(s *Session) bool { return s.hasApprovals(did) }) {
 		out, err := s.submit(ctx, policy.System, session.Tick{}, nil)
 		if err != nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, errForgotten) {
 			return closed, err

@@ -206,7 +206,7 @@ func (s *Session) load(ctx context.Context) error {
 			return err
 		}
 	}
-	s.live = l
+	s.live, s.used = l, s.hv.now(l.state.Time)
 	s.hv.mu.Lock()
 	s.hv.loaded[s] = struct{}{}
 	s.hv.wake(s)

@@ -44,6 +44,9 @@ type Options struct {
 	// Stepped makes the hypervisor start no goroutine: every call that must wait runs Step meanwhile, and calls to the
 	// outside run in it. For simulators and tests that drive one from a single goroutine.
 	Stepped bool
+	// Choose says, of a Stepped hypervisor, which of n things that wait to be done is done next, from 0: what runs in goroutines of
+	// its own otherwise may go in any order. Nil: the first. For simulators.
+	Choose func(n int) int
 }
 
 const (

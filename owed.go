@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -117,8 +119,9 @@ func (s *Session) settleUnsent(ctx context.Context) error {
 	s.mu.Lock()
 	err := s.load(ctx)
 	var unsent []session.Settle
-	for id, r := range s.running() {
-		switch {
+	running := s.running()
+	for _, id := range slices.Sorted(maps.Keys(running)) {
+		switch r := running[id]; {
 		case r.Incarnation != s.hv.incarnation || s.calls[id] != nil:
 		case r.ReadOnly && s.live.state.Config.Consistency == session.Eventual: // it went out at once, and its outcome was lost
 			unsent = append(unsent, session.Settle{ID: id, Result: session.Uncertain, Why: "lost"})

@@ -3,6 +3,8 @@ package hypervisor
 import (
 	"context"
 	"errors"
+	"slices"
+	"strings"
 	"sync"
 
 	"github.com/agenthypervisor/hypervisor/policy"
@@ -45,29 +47,29 @@ func (r *reviewing) take() map[policy.DID]struct{} {
 
 func (hv *Hypervisor) reviewAll(ctx context.Context) {
 	for agents := hv.reviews.take(); len(agents) > 0; agents = hv.reviews.take() {
-		for _, s := range hv.inMemory() {
-			if err := s.reviewRings(ctx, agents); err != nil && !hv.closing.Load() {
+		for _, s := range hv.inMemory(func(s *Session) bool { return s.hasAny(agents) }) {
+			if err := s.reviewRings(ctx); err != nil && !hv.closing.Load() {
 				hv.opts.Logger.Warn("a change of ring could not be recorded at once; it counts all the same", "session", s.id, "error", err)
 			}
 		}
 	}
 }
 
-func (hv *Hypervisor) inMemory() []*Session {
+// inMemory returns the sessions in memory of which something is so, in the order of their ids: records follow from it.
+func (hv *Hypervisor) inMemory(of func(*Session) bool) []*Session {
 	hv.mu.Lock()
-	defer hv.mu.Unlock()
 	all := make([]*Session, 0, len(hv.loaded))
 	for s := range hv.loaded {
 		all = append(all, s)
 	}
+	hv.mu.Unlock()
+	all = slices.DeleteFunc(all, func(s *Session) bool { return !of(s) })
+	slices.SortFunc(all, func(a, b *Session) int { return strings.Compare(a.id, b.id) })
 	return all
 }
 
-// reviewRings records the rings that are otherwise now, if one of the agents takes part.
-func (s *Session) reviewRings(ctx context.Context, agents map[policy.DID]struct{}) error {
-	if !s.hasAny(agents) {
-		return nil
-	}
+// reviewRings records the rings that are otherwise now.
+func (s *Session) reviewRings(ctx context.Context) error {
 	_, _, err := s.propose(ctx, policy.System, session.Tick{}, nil, nil)
 	if errors.Is(err, ErrNotFound) || errors.Is(err, errForgotten) {
 		return nil

@@ -334,3 +334,34 @@ func digestOf(t *testing.T, s *hypervisor.Session, id string) string {
 	t.Fatalf("no approval %s in %+v", id, views)
 	return ""
 }
+
+// A process that dies is followed by another, in which nobody has done anything yet: the saga goes on by itself once its tools are
+// there.
+func TestSagaGoesOnInTheNextProcess(t *testing.T) {
+	ctx := context.Background()
+	store, clock := newKept(), hypervisortest.NewClock()
+	b := &workbench{}
+	first := hypervisortest.Open(t, &hypervisor.Options{Store: store, Clock: clock})
+	s := hypervisortest.Session(t, first, nil, map[policy.DID]string{ann: "0.80"})
+	b.on(s, "a", "b")
+	out, err := s.RunSaga(ctx, admin, sagaOf("a", "b"))
+	if err != nil || !out.Allowed {
+		t.Fatal(out.Decision, err)
+	}
+	next := hypervisortest.Open(t, &hypervisor.Options{Store: store, Clock: clock, Random: hypervisortest.NewSeeded(2)}) // the first is never stepped again
+	for next.Step(ctx) {
+	}
+	s, err = next.Session(ctx, s.ID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v, err := s.Saga(ctx, out.ID); err != nil || v.State != "waiting" || v.Steps[0].Waits != session.HeldForTool {
+		t.Errorf("%+v, %v", v, err)
+	}
+	b.on(s, "a", "b")
+	for next.Step(ctx) {
+	}
+	if got := stepStates(rests(t, s, out.ID)); got != "completed: a committed b committed" || len(b.calls) != 2 {
+		t.Errorf("%s: %v", got, b.calls)
+	}
+}

@@ -3,6 +3,7 @@ package hypervisor_test
 import (
 	"context"
 	"errors"
+	"flag"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -16,6 +17,11 @@ import (
 	"github.com/agenthypervisor/hypervisor/ring"
 	"github.com/agenthypervisor/hypervisor/session"
 )
+
+var long = flag.Bool("long", false, "run ten times as much where a run is a sample")
+
+// crashed is what a dying process unwinds with.
+type crashed struct{}
 
 // A bondStory is vouches, a withdrawal, a slash and two ends, over a machine that dies at one append of many: before it, or behind it.
 type bondStory struct {
@@ -46,12 +52,11 @@ func (b *bondStory) append(recs []eventlog.Append) []error {
 
 func (b *bondStory) start() {
 	b.boot++
-	b.hv = hypervisortest.Open(b.t, &hypervisor.Options{Store: b.store, Clock: b.clock, Random: hypervisortest.NewSeeded(b.boot)})
+	o := &hypervisor.Options{Store: b.store, Clock: b.clock, Random: hypervisortest.NewSeeded(b.boot)}
 	if b.r != nil {
-		for i := range b.hv.RimSize() {
-			b.hv.SwapRim(i, b.r.IntN(i+1))
-		}
+		o.Choose = b.r.IntN
 	}
+	b.hv = hypervisortest.Open(b.t, o)
 }
 
 // tell lives through the story, and returns false if it died in it.

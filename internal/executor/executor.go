@@ -20,9 +20,13 @@ var ErrFull = errors.New("too many calls are under way")
 // A Task is something owed. It returns soon after ctx ends.
 type Task func(ctx context.Context)
 
-// An Executor runs tasks in the order they were offered, each in a goroutine of Run's that runs no other meanwhile or, one at a time, in Step's caller's.
+// An Executor runs tasks in the order they were offered, each in a goroutine of Run's that runs no other meanwhile or, one at a time and in
+// the order of Choose, in Step's caller's.
 // The zero value is not usable; see New. Safe for concurrent use.
 type Executor struct {
+	// Choose says which of n tasks that wait Step runs, from 0; nil: the first. Set before the first Step.
+	Choose func(n int) int
+
 	wake chan struct{} // holds one token when there may be work
 
 	mu    sync.Mutex
@@ -91,9 +95,22 @@ func (x *Executor) next() (Task, bool) {
 	return t, true
 }
 
+// chosen is next in Step's order.
+func (x *Executor) chosen() (Task, bool) {
+	if x.Choose != nil {
+		x.mu.Lock()
+		if n := len(x.queue); n > 1 {
+			i := x.Choose(n)
+			x.queue[0], x.queue[i] = x.queue[i], x.queue[0]
+		}
+		x.mu.Unlock()
+	}
+	return x.next()
+}
+
 // Step runs the next task to its end. It returns false if none waited. A task may call Step.
 func (x *Executor) Step(ctx context.Context) bool {
-	t, ok := x.next()
+	t, ok := x.chosen()
 	if !ok {
 		return false
 	}

@@ -1,0 +1,49 @@
+package sim
+
+import "fmt"
+
+// An invariant is what must hold in every history, by its name.
+type invariant string
+
+// The invariants.
+const (
+	acknowledged invariant = "acknowledged is recorded"
+	harmOnce     invariant = "a non-idempotent effect happens at most once"
+	sagasEnd     invariant = "every saga ends, or waits for what can be ended"
+	noMoreThanSo invariant = "a saga claims no more than is so"
+	inReverse    invariant = "what is compensated is compensated in reverse order, once"
+	stillStands  invariant = "nothing is dispatched after an acknowledged kill or quarantine"
+	rateHolds    invariant = "admissions are at most burst + rate × time"
+	bondsHold    invariant = "bonds are conserved, and at most 80 % of σ is bonded"
+	decided      invariant = "a decision for each record, a record for each admission"
+	logVerifies  invariant = "the log verifies"
+	getsQuiet    invariant = "after faults stop all is quiet within bounded steps"
+	idsOnce      invariant = "no id is given out twice"
+	memoryIsLog  invariant = "what is in memory is what the log says"
+	noPanic      invariant = "the shipped code does not panic"
+)
+
+// A violation is an invariant that did not hold.
+type violation struct {
+	of   invariant
+	what string
+	turn int
+}
+
+func (v *violation) String() string { return fmt.Sprintf("%s: %s (turn %d)", v.of, v.what, v.turn) }
+
+// stopped is what a history unwinds with once it has shown what is wrong.
+type stopped struct{}
+
+// must counts a check, and ends the history where it fails.
+func (w *world) must(of invariant, holds bool, format string, args ...any) {
+	w.stats.checks[of]++
+	if holds {
+		return
+	}
+	if w.wrong == nil {
+		w.wrong = &violation{of, fmt.Sprintf(format, args...), w.turn}
+		w.note("VIOLATION %s", w.wrong)
+	}
+	panic(stopped{})
+}

@@ -1,0 +1,103 @@
+package sim
+
+import (
+	"context"
+
+	"github.com/agenthypervisor/hypervisor/saga"
+)
+
+// runSaga has an operator run a saga of some of a session's agents.
+func (w *world) runSaga() {
+	s := w.anySession()
+	if s == nil {
+		return
+	}
+	w.number++
+	in := w.book.session(s.ID()).present()
+	if len(in) == 0 {
+		return
+	}
+	out, err := s.RunSaga(context.Background(), admin, w.define(func() int { return w.deeds.IntN(len(in)) }, s.ID()))
+	switch {
+	case err != nil:
+		w.did("saga", "error", err)
+		return
+	case !out.Allowed:
+		w.did("saga", string(out.Code), out.Reason)
+		return
+	}
+	w.must(acknowledged, w.book.session(s.ID()).sagas[out.ID] != nil, "the saga %s/%s is acknowledged and not recorded", s.ID(), out.ID)
+	w.runs = append(w.runs, run{s.ID(), out.ID, w.number})
+	w.did("saga", "runs", out.ID)
+}
+
+// define makes a saga of up to four steps, each needing some before it, perhaps with a group.
+func (w *world) define(draw func() int, session string) saga.Definition {
+	in := w.book.session(session).present()
+	d := saga.Definition{Name: "weather"}
+	for i := range 1 + w.deeds.IntN(4) {
+		name := []string{"write", "put"}[w.deeds.IntN(2)]
+		s := saga.Step{ID: string(rune('a' + i)), Agent: in[draw()], Execute: "func:" + name, Undo: "func:un" + name, Retries: w.deeds.IntN(3),
+			Args: argsOf(w.number, i)}
+		for j := range i {
+			if w.deeds.IntN(3) == 0 {
+				s.Needs = append(s.Needs, string(rune('a'+j)))
+			}
+		}
+		d.Steps = append(d.Steps, s)
+	}
+	if len(d.Steps) > 2 && len(d.Steps[1].Needs) == 0 && w.deeds.IntN(3) == 0 {
+		d.FanOut = []saga.Group{{Policy: []saga.Policy{saga.All, saga.Majority, saga.Any}[w.deeds.IntN(3)], Branches: []string{"a", "b"}}}
+	}
+	return d
+}
+
+// anyRun draws a saga that was acknowledged.
+func (w *world) anyRun() (run, bool) {
+	if len(w.runs) == 0 {
+		return run{}, false
+	}
+	return w.runs[w.deeds.IntN(len(w.runs))], true
+}
+
+func (w *world) cancelSaga() {
+	r, ok := w.anyRun()
+	if !ok {
+		return
+	}
+	ctx := context.Background()
+	s, err := w.hv.Session(ctx, r.session)
+	if err != nil {
+		return
+	}
+	d, err := s.CancelSaga(ctx, admin, r.id)
+	w.answered("cancel saga", d, err)
+}
+
+// resolveSaga ends something that a saga waits for, or tries to.
+func (w *world) resolveSaga() {
+	r, ok := w.anyRun()
+	if !ok {
+		return
+	}
+	ctx := context.Background()
+	s, err := w.hv.Session(ctx, r.session)
+	if err != nil {
+		return
+	}
+	v, err := s.Saga(ctx, r.id)
+	if err != nil || len(v.Steps) == 0 {
+		return
+	}
+	w.equip(s)
+	step := v.Steps[w.deeds.IntN(len(v.Steps))]
+	how := "retry"
+	if step.Waits == "outcome" { // somebody looks, and says how it is
+		how = "not"
+		if undo := step.State == "compensation_unknown"; w.tookEffect(r, &v, step.ID, undo) {
+			how = "happened"
+		}
+	}
+	d, err := s.ResolveSaga(ctx, admin, r.id, step.ID, how)
+	w.answered("resolve saga "+how, d, err)
+}

@@ -1,0 +1,109 @@
+package sim
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/agenthypervisor/hypervisor"
+	"github.com/agenthypervisor/hypervisor/action"
+	"github.com/agenthypervisor/hypervisor/audit"
+)
+
+// tools_test.go: what the agents call. No crash takes back what a tool has done.
+
+// the descriptors of what can be done in every session.
+var descriptors = []action.Descriptor{
+	{ID: "read", ReadOnly: true},
+	{ID: "write", Reversibility: action.Partial},
+	{ID: "unwrite", Reversibility: action.Partial},
+	{ID: "put", Reversibility: action.Partial, Idempotent: true},
+	{ID: "unput", Reversibility: action.Partial, Idempotent: true},
+	{ID: "destroy"},
+}
+
+// harmless holds the tools whose effect may happen twice.
+var harmless = map[string]bool{"read": true, "put": true, "unput": true}
+
+// equip brings a session its tools, once in each process; a seed's session may be without them for a while.
+func (w *world) equip(s *hypervisor.Session) {
+	if w.equipped[s.ID()] == w.boot {
+		return
+	}
+	w.equipped[s.ID()] = w.boot
+	var tools []hypervisor.Tool
+	for _, d := range descriptors {
+		tools = append(tools, hypervisor.Tool{Descriptor: d, Do: w.tool(s.ID(), d.ID)})
+	}
+	w.must(acknowledged, s.SetTools("", "", tools) == nil, "the tools are refused")
+}
+
+// tool is one tool in one session: slow, gone, wrong, or as it should be.
+func (w *world) tool(session, name string) action.Func {
+	return func(ctx context.Context, args json.RawMessage) (json.RawMessage, error) {
+		w.dispatched(session, name, hypervisor.ActionOf(ctx), args)
+		w.mayCrash(crashTool)
+		if w.hits(toolDies) {
+			w.gone = 2 + w.faults.IntN(8)
+		}
+		switch {
+		case w.gone > 0 || w.hits(toolDown):
+			return nil, action.ErrNotDispatched
+		case w.hits(toolFails):
+			return nil, errors.New("no")
+		case w.hits(answerNever):
+			return nil, action.ErrUnknownOutcome // it did not happen, and nobody knows
+		case w.hits(toolSlow):
+			w.clock.Advance(time.Duration(w.faults.IntN(400)) * time.Second)
+		case w.hits(answerLate):
+			w.meanwhile()
+		}
+		if err := ctx.Err(); err != nil && w.order.IntN(2) == 0 {
+			return nil, err // it hears that it was cancelled, or it does not
+		}
+		w.happens(name, args)
+		w.mayCrash(crashEffect)
+		if w.hits(answerLost) {
+			return nil, action.ErrUnknownOutcome // it did happen, and nobody knows
+		}
+		return json.RawMessage(`"ok"`), nil
+	}
+}
+
+// dispatched judges a call that has come out.
+func (w *world) dispatched(session, name, id string, args json.RawMessage) {
+	w.note("call %s %s/%s %s", name, session, id, short(args))
+	s := w.book.session(session)
+	d := s.deeds[id]
+	if d == nil {
+		w.must(decided, s.eventual && harmless[name], "%s/%s (%s) goes out and no record admits it", session, id, name)
+		return
+	}
+	w.must(decided, d.started == 1 && d.action == name, "%s/%s goes out as %s: %s, started %d times", session, id, name, d, d.started)
+	d.sent++
+	w.must(harmOnce, d.sent == 1, "%s/%s goes out %d times", session, d, d.sent)
+}
+
+// happens is the effect.
+func (w *world) happens(name string, args json.RawMessage) {
+	key := name + string(args)
+	w.effects[key]++
+	w.note("effect %s", short(key))
+	w.must(harmOnce, harmless[name] || w.effects[key] == 1, "%s took effect %d times", short(key), w.effects[key])
+}
+
+// argsOf are a request's: no two are alike.
+func argsOf(number, step int) json.RawMessage {
+	return json.RawMessage(fmt.Sprintf(`{"n":%d,"s":%d}`, number, step))
+}
+
+// largeArgs are so large that they stand outside their record.
+func largeArgs(number int) json.RawMessage {
+	return json.RawMessage(fmt.Sprintf(`{"n":%d,"s":0,"text":%q}`, number, strings.Repeat("x", audit.MaxInline)))
+}
+
+// short is a text that can be read.
+func short[T ~string | ~[]byte](text T) string { return string(text[:min(len(text), 80)]) }
