@@ -36,6 +36,9 @@ func (s *Session) rest() {
 	if len(s.tools) > 0 || len(s.calls) > 0 || s.lost || s.recovered && s.hv.clockBehind || s.reviving.Load() {
 		return
 	}
+	if s.hv.opts.Choose != nil {
+		return // when the garbage collector comes does not repeat, and a simulation does
+	}
 	s.hv.mu.Lock()
 	defer s.hv.mu.Unlock()
 	if s.hv.sessions[s.id] == s {

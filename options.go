@@ -45,7 +45,7 @@ type Options struct {
 	// outside run in it. For simulators and tests that drive one from a single goroutine.
 	Stepped bool
 	// Choose says, of a Stepped hypervisor, which of n things that wait to be done is done next, from 0: what runs in goroutines of
-	// its own otherwise may go in any order. Nil: the first. For simulators.
+	// its own otherwise may go in any order. Nil: the first. For simulators, whose runs repeat: nothing is left to the garbage collector then.
 	Choose func(n int) int
 }
 
