@@ -312,19 +312,6 @@ func (b *book) agentEvent(a *agentBook, e agent.Event) {
 	}
 }
 
-// line returns an agent and those who brought it into the session.
-func (s *sessionBook) line(did policy.DID) (line []policy.DID) {
-	for did != "" && !slices.Contains(line, did) {
-		line = append(line, did)
-		m := s.members[did]
-		if m == nil {
-			break
-		}
-		did = m.parent
-	}
-	return line
-}
-
 func (d *deed) String() string { return fmt.Sprintf("%s %s of %s", d.id, d.action, d.agent) }
 
 // streams returns the session of a stream; nil: it is of no session that is recorded.

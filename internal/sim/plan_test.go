@@ -12,12 +12,11 @@ import (
 // A plan decides one history. Each turn has dice of its own, so what is left out of a plan shifts nothing in the turns that stay: a
 // plan that fails can be made smaller, and still means the same.
 type plan struct {
-	seed   uint64
-	turns  int
-	only   map[int]bool   // the turns that are taken; nil: all
-	calm   map[int]bool   // those in which nothing fails; nil: none
-	mute   map[fault]bool // faults that never happen; nil: none
-	break_ string         // what is broken on purpose (break_test.go); empty: nothing
+	seed  uint64
+	turns int
+	only  map[int]bool   // the turns that are taken; nil: all
+	calm  map[int]bool   // those in which nothing fails; nil: none
+	mute  map[fault]bool // faults that never happen; nil: none
 }
 
 // Dice are what one turn draws from: what is done, what fails, and what comes first.

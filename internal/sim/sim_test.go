@@ -146,6 +146,8 @@ func parting(a, b []string) string {
 	for i < min(len(a), len(b)) && a[i] == b[i] {
 		i++
 	}
-	at := func(lines []string) string { return strings.Join(lines[min(max(i-3, 0), len(lines)):min(i+1, len(lines))], "\n") }
+	at := func(lines []string) string {
+		return strings.Join(lines[min(max(i-3, 0), len(lines)):min(i+1, len(lines))], "\n")
+	}
 	return at(a) + "\nand\n" + at(b)
 }
