@@ -34,7 +34,7 @@ func (w *world) runSaga() {
 // define makes a saga of up to four steps, each needing some before it, perhaps with a group.
 func (w *world) define(draw func() int, session string) saga.Definition {
 	in := w.book.session(session).present()
-	d := saga.Definition{Name: "weather"}
+	d := saga.Definition{Name: "weather", Fault: w.deeds.IntN(2) == 0}
 	for i := range 1 + w.deeds.IntN(4) {
 		name := []string{"write", "put"}[w.deeds.IntN(2)]
 		s := saga.Step{ID: string(rune('a' + i)), Agent: in[draw()], Execute: "func:" + name, Undo: "func:un" + name, Retries: w.deeds.IntN(3),
