@@ -99,9 +99,9 @@ func (x *Executor) next() (Task, bool) {
 func (x *Executor) chosen() (Task, bool) {
 	if x.Choose != nil {
 		x.mu.Lock()
-		if n := len(x.queue); n > 1 {
-			i := x.Choose(n)
-			x.queue[0], x.queue[i] = x.queue[i], x.queue[0]
+		if waits := x.queue[x.first:]; len(waits) > 1 {
+			i := x.Choose(len(waits))
+			waits[0], waits[i] = waits[i], waits[0]
 		}
 		x.mu.Unlock()
 	}
