@@ -65,7 +65,7 @@ var beside = map[string][]string{
 	"internal/sealer":   {"eventlog", "audit"},
 	"internal/auth":     {"eventlog", "audit"},
 
-	"internal/reputation": {"policy", "action", "ring"},
+	"internal/reputation": {"agent", "policy", "action", "ring", "audit"},
 	"internal/address":    {".", "action"},
 	"internal/config":     {"eventlog", "audit", "packs", "internal/address", "internal/document"}, // an allowlist is the book's own
 	"internal/httpapi":    {"eventlog", "audit", "api", "internal/document"},

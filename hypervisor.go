@@ -51,6 +51,7 @@ type Hypervisor struct {
 
 	system   *systemHandle
 	agents   *standings
+	reports  *reporting
 	kills    *killSwitch
 	reviews  reviewing
 	ruling   sync.Mutex // held over SetRules, so that the newest record of rules is of those in force
@@ -107,6 +108,7 @@ func Open(ctx context.Context, opts *Options) (*Hypervisor, error) {
 	hv.timers = executor.NewTimers(o.Clock, hv.tick)
 	hv.system = &systemHandle{hv: hv, seen: map[string]system.Seen{}}
 	hv.agents = &standings{hv: hv, handles: map[policy.DID]*agentHandle{}}
+	hv.reports = &reporting{hv: hv, queued: map[policy.DID]struct{}{}}
 	hv.kills = newKillSwitch(hv)
 	if o.Dir != "" {
 		if err := hv.kills.open(o.Dir); err != nil {

@@ -165,6 +165,9 @@ func (a *standings) submitAll(ctx context.Context, caller policy.Caller, did pol
 		a.hv.timers.Set(h.st.name, agent.Due(h.state))
 		a.hv.review(did)
 		a.keepSnapshot(ctx, h)
+		if agent.Owes(h.state) {
+			a.hv.reports.owe(did, anyTurn)
+		}
 	}
 	return answers, failed
 }
@@ -187,7 +190,7 @@ func (a *standings) decide(h *agentHandle, caller policy.Caller, c agent.Command
 	}
 	agent.Apply(h.state, h.st.seq+1, at, out.Events)
 	return out, h.st.write(draft{at: at, caller: caller, trace: trace, events: agent.AppendEvents(nil, out.Events),
-		deadline: agent.Due(h.state), durable: true}), nil
+		deadline: agent.Due(h.state), owes: agent.Owes(h.state), durable: true}), nil
 }
 
 // over returns sessions whose summary is recorded: all they owed was told before.

@@ -22,6 +22,7 @@ type State struct {
 	Asked       *WitnessAsked    `json:"asked,omitempty"`       // the newest act of ring 0 that a second operator may complete
 	Bonds       []Bond           `json:"bonds,omitempty"`       // outstanding, oldest first
 	Heard       map[string]Heard `json:"heard,omitempty"`       // of each session that may send more
+	Untold      Stretch          `json:"untold,omitzero"`       // holds the entries that a reputation service is to be told of
 
 	Quarantine *Quarantined `json:"quarantine,omitempty"` // never written to; nil: none
 
@@ -120,6 +121,8 @@ func decide(s *State, env *Env, c Command) Outcome {
 		return decideEndQuarantine(s, env, c)
 	case Tick:
 		return decideTick(s, env)
+	case Noticed:
+		return decideNoticed(s, env, c)
 	case Kill:
 		return decideKill(s, env, c)
 	case LiftKill:
@@ -170,6 +173,7 @@ var readers = audit.Readers[Event]{
 	movedType:    reader[Moved](),
 	askedType:    reader[WitnessAsked](),
 	overType:     reader[SessionsOver](),
+	noticedType:  reader[Reported](),
 
 	reservedType:    reader[BondReserved](),
 	releasedType:    reader[BondReleased](),

@@ -134,6 +134,9 @@ func (e Moved) Append(dst []byte) []byte {
 func (e Moved) apply(s *State, at time.Time) {
 	sigma := e.Sigma
 	s.Set, s.Risk = &sigma, e.Risk
+	if e.Kind.Notable() {
+		s.owe()
+	}
 	switch e.Kind {
 	case Clean:
 		s.Credited = day(at)

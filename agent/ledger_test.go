@@ -30,6 +30,7 @@ func samples() []Event {
 		QuarantineEntered{Agent: ann, Until: at},
 		QuarantineReleased{Agent: ann, Why: "operator", Note: "\"\u2028"},
 		SessionsOver{Sessions: []string{"a", "b"}},
+		Reported{Through: 3, Refused: true}, Reported{},
 		Moved{Entry: Entry{Session: "s", Number: 3, Kind: Clip, Bond: "vch-1", Severity: 2}, Lost: 4, Sigma: 3},
 		BondReserved{Session: "s", Number: 1, Bond: "vch-1", Vouchee: ann, Amount: 5},
 		BondReleased{Session: "s", Number: 1, Bond: "vch-1"},

@@ -143,7 +143,7 @@ func (d *daemon) enforce(ctx context.Context, cfg *config.Config) error {
 	if err != nil {
 		return usage("%w", err)
 	}
-	d.hv.SetReputation(rates)
+	rates.set(d.hv)
 	d.hv.SetAddresses(cfg.Addresses)
 	if _, err := d.hv.NoteConfig(ctx, configOperator, cfg.Digest); err != nil {
 		return err
@@ -157,13 +157,47 @@ func (d *daemon) enforce(ctx context.Context, cfg *config.Config) error {
 	return nil
 }
 
-// reputationOf returns the service that a configuration has asked at joins; nil: none.
-func reputationOf(cfg *config.Config) (hypervisor.Reputation, error) {
+// A rating is the reputation service of a configuration.
+type rating struct {
+	asked *reputation.Service // nil: none is
+	told  bool
+}
+
+// reputationOf returns the service that a configuration names, which nobody asks yet.
+func reputationOf(cfg *config.Config) (rating, error) {
 	r := cfg.Services.Reputation
 	if r == nil {
-		return nil, nil
+		return rating{}, nil
 	}
-	return reputation.New(reputation.Options{URL: r.URL, Headers: r.Headers, Timeout: r.Timeout, Keep: r.Cache})
+	headers := r.Headers
+	if r.TokenEnv != "" {
+		token := os.Getenv(r.TokenEnv)
+		if token == "" {
+			return rating{}, fmt.Errorf("services.reputation.token_env: the environment has no %s; set it to the service's token", r.TokenEnv)
+		}
+		headers = maps.Clone(headers)
+		if headers == nil {
+			headers = map[string]string{}
+		}
+		headers["Authorization"] = "Bearer " + token
+	}
+	s, err := reputation.New(reputation.Options{URL: r.URL, Headers: headers, Timeout: r.Timeout, Keep: r.Cache})
+	return rating{s, !r.NoReports}, err
+}
+
+// set has the service asked, and told, from now on; the one before no more.
+func (r rating) set(hv *hypervisor.Hypervisor) {
+	if r.asked == nil {
+		hv.SetReputation(nil)
+		hv.SetReporter(nil)
+		return
+	}
+	hv.SetReputation(r.asked)
+	if r.told {
+		hv.SetReporter(r.asked)
+	} else {
+		hv.SetReporter(nil)
+	}
 }
 
 // followSignals reads the configuration again at each SIGHUP, until ctx ends.

@@ -38,3 +38,30 @@ func TestTheConfiguredServiceIsAskedAtAJoin(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// … and it is told what conduct brought an agent, with the token that the environment has.
+func TestTheConfiguredServiceIsToldOfASlash(t *testing.T) {
+	told := make(chan map[string]any, 8)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var said map[string]any
+		if r.Method != http.MethodPost || r.Header.Get("Authorization") != "Bearer s3cret" || json.NewDecoder(r.Body).Decode(&said) != nil {
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		_ = json.NewEncoder(w).Encode(map[string]any{"id": said["id"]})
+		told <- said
+	}))
+	defer server.Close()
+	yaml := notesYAML + "services: {reputation: {url: '" + server.URL + "', token_env: TEST_REPUTATION_TOKEN}}\n"
+	t.Setenv("TEST_REPUTATION_TOKEN", "s3cret")
+	d := start(t, t.TempDir(), yaml)
+	if _, err := d.ctl.Slash(t.Context(), "did:mesh:ann", api.Slash{Reason: "it leaked"}); err != nil {
+		t.Fatal(err)
+	}
+	if said := <-told; said["agent"] != "did:mesh:ann" || said["kind"] != "slash" || said["score"] != 0.0 || said["cause"] != "it leaked" {
+		t.Errorf("%v", said)
+	}
+	if err := d.end(); err != nil {
+		t.Error(err)
+	}
+}

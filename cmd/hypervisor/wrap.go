@@ -244,7 +244,7 @@ func (w *wrapping) prepare(ctx context.Context, hv *hypervisor.Hypervisor, admin
 	if err != nil {
 		return nil, none, usage("%w", err)
 	}
-	hv.SetReputation(rates)
+	rates.set(hv)
 	if _, err := hv.SetRules(ctx, admin, set.cfg.Rules, set.cfg.Rules.Version()); err != nil {
 		return nil, none, err
 	}
