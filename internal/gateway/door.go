@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"net/http"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	jsonv2 "github.com/go-json-experiment/json"
+	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
 
 	"github.com/agenthypervisor/hypervisor"
 )
@@ -181,6 +183,10 @@ func (v *visit) route(w http.ResponseWriter) (http.Handler, *patientWriter, *htt
 		}
 		return v.seat.stateless, pw, r
 	}
+	if e.call && v.client != nil && !isServed(e.method) { // of whom the SDK knows nothing it answers no JSON-RPC
+		reply(pw, http.StatusOK, &fault{code: jsonrpc.CodeMethodNotFound, text: fmt.Sprintf("%q is not served", clip(e.method)), id: salvageID(body)})
+		return nil, nil, nil
+	}
 	if r.Method == http.MethodPost && r.Header.Get(sessionHeader) == "" && !v.seat.hasRoom() {
 		pw.Header().Set("Retry-After", retryAfter)
 		http.Error(pw, "this agent has too many clients in this session", http.StatusServiceUnavailable)
@@ -213,10 +219,21 @@ func (v *visit) readBody(w *patientWriter, r *http.Request) (envelope, []byte, b
 }
 
 // answerFault answers a request that goes no further.
-func answerFault(w http.ResponseWriter, f *fault) {
+func answerFault(w http.ResponseWriter, f *fault) { reply(w, http.StatusBadRequest, f) }
+
+func reply(w http.ResponseWriter, status int, f *fault) {
 	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(http.StatusBadRequest)
+	w.WriteHeader(status)
 	_, _ = w.Write(f.line()) // whoever sent it may be gone
+}
+
+// isServed reports whether a client's request is of a method that there is.
+func isServed(method string) bool {
+	switch method {
+	case "initialize", "ping", "server/discover", "tools/list", "tools/call", "logging/setLevel", "subscriptions/listen":
+		return true
+	}
+	return readMethods[method] != nil
 }
 
 // checkHeaders returns what of a modern call's headers says otherwise than its arguments, by the tool's schema.

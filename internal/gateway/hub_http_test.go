@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -221,8 +222,20 @@ func TestErrorsOfTheProtocolStayErrors(t *testing.T) {
 		{"tools/call", `{}`, jsonrpc.CodeInvalidParams},
 	} {
 		m, resp := p.say(fmt.Sprintf(`{"jsonrpc":"2.0","id":%d,"method":%q,"params":%s}`, 10+i, tt.method, tt.params))
-		if resp.StatusCode < 300 && (m.Error == nil || m.Error.Code != tt.code) {
+		if resp.StatusCode != http.StatusOK || m.Error == nil || m.Error.Code != tt.code {
 			t.Errorf("%s: %s %+v", tt.method, resp.Status, m)
 		}
+	}
+}
+
+func TestAnErrorWithoutACodeGetsOneAndShowsWhatItHides(t *testing.T) {
+	_, err := coded(nil, fmt.Errorf("resources/list: %w", errors.New("server x is not running (it said \u202e)")))
+	var e *jsonrpc.Error
+	if !errors.As(err, &e) || e.Code != jsonrpc.CodeInternalError || e.Message != "resources/list: server x is not running (it said \uFFFD)" {
+		t.Errorf("%+v", err)
+	}
+	own := &jsonrpc.Error{Code: CodeRefused, Message: "no"}
+	if _, err := coded(nil, fmt.Errorf("reading: %w", own)); !errors.As(err, &e) || e != own {
+		t.Errorf("%+v, want the error that has a code", err)
 	}
 }

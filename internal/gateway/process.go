@@ -171,14 +171,14 @@ func closeAll(files []*os.File) {
 // maxLogLine bounds a line of a server's stderr; the rest of a longer one is dropped.
 const maxLogLine = 4 << 10
 
-// copyLines copies lines after a prefix, each cut to maxLogLine and without control characters, which could drive a terminal.
+// copyLines copies lines after a prefix, each cut to maxLogLine and with nothing in it that is hidden or drives a terminal.
 // It reads on when writing fails: a server must not block on its own diagnostics.
 func copyLines(w io.Writer, r io.Reader, prefix string) {
 	br := bufio.NewReaderSize(r, maxLogLine)
 	for {
 		part, err := br.ReadSlice('\n')
 		if len(bytes.TrimSpace(part)) > 0 {
-			text := strings.Map(printable, strings.ToValidUTF8(strings.TrimRight(string(part), "\r\n"), "\uFFFD"))
+			text := neutralText(strings.ReplaceAll(strings.ToValidUTF8(strings.TrimRight(string(part), "\r\n"), "\uFFFD"), "\r", "\uFFFD"))
 			if errors.Is(err, bufio.ErrBufferFull) {
 				text += "…"
 			}
@@ -191,11 +191,4 @@ func copyLines(w io.Writer, r io.Reader, prefix string) {
 			return
 		}
 	}
-}
-
-func printable(r rune) rune {
-	if r != '\t' && (r < ' ' || r >= 0x7f && r <= 0x9f) {
-		return '\uFFFD'
-	}
-	return r
 }

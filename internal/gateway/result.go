@@ -2,11 +2,14 @@ package gateway
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 
+	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 )
 
@@ -93,6 +96,18 @@ func (r *rawResult) withMeta() ([]member, error) {
 		return nil, err
 	}
 	return parts, nil
+}
+
+// coded gives an error a JSON-RPC code that has none, and takes what hides out of its text: the SDK would send 0, which is no code.
+func coded(r mcp.Result, err error) (mcp.Result, error) {
+	var e *jsonrpc.Error
+	switch {
+	case err == nil, errors.Is(err, context.Canceled):
+		return r, err
+	case errors.As(err, &e):
+		return nil, e
+	}
+	return nil, &jsonrpc.Error{Code: jsonrpc.CodeInternalError, Message: neutralText(err.Error())}
 }
 
 // encode is json.Marshal without escapes meant for HTML: text goes to models and programs.

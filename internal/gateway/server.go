@@ -195,14 +195,14 @@ func (s *Server) receive(next mcp.MethodHandler) mcp.MethodHandler {
 			if ss, ok := req.GetSession().(*mcp.ServerSession); ok { // a server that is started now is spoken to in the client's way
 				ctx = withCaller(ctx, callerIn(ss, p))
 			}
-			return s.list(ctx, p)
+			return coded(s.list(ctx, p))
 		case "tools/call":
-			return s.call(ctx, req.(*mcp.CallToolRequest))
+			return coded(s.call(ctx, req.(*mcp.CallToolRequest)))
 		case "subscriptions/listen":
 			return s.listen(ctx, next, method, req)
 		case subscribeMethod, unsubscribeMethod:
 			if s.reads != nil {
-				return s.subscribe(ctx, next, method, req)
+				return coded(s.subscribe(ctx, next, method, req))
 			}
 		case "ping":
 			return next(ctx, method, req)
@@ -216,7 +216,7 @@ func (s *Server) receive(next mcp.MethodHandler) mcp.MethodHandler {
 			}
 		}
 		if readMethods[method] != nil && s.reads != nil {
-			return s.read(ctx, method, req)
+			return coded(s.read(ctx, method, req))
 		}
 		if strings.HasPrefix(method, "notifications/") {
 			return next(ctx, method, req)
@@ -267,10 +267,6 @@ func (s *Server) read(ctx context.Context, method string, req mcp.Request) (mcp.
 	}
 	result, err := s.reads.Read(ctx, method, params)
 	if err != nil {
-		var e *jsonrpc.Error
-		if errors.As(err, &e) {
-			return nil, e
-		}
 		return nil, fmt.Errorf("%s: %w", method, err)
 	}
 	return s.forwarded(result, method, p)

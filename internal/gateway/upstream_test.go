@@ -465,10 +465,10 @@ func makeFIFO(t *testing.T) (string, func() <-chan struct{}) {
 	}
 }
 
-func TestStderrIsPassedOnByLinesCutAndWithoutControlCharacters(t *testing.T) {
+func TestStderrIsPassedOnByLinesCutAndWithNothingHidden(t *testing.T) {
 	var out strings.Builder
-	copyLines(&out, strings.NewReader("plain\r\n\x1b[31mred\n\n"+strings.Repeat("x", 3*maxLogLine)+"\nlast \xff"), "[up] ")
-	want := "[up] plain\n[up] \uFFFD[31mred\n[up] " + strings.Repeat("x", maxLogLine) + "…\n[up] last \uFFFD\n"
+	copyLines(&out, strings.NewReader("plain\r\n\x1b[31mred\n\nover\rwritten \u202egpj.exe\u200b\n"+strings.Repeat("x", 3*maxLogLine)+"\nlast \xff"), "[up] ")
+	want := "[up] plain\n[up] \uFFFD[31mred\n[up] over\uFFFDwritten \uFFFDgpj.exe\uFFFD\n[up] " + strings.Repeat("x", maxLogLine) + "…\n[up] last \uFFFD\n"
 	if out.String() != want {
 		t.Errorf("%.200q", out.String())
 	}
