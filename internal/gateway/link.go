@@ -273,9 +273,12 @@ type toolPage struct {
 func (l *link) page(ctx context.Context, cursor string) (p toolPage, err error) {
 	t := &tap{}
 	_, err = l.session.ListTools(withTap(ctx, t), &mcp.ListToolsParams{Cursor: cursor})
-	if answered := l.conn.untap(t); err != nil {
+	switch answered := l.conn.untap(t); {
+	case answered && t.err != nil:
+		return p, answeredError{l.upstream.name, t.err}
+	case !answered && err != nil:
 		return p, err
-	} else if !answered && t.broken == nil {
+	case !answered:
 		panic("gateway: a list of tools that did not come by the wire")
 	}
 	if err := jsonv2.Unmarshal(t.result, &p); err != nil {
@@ -401,18 +404,37 @@ func (l *link) outcome(t *tap, tool string) (json.RawMessage, error) {
 	if t.err != nil {
 		return nil, answeredError{l.upstream.name, t.err}
 	}
-	var r struct {
-		IsError    bool   `json:"isError"`
-		ResultType string `json:"resultType"`
-	}
-	if err := jsonv2.Unmarshal(t.result, &r); err != nil {
+	kind, failed, err := resultKind(t.result)
+	if err != nil {
 		return nil, fmt.Errorf("%w: server %s answered %s with no result: %w", action.ErrUnknownOutcome, l.upstream.name, tool, err)
 	}
 	switch {
-	case r.ResultType == "input_required":
+	case kind == "input_required":
 		return t.result, errInput
-	case r.IsError:
+	case failed:
 		return t.result, fmt.Errorf("%w: %s", ErrReported, tool)
 	}
 	return t.result, nil
+}
+
+// resultKind returns a result's resultType (empty: none) and isError.
+func resultKind(result json.RawMessage) (kind string, failed bool, err error) {
+	parts, err := members(result)
+	if err != nil {
+		return "", false, err
+	}
+	for _, m := range parts {
+		switch value := string(m.value); {
+		case value == "null":
+		case m.name == "resultType":
+			if kind, err = unquote(m.value); err != nil {
+				return "", false, errors.New("its resultType is not a string")
+			}
+		case m.name == "isError":
+			if failed = value == "true"; !failed && value != "false" {
+				return "", false, errors.New("its isError is neither true nor false")
+			}
+		}
+	}
+	return kind, failed, nil
 }

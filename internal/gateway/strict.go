@@ -95,31 +95,82 @@ type member struct {
 	value json.RawMessage
 }
 
-// members takes an object apart, in order. It is an error if text is not one.
+var errNoObject = errors.New("not a JSON object")
+
+// members takes an object apart, in order; the values share memory with text. It is an error if text is not one. The text is a
+// part of what has passed action.WellFormed, so what is within a value is not looked at again.
 func members(text []byte) ([]member, error) {
-	d := jsontext.NewDecoder(bytes.NewReader(text))
-	if d.PeekKind() != '{' {
-		return nil, errors.New("not a JSON object")
+	at := skipSpace(text, 0)
+	if !isAt(text, at, '{') {
+		return nil, errNoObject
 	}
-	if _, err := d.ReadToken(); err != nil {
-		return nil, err
+	at = skipSpace(text, at+1)
+	if isAt(text, at, '}') {
+		return nil, nil
 	}
-	var out []member
-	for d.PeekKind() != '}' {
-		name, err := d.ReadToken()
+	out := make([]member, 0, 4) // as many as most have
+	for {
+		end := valueEnd(text, at)
+		name, err := unquote(text[at:end])
 		if err != nil {
-			return nil, err
+			return nil, errNoObject
 		}
-		m := member{name: name.String()}
-		v, err := d.ReadValue()
-		if err != nil {
-			return nil, err
+		at = skipSpace(text, end)
+		if !isAt(text, at, ':') {
+			return nil, errNoObject
 		}
-		m.value = json.RawMessage(v.Clone())
-		out = append(out, m)
+		at = skipSpace(text, at+1)
+		end = valueEnd(text, at)
+		if end == at {
+			return nil, errNoObject
+		}
+		out = append(out, member{name, json.RawMessage(text[at:end:end])})
+		at = skipSpace(text, end)
+		if isAt(text, at, '}') {
+			return out, nil
+		}
+		if !isAt(text, at, ',') {
+			return nil, errNoObject
+		}
+		at = skipSpace(text, at+1)
 	}
-	_, err := d.ReadToken()
-	return out, err
+}
+
+func isAt(text []byte, at int, c byte) bool { return at < len(text) && text[at] == c }
+
+func skipSpace(text []byte, at int) int {
+	for at < len(text) && (text[at] == ' ' || text[at] == '\t' || text[at] == '\n' || text[at] == '\r') {
+		at++
+	}
+	return at
+}
+
+// valueEnd returns where the value that begins at a place of a well-formed text ends.
+func valueEnd(text []byte, at int) int {
+	depth, quoted := 0, false
+	for ; at < len(text); at++ {
+		switch c := text[at]; {
+		case quoted && c == '\\':
+			at++
+		case c == '"':
+			if quoted = !quoted; !quoted && depth == 0 {
+				return at + 1
+			}
+		case quoted:
+		case c == '{' || c == '[':
+			depth++
+		case c == '}' || c == ']':
+			if depth == 0 {
+				return at // of a number or a word before it
+			}
+			if depth--; depth == 0 {
+				return at + 1
+			}
+		case depth == 0 && (c == ',' || c == ':' || c == ' ' || c == '\t' || c == '\n' || c == '\r'):
+			return at
+		}
+	}
+	return len(text)
 }
 
 // take reads one member of the envelope.
@@ -253,6 +304,9 @@ func clipTo(text string, most int) string {
 }
 
 func unquote(v json.RawMessage) (string, error) {
+	if n := len(v); n > 1 && v[0] == '"' && v[n-1] == '"' && bytes.IndexByte(v, '\\') < 0 {
+		return string(v[1 : n-1]), nil // what an escape would be is nowhere in it
+	}
 	b, err := jsontext.AppendUnquote(nil, v)
 	return string(b), err
 }

@@ -1,12 +1,15 @@
 package gateway
 
 import (
+	"bytes"
 	"encoding/json"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
 	jsonv2 "github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
 
 	"github.com/agenthypervisor/hypervisor/action"
@@ -147,6 +150,48 @@ func FuzzLine(f *testing.F) {
 	f.Fuzz(func(t *testing.T, line []byte) {
 		if !strings.Contains(string(line), "\n") {
 			sameToAll(t, line)
+		}
+	})
+}
+
+// membersByDecoder is members by a decoder of the library.
+func membersByDecoder(t *testing.T, text []byte) []member {
+	d := jsontext.NewDecoder(bytes.NewReader(text))
+	if _, err := d.ReadToken(); err != nil {
+		t.Fatal(err)
+	}
+	var out []member
+	for d.PeekKind() != '}' {
+		name, err := d.ReadToken()
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := member{name: name.String()}
+		v, err := d.ReadValue()
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.value = json.RawMessage(v.Clone())
+		out = append(out, m)
+	}
+	return out
+}
+
+func FuzzMembersAreThoseThatADecoderFinds(f *testing.F) {
+	for _, line := range append(goodLines, ` { } `, `{"a":1}`, `{"a" : -1.5e+3 , "b" :true,"":null, "\u00e9\"\\":"\\\"}{" }`,
+		`{"a":[],"b":{},"c":[{"x":"]}"},[1,2 ] ] ,"d":{"y":{"z":"\\"}}}`, `[1]`, `1`, `"{"`, ``, `{`, `{"a"}`, `{"a":}`, `{"a":1,}`, `{"a":1 "b":2}`, `{1:2}`, `{"a":`, `{"a":1`) {
+		f.Add([]byte(line))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		got, err := members(text) // of anything, without a panic
+		if action.WellFormed(text) != nil {
+			return
+		}
+		if object := jsontext.Value(text).Kind() == '{'; (err == nil) != object {
+			t.Fatalf("%v, and it is an object: %v", err, object)
+		}
+		if err == nil && !slices.EqualFunc(got, membersByDecoder(t, text), func(a, b member) bool { return a.name == b.name && string(a.value) == string(b.value) }) {
+			t.Fatalf("%q, want %q", got, membersByDecoder(t, text))
 		}
 	})
 }

@@ -184,7 +184,10 @@ func (c *upstreamConn) read(ctx context.Context) (jsonrpc.Message, error) {
 	return nil, c.notice(in)
 }
 
-// answer hands the answer to its tap, if it has one, and the SDK an empty one in its place.
+// errTapped is what the SDK gets in the place of an answer that its tap has: an error is what costs it least.
+var errTapped = &jsonrpc.Error{Message: "the answer was taken off the wire"}
+
+// answer hands the answer to its tap, if it has one, and then tells the SDK only that there was one.
 func (c *upstreamConn) answer(e incoming) *jsonrpc.Response {
 	if e.of != nil {
 		e.id = e.of.id // an error may come without it
@@ -198,9 +201,7 @@ func (c *upstreamConn) answer(e incoming) *jsonrpc.Response {
 	if t := c.taps[e.id]; t != nil {
 		delete(c.taps, e.id)
 		t.answered, t.result, t.err = true, e.result, e.envelope.err
-		if t.err == nil {
-			r.Result = json.RawMessage(`{}`)
-		}
+		r.Result, r.Error = nil, errTapped
 	}
 	return r
 }
