@@ -50,6 +50,7 @@ func (hv *Hypervisor) wait(ctx context.Context, t *ticket) error {
 			open = hv.committer.TryStep(ctx)
 		}
 	}
+	hv.committer.Hurry()
 	<-t.done
 	if t.err != nil {
 		return away(t.err)
@@ -127,6 +128,7 @@ type stored struct {
 // read yields the records of a stream from a sequence number on, checked against each other: each follows the one before.
 func (hv *Hypervisor) read(ctx context.Context, name string, from uint64) iter.Seq2[*stored, error] {
 	return func(yield func(*stored, error) bool) {
+		hv.committer.Hurry() // what was acknowledged early is soon there too
 		var seq uint64
 		var head audit.Hash
 		for rec, err := range hv.store.Read(ctx, name, from) {

@@ -177,6 +177,7 @@ func (h *history) from(ctx context.Context, req *UndoRequest, since time.Time) (
 // tail yields the records of all streams behind a position.
 func (hv *Hypervisor) tail(ctx context.Context, after uint64) iter.Seq2[*stored, error] {
 	return func(yield func(*stored, error) bool) {
+		hv.committer.Hurry()
 		for rec, err := range hv.store.Tail(ctx, after) {
 			if err != nil {
 				yield(nil, away(fmt.Errorf("reading the log: %w", err)))

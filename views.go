@@ -358,6 +358,7 @@ type Event struct {
 // one holds up nobody.
 func (hv *Hypervisor) Follow(ctx context.Context, after uint64) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
+		hv.committer.Hurry() // for what was acknowledged already; what comes, comes soon
 		for ctx.Err() == nil {
 			more := hv.feed.More()
 			for rec, err := range hv.store.Tail(ctx, after) {

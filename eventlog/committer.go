@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 )
 
 const (
@@ -14,6 +15,9 @@ const (
 	MaxBatch = 512
 	// maxBatchBytes bounds the bytes of one transaction, but for its last record.
 	maxBatchBytes = 8 << 20
+	// linger is how long Run lets a record wait for company that need not be durable: half of what such a record may wait until
+	// it is handed to the disk (SPEC §1 "Consistency"), the other half is the store's.
+	linger = 5 * time.Millisecond
 )
 
 var (
@@ -31,6 +35,7 @@ type Committer struct {
 
 	mu      sync.Mutex
 	queue   []queued
+	urgent  bool  // something in the queue is waited for
 	slots   int   // reserved and queued
 	stopped error // set when Run has ended; fails what comes later
 
@@ -106,12 +111,33 @@ func (c *Committer) Enqueue(lane *Lane, rec Append, done func(error)) {
 	} else {
 		c.slots--
 	}
+	hurry := rec.Durable || len(c.queue) >= MaxBatch
+	tell := hurry && !c.urgent || len(c.queue) == 1
+	c.urgent = c.urgent || hurry
 	c.mu.Unlock()
 	if stopped != nil {
 		lane.kill(stopped)
 		done(stopped)
 		return
 	}
+	if tell {
+		c.tell()
+	}
+}
+
+// Hurry has Run append what is queued without waiting for company: somebody waits for it.
+func (c *Committer) Hurry() {
+	c.mu.Lock()
+	tell := len(c.queue) > 0 && !c.urgent
+	c.urgent = c.urgent || tell
+	c.mu.Unlock()
+	if tell {
+		c.tell()
+	}
+}
+
+// tell wakes Run.
+func (c *Committer) tell() {
 	select {
 	case c.wake <- struct{}{}:
 	default: // a token is there already
@@ -186,6 +212,7 @@ func (c *Committer) take() bool {
 	clear(c.queue[rest:])
 	c.queue = c.queue[:rest]
 	c.slots -= n
+	c.urgent = c.urgent && rest > 0
 	return n > 0
 }
 
@@ -196,13 +223,24 @@ func (c *Committer) finish(q queued, err error) {
 	q.done(err)
 }
 
-// Run appends groups until ctx ends, then appends what waits and returns. What comes after that fails with ErrStopped.
+// Run appends groups until ctx ends, then appends what waits and returns. What comes after that fails with ErrStopped. Records that
+// need not be durable wait up to linger for others, unless there is one in the queue that must be, or Hurry is called.
 func (c *Committer) Run(ctx context.Context) error {
+	due := time.NewTimer(linger)
+	defer due.Stop()
 	for {
-		for c.Step(ctx) {
+		waiting, urgent := c.waiting()
+		for urgent && c.Step(ctx) {
+			waiting, urgent = c.waiting()
+		}
+		if waiting {
+			due.Reset(linger)
 		}
 		select {
 		case <-c.wake:
+		case <-due.C:
+			for c.Step(ctx) {
+			}
 		case <-ctx.Done():
 			c.mu.Lock()
 			c.stopped = ErrStopped
@@ -212,4 +250,11 @@ func (c *Committer) Run(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// waiting reports whether anything is queued, and whether it is to be appended at once.
+func (c *Committer) waiting() (any, urgent bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.queue) > 0, c.urgent
 }

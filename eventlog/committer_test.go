@@ -8,6 +8,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -223,6 +224,49 @@ func TestRunAppendsWhatWaitsAndThenFailsWhatComes(t *testing.T) {
 		}
 		if c.Step(t.Context()) || len(log.groups) != 2 {
 			t.Errorf("%d groups, want 2 and nothing left", len(log.groups))
+		}
+	})
+}
+
+// SPEC §1 "Consistency": what need not be durable first is handed to the disk within 10 ms; until then it waits for company.
+func TestRunLetsARecordWaitThatNeedNotBeDurable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := newSpy()
+		c := eventlog.NewCommitter(log)
+		s, lane := eventlogtest.Stream{Name: "a"}, new(eventlog.Lane)
+		next := func(durable bool) {
+			rec := s.Next("word")
+			rec.Durable = durable
+			enqueue(t, c, lane, rec)
+			synctest.Wait()
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- c.Run(ctx) }()
+		for _, tt := range []struct {
+			what string
+			do   func()
+			want int // records appended in all
+		}{
+			{"one comes", func() { next(false) }, 0},
+			{"and another", func() { time.Sleep(4 * time.Millisecond); next(false) }, 0},
+			{"10 ms are over since the first", func() { time.Sleep(6 * time.Millisecond) }, 2},
+			{"one comes", func() { next(false) }, 2},
+			{"and one that must be durable", func() { next(true) }, 4},
+			{"one comes", func() { next(false) }, 4},
+			{"and is waited for", c.Hurry, 5},
+			{"nothing comes", func() { c.Hurry(); time.Sleep(time.Second) }, 5},
+			{"one comes", func() { next(false) }, 5},
+			{"Run ends", func() { cancel(); <-ended }, 6},
+		} {
+			tt.do()
+			synctest.Wait()
+			if got := len(slices.Concat(log.groups...)); got != tt.want {
+				t.Errorf("%s: %d records appended, want %d", tt.what, got, tt.want)
+			}
+		}
+		if len(log.groups) != 4 {
+			t.Errorf("in %d groups, want 4: %v", len(log.groups), log.groups)
 		}
 	})
 }
