@@ -46,6 +46,7 @@ type call struct {
 	values   map[string]any  // args, decoded
 	before   *action.Image   // what was there before; nil: not known
 	undoable bool            // it was admitted as one that can be taken back
+	own      bool            // whoever asked does it, and the executor does not
 	ctx      context.Context // the caller's: its end cancels the call, its values reach the function
 	cancel   context.CancelCauseFunc
 
@@ -66,9 +67,13 @@ type call struct {
 // the error says that nothing could be decided or recorded. When ctx ends the call is cancelled; its outcome is recorded
 // and Act returns ctx's error.
 func (s *Session) Act(ctx context.Context, caller policy.Caller, c session.Act) (Outcome, error) {
-	started, out, err := s.admit(ctx, caller, c)
+	started, out, err := s.admit(ctx, caller, c, true)
 	if started == nil || err != nil {
 		return out, err
+	}
+	if started.own {
+		s.dispatch(started.id)
+		s.hv.exec.Release()
 	}
 	return started.wait(ctx, s.hv)
 }
@@ -76,7 +81,7 @@ func (s *Session) Act(ctx context.Context, caller policy.Caller, c session.Act) 
 // Begin is Act that does not wait for the outcome: it returns once the call is admitted or refused. The end of ctx cancels the
 // call, so it is one that outlives whoever asked.
 func (s *Session) Begin(ctx context.Context, caller policy.Caller, c session.Act) (Outcome, error) {
-	started, out, err := s.admit(ctx, caller, c)
+	started, out, err := s.admit(ctx, caller, c, false)
 	if started == nil || err != nil {
 		return out, err
 	}
@@ -84,9 +89,9 @@ func (s *Session) Begin(ctx context.Context, caller policy.Caller, c session.Act
 	return out, nil
 }
 
-// admit returns the call that was begun, or the answer where none was.
-func (s *Session) admit(ctx context.Context, caller policy.Caller, c session.Act) (*call, Outcome, error) {
-	out, started, err := s.ask(ctx, caller, c)
+// admit returns the call that was begun, or the answer where none was. waits says that its caller waits for the outcome.
+func (s *Session) admit(ctx context.Context, caller policy.Caller, c session.Act, waits bool) (*call, Outcome, error) {
+	out, started, err := s.ask(ctx, caller, c, waits)
 	switch {
 	case err != nil:
 		if out.Events != nil && !out.Allowed { // a refusal is answered even when it cannot be recorded (SPEC §2)
@@ -104,7 +109,7 @@ func (s *Session) admit(ctx context.Context, caller policy.Caller, c session.Act
 }
 
 // ask decides a call and waits until the decision is recorded. It returns the call that has begun; nil: none.
-func (s *Session) ask(ctx context.Context, caller policy.Caller, c session.Act) (session.Outcome, *call, error) {
+func (s *Session) ask(ctx context.Context, caller policy.Caller, c session.Act, waits bool) (session.Outcome, *call, error) {
 	if err := s.hv.enter(); err != nil {
 		return session.Outcome{}, nil, err
 	}
@@ -126,6 +131,7 @@ func (s *Session) ask(ctx context.Context, caller policy.Caller, c session.Act) 
 		if out.Allowed {
 			started = s.begin(withEffect(ctx, s.effectOf(c, out.ID)), caller, out, tool, found)
 			started.owner = owner
+			started.own = waits && tool.Prompt && !s.hv.opts.Stepped
 		}
 	}
 	out, t, err := s.propose(ctx, caller, c, stamp, begin)
@@ -294,6 +300,12 @@ func (c *call) wait(ctx context.Context, hv *Hypervisor) (Outcome, error) {
 		return Outcome{Decision: c.decision, ID: c.id}, err
 	}
 	return c.out, c.err
+}
+
+// ownDispatch reports whether an effect is a call that whoever asked for it does. The lock is held.
+func (s *Session) ownDispatch(e session.Effect) bool {
+	d, ok := e.(session.Dispatch)
+	return ok && s.calls[d.ID] != nil && s.calls[d.ID].own
 }
 
 // owe hands what a record owes to the executor. It is called from the committer once the record is in, or with the lock held.

@@ -129,6 +129,7 @@ func (s *Session) record(ctx context.Context, env session.Env, trace string, c s
 	s.known = true
 	l.st.events = session.AppendEvents(l.st.events[:0], out.Events)
 	effects := session.Apply(l.state, session.Stamp{Seq: l.st.seq + 1, Time: env.Now, Caller: env.Caller.DID}, out.Events)
+	effects = slices.DeleteFunc(effects, s.ownDispatch)
 	l.agents.follow(l.state, out.Events)
 	d := draft{at: env.Now, caller: env.Caller, trace: trace, events: l.st.events, payload: payload,
 		deadline: session.Due(l.state), owes: session.Owes(l.state), durable: out.Durable}

@@ -196,7 +196,7 @@ func (s *Session) send(ctx context.Context, t session.SagaTry) (again bool, err 
 		return false, err
 	}
 	_, _, missing := s.hv.toolFor(ctx, s, step.Agent, name) // where it is not to be had the step is refused, which is recorded, and waits
-	started, out, err := s.admit(context.WithoutCancel(ctx), policy.Agent(step.Agent).Through("saga"), session.Act{Action: name, Args: args[t.Step], Saga: &t})
+	started, out, err := s.admit(context.WithoutCancel(ctx), policy.Agent(step.Agent).Through("saga"), session.Act{Action: name, Args: args[t.Step], Saga: &t}, false)
 	switch {
 	case errors.Is(err, session.ErrImpossible):
 		return false, nil // somebody was faster, or it is not wanted any more

@@ -19,6 +19,9 @@ type Tool struct {
 	Do         action.Func
 	// Check says what is wrong with a call's arguments. Nil: any JSON object will do.
 	Check func(args map[string]any) error
+	// Prompt says that Do returns as soon as its context ends, whatever it waits for. Then whoever waits in Act for its outcome
+	// calls it, where otherwise a goroutine of the hypervisor's does: a function that ignored its context would hold its caller.
+	Prompt bool
 	// Changed says that the tool's definition is not the one that was pinned: its calls are refused until that is accepted.
 	Changed bool
 	// Server is whose tool it is: what its descriptor's image, undo and probe call are tools of the same, Server.tool, and what
@@ -40,6 +43,7 @@ type handler struct {
 	Answers func(context.Context) error
 	Reaches func(context.Context) error
 	Server  string
+	Prompt  bool
 	Changed bool
 }
 
@@ -119,5 +123,5 @@ func (t *Tool) prepare() (handler, error) {
 		return handler{}, fmt.Errorf("%w: %s: resource: %w", action.ErrDescriptor, t.Descriptor.ID, err)
 	}
 	return handler{described: &described{t.Descriptor, t.Descriptor.Digest()}, Do: t.Do, Check: t.Check, Answers: t.Answers, Reaches: t.Reaches,
-		Server: t.Server, Changed: t.Changed}, nil
+		Server: t.Server, Prompt: t.Prompt, Changed: t.Changed}, nil
 }

@@ -222,7 +222,7 @@ func (f *Front) prepare(ctx context.Context, c *face) ([]Tool, map[string]hyperv
 			continue
 		}
 		pins[d.ID] = system.Seen{Digest: t.Digest, Text: t.Definition}
-		registered[t.Name] = hypervisor.Tool{Server: server, Descriptor: d, Answers: c.answers, Do: f.call(c, t),
+		registered[t.Name] = hypervisor.Tool{Server: server, Descriptor: d, Answers: c.answers, Do: f.call(c, t), Prompt: true,
 			Check: func(args map[string]any) error { return t.Check(args) }}
 	}
 	otherwise, err := f.hv.Pin(ctx, policy.System.Through("gateway"), pins)
