@@ -136,7 +136,10 @@ func (s *Session) ask(ctx context.Context, caller policy.Caller, c session.Act, 
 	}
 	out, t, err := s.propose(ctx, caller, c, stamp, begin)
 	if errors.Is(err, session.ErrImageWanted) {
-		if err = s.takeImage(ctx, party{owner, s.lineOf(caller)}, tool, found); err == nil {
+		if err = s.takeImage(ctx, party{owner, s.lineOf(caller)}, tool, found); err == nil && c.Saga != nil {
+			err = s.imageBeforeTries(ctx, *c.Saga, tool, found)
+		}
+		if err == nil {
 			out, t, err = s.propose(ctx, caller, c, stamp, begin)
 		}
 	}

@@ -20,13 +20,14 @@ type deployment struct {
 	*httptest.Server
 	mu     sync.Mutex
 	asked  []string          // PATH BODY
+	times  map[string]int    // each PATH, in all
 	keys   map[string]string // of Idempotency-Key: what was asked for with it
 	handle func(w http.ResponseWriter, path string)
 }
 
 func deploy(t *testing.T) *deployment {
 	t.Helper()
-	p := &deployment{keys: map[string]string{}}
+	p := &deployment{times: map[string]int{}, keys: map[string]string{}}
 	p.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
 		if err != nil {
@@ -36,6 +37,7 @@ func deploy(t *testing.T) *deployment {
 		key := r.Header.Get("Idempotency-Key")
 		p.mu.Lock()
 		p.asked = append(p.asked, asked)
+		p.times[r.URL.Path]++
 		if was, ok := p.keys[key]; key == "" || ok && was != asked || r.Header.Get("Webhook-Signature") == "" {
 			t.Errorf("key %q of %s was that of %q", key, asked, was)
 		}
@@ -65,7 +67,7 @@ func addressYAML(p *deployment) string {
 listen: 127.0.0.1:0
 session: {network_allow: [127.0.0.1]}
 addresses:
-  %q: {reversibility: partial, private: [127.0.0.0/8], secret_env: HYPERVISOR_TEST_SECRET}
+  %q: {reversibility: partial, private: [127.0.0.0/8], secret: "${HYPERVISOR_TEST_SECRET}"}
 agents: [{did: "did:mesh:ann", sigma: 0.80}]
 `, p.URL+"/do/")
 }

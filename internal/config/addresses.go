@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
-	"os"
 	"strings"
 	"time"
 
@@ -72,14 +71,14 @@ func (l *loader) address(at string, it item) address.Entry {
 				return int64(n), ok
 			})
 		},
-		"secret_env":  func(it item) { e.Secret = l.secretFrom(it, l.environment) },
-		"secret_file": func(it item) { e.Secret = l.secretFrom(it, l.secretFile) },
+		"secret":      func(it item) { e.Secret = l.secret(it) },
+		"secret_file": func(it item) { e.Secret = l.secretIn(it) },
 	}
 	for name, to := range map[string]**bool{"read_only": &e.Claim.ReadOnly, "admin": &e.Claim.Admin, "idempotent": &e.Claim.Idempotent} {
 		fields[name] = func(it item) { setPointer(to, it, l.Boolean) }
 	}
-	if seen := l.Object(it.AtValue(), fields); seen["secret_env"] && seen["secret_file"] {
-		l.Fault(it, "wants either a secret_env or a secret_file")
+	if seen := l.Object(it.AtValue(), fields); seen["secret"] && seen["secret_file"] {
+		l.Fault(it, "wants either a secret or a secret_file")
 	}
 	return e
 }
@@ -123,40 +122,39 @@ func (l *loader) addressHeaders(at string, it item) map[string]string {
 	return headers
 }
 
-// secretFrom reads a secret that the file only says the place of.
-func (l *loader) secretFrom(it item, read func(item, string) (string, bool)) []byte {
-	where, ok := l.Text(it)
-	if !ok {
+// secret reads a secret, which the environment may hold.
+func (l *loader) secret(it item) []byte {
+	text, ok := l.private(it)
+	if !ok || l.environ == nil && reference.MatchString(text) { // it is only looked whether the file is sound
 		return nil
 	}
-	text, ok := read(it, where)
-	if !ok {
-		return nil
-	}
-	secret, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(strings.TrimSpace(text), secretPrefix))
-	if err != nil || len(secret) < leastSecret {
-		l.Fault(it, "what is in %s is no secret: want %s and at least %d bytes in base64", document.Clip(where), secretPrefix, leastSecret)
-		return nil
-	}
-	return secret
+	return l.decoded(it, text)
 }
 
-func (l *loader) environment(it item, name string) (string, bool) {
-	text, ok := os.LookupEnv(name)
-	if !ok {
-		l.Fault(it, "the environment has no %s", document.Clip(name))
-	}
-	return text, ok
-}
-
-func (l *loader) secretFile(it item, name string) (string, bool) {
-	if l.readFile == nil {
+// secretIn reads a secret from a file, of which the configuration's digest says nothing.
+func (l *loader) secretIn(it item) []byte {
+	name, ok := l.Text(it)
+	switch {
+	case !ok:
+		return nil
+	case l.readSecret == nil:
 		l.Fault(it, "only a configuration that is a file itself can name another")
-		return "", false
+		return nil
 	}
 	b, err := l.readSecret(l.beside(name))
 	if err != nil {
 		l.Fault(it, "%v", err)
+		return nil
 	}
-	return string(b), err == nil
+	return l.decoded(it, strings.TrimSpace(string(b)))
+}
+
+// decoded returns the bytes of a secret as Standard Webhooks writes it.
+func (l *loader) decoded(it item, text string) []byte {
+	secret, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(text, secretPrefix))
+	if err != nil || len(secret) < leastSecret {
+		l.Fault(it, "is no secret: want %s and at least %d bytes in base64", secretPrefix, leastSecret)
+		return nil
+	}
+	return secret
 }

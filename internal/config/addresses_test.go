@@ -55,7 +55,10 @@ func TestWhatAddressesSay(t *testing.T) {
 		t.Errorf("another secret makes another digest, from which one could be told: %v", err)
 	}
 	t.Setenv("HYPERVISOR_TEST_SECRET", base64.StdEncoding.EncodeToString(key))
-	if _, err := Parse("f", []byte(`addresses: {"https://h/": {secret_env: HYPERVISOR_TEST_SECRET}}`), nil); err != nil {
-		t.Error(err)
+	for name, want := range map[string]string{"HYPERVISOR_TEST_SECRET": "", "HYPERVISOR_TEST_NOWHERE": "the environment has no HYPERVISOR_TEST_NOWHERE"} {
+		_, err := Parse("f", []byte(`addresses: {"https://h/": {secret: "${`+name+`}"}}`), &Options{Environ: os.LookupEnv})
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
