@@ -13,7 +13,6 @@ import (
 	"github.com/agenthypervisor/hypervisor/action"
 	"github.com/agenthypervisor/hypervisor/audit"
 	"github.com/agenthypervisor/hypervisor/policy"
-	"github.com/agenthypervisor/hypervisor/ring"
 	"github.com/agenthypervisor/hypervisor/saga"
 	"github.com/agenthypervisor/hypervisor/session"
 )
@@ -74,7 +73,7 @@ func (s *Session) prepareSaga(ctx context.Context, d saga.Definition) (c session
 		case call.Fault != "":
 			return refuse(policy.InvalidArguments, "step %s: the arguments of %s do not fit: %s", step.ID, name, call.Fault)
 		}
-		done, needs := sagaStep(&step, name, &doer.Descriptor)
+		done := sagaStep(&step, name, &doer.Descriptor)
 		if undo != "" {
 			undoer, _, err := s.hv.toolFor(ctx, s, step.Agent, undo)
 			if err != nil {
@@ -82,10 +81,10 @@ func (s *Session) prepareSaga(ctx context.Context, d saga.Definition) (c session
 			}
 			u := &undoer.Descriptor
 			done.Undo, done.Undoable, done.UndoIdempotent = undo, true, u.Idempotent || u.ReadOnly
-			needs = min(needs, u.RequiredRing(u.Effective(action.ImageTaken))) // a smaller number is more privilege
+			done.Requires = min(done.Requires, u.RequiredRing(u.Effective(action.ImageTaken))) // a smaller number is more privilege
 		}
 		args[i] = call.Args
-		c.Steps, c.Needs = append(c.Steps, done), append(c.Needs, needs)
+		c.Steps = append(c.Steps, done)
 	}
 	c.Args = list(args)
 	return c, args, nil, nil
@@ -115,16 +114,17 @@ func actionOf(target string) string {
 	return target // an address is its own
 }
 
-// sagaStep is what a record says of a step, and the ring that it needs.
-func sagaStep(step *saga.Step, name string, d *action.Descriptor) (session.SagaStep, ring.Ring) {
+// sagaStep is what a record says of a step.
+func sagaStep(step *saga.Step, name string, d *action.Descriptor) session.SagaStep {
 	effective := d.Effective(action.ImageTaken)
 	out := session.SagaStep{ID: step.ID, Agent: step.Agent, Action: name, Needs: step.Needs, Timeout: step.Timeout, Retries: step.Retries, Checkpoint: step.Checkpoint,
 		ReadOnly: d.ReadOnly, Idempotent: d.Idempotent, Undoable: !d.ReadOnly && effective != action.Irreversible && (d.Undo != nil || d.UndoAbsent != nil),
-		UndoIdempotent: true} // an undo is done once, and one that is not known to be done looks first
+		UndoIdempotent: true, // an undo is done once, and one that is not known to be done looks first
+		Requires:       d.RequiredRing(effective), Substitutes: step.Substitutes}
 	if out.Timeout == 0 {
 		out.Timeout = saga.DefaultTimeout
 	}
-	return out, d.RequiredRing(effective)
+	return out
 }
 
 // ResolveSaga ends what a step of a saga waits for. how is happened or not, of an unknown outcome, or retry, of a step that is held.
@@ -195,8 +195,12 @@ func (s *Session) send(ctx context.Context, t session.SagaTry) (again bool, err 
 	if err != nil {
 		return false, err
 	}
-	_, _, missing := s.hv.toolFor(ctx, s, step.Agent, name) // where it is not to be had the step is refused, which is recorded, and waits
-	started, out, err := s.admit(context.WithoutCancel(ctx), policy.Agent(step.Agent).Through("saga"), session.Act{Action: name, Args: args[t.Step], Saga: &t}, false)
+	caller := policy.Agent(step.Agent)
+	if t.Undo && s.standsIn(t) {
+		caller = policy.System
+	}
+	_, _, missing := s.hv.toolFor(ctx, s, caller.DID, name) // where it is not to be had the step is refused, which is recorded, and waits
+	started, out, err := s.admit(context.WithoutCancel(ctx), caller.Through("saga"), session.Act{Action: name, Args: args[t.Step], Saga: &t}, false)
 	switch {
 	case errors.Is(err, session.ErrImpossible):
 		return false, nil // somebody was faster, or it is not wanted any more
@@ -209,6 +213,18 @@ func (s *Session) send(ctx context.Context, t session.SagaTry) (again bool, err 
 		s.lookLater()
 	}
 	return false, err
+}
+
+// standsIn reports whether the system itself does a step's undo, since the step's agent is away. Should that change before it is
+// decided, the undo is refused and its try answered, as any.
+func (s *Session) standsIn(t session.SagaTry) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.live == nil {
+		return false
+	}
+	env, _, err := s.env(policy.System)
+	return err == nil && session.StandsIn(s.live.state, &env, t)
 }
 
 // limit cancels a call that has not ended after d.

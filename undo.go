@@ -121,7 +121,7 @@ func (r *UndoRequest) check(caller policy.Caller) error {
 		r.Agent = caller.DID
 	case caller.Role == policy.AgentRole && r.Agent != "" && r.Agent != caller.DID:
 		return &Refused{policy.Refuse(policy.Forbidden, "an agent takes back its own actions, an operator any; these are of %s", r.Agent)}
-	case caller.Role != policy.AgentRole && caller.Role != policy.OperatorRole:
+	case caller.Role != policy.AgentRole && caller.Role != policy.OperatorRole && !(caller.Role == policy.SystemRole && r.compensates):
 		return &Refused{policy.Refuse(policy.Forbidden, "%s is %s; an agent takes back its own actions, an operator any", caller.DID, caller.Role)}
 	}
 	switch {

@@ -34,6 +34,8 @@ type Killed struct {
 	Note   string        `json:"note,omitempty"`
 	By     policy.DID    `json:"by"`
 	At     time.Time     `json:"at"` // since when
+
+	Substitute policy.DID `json:"substitute,omitempty"`
 }
 
 // KillLifted is recorded when the agent may act again.
@@ -52,7 +54,7 @@ func decideKill(s *State, env *Env, c Kill) Outcome {
 	case s.Killed != nil || s.Lifted == k.ID:
 		return allow()
 	}
-	return allow(Killed{k.ID, s.DID, scopeAgent, k.Reason, k.Note, k.By, k.At})
+	return allow(Killed{k.ID, s.DID, scopeAgent, k.Reason, k.Note, k.By, k.At, k.Substitute})
 }
 
 func decideLiftKill(s *State, env *Env) Outcome {
@@ -68,11 +70,11 @@ func decideLiftKill(s *State, env *Env) Outcome {
 // Append appends the event's JSON.
 func (e Killed) Append(dst []byte) []byte {
 	return audit.Event(dst, killedType).Str("id", e.ID).Str("agent", string(e.Agent)).Str("scope", e.Scope).
-		Str("reason", string(e.Reason)).OptStr("note", e.Note).Str("by", string(e.By)).Time("at", e.At).End()
+		Str("reason", string(e.Reason)).OptStr("note", e.Note).Str("by", string(e.By)).Time("at", e.At).OptStr("substitute", string(e.Substitute)).End()
 }
 
 func (e Killed) apply(s *State, _ time.Time) {
-	s.Killed = &policy.Kill{ID: e.ID, Scope: policy.Scope{Agent: s.DID}, Reason: e.Reason, Note: e.Note, By: e.By, At: e.At}
+	s.Killed = &policy.Kill{ID: e.ID, Scope: policy.Scope{Agent: s.DID}, Reason: e.Reason, Note: e.Note, By: e.By, At: e.At, Substitute: e.Substitute}
 }
 
 // Append appends the event's JSON.

@@ -13,7 +13,7 @@ import (
 func TestAnAgentIsKilledOnceAndLiftedOnce(t *testing.T) {
 	live, folded := &State{DID: ann}, &State{DID: ann}
 	kill := func(id string) Kill {
-		return Kill{policy.Kill{ID: id, Scope: policy.Scope{Agent: ann}, Reason: policy.ForDrift, Note: "odd", By: "did:mesh:ops", At: time.Unix(1, 0).UTC()}}
+		return Kill{policy.Kill{ID: id, Scope: policy.Scope{Agent: ann}, Reason: policy.ForDrift, Note: "odd", By: "did:mesh:ops", At: time.Unix(1, 0).UTC(), Substitute: "did:mesh:bob"}}
 	}
 	for i, step := range []struct {
 		by     policy.Caller

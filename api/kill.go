@@ -11,6 +11,8 @@ type Killing struct {
 	Session string `json:"session,omitempty"` // an id, or a name
 	Agent   string `json:"agent,omitempty"`
 	Reason  string `json:"reason,omitempty"` // drift, rate, breach, manual, quarantine_timeout, session_timeout; any other text is a note to manual
+	// Substitute does in sagas what the killed agent was to do, if its ring suffices.
+	Substitute string `json:"substitute,omitempty"`
 }
 
 // A Kill is one turn of the kill switch.
@@ -23,6 +25,8 @@ type Kill struct {
 	Note    string    `json:"note,omitempty"`
 	By      string    `json:"by"`
 	At      time.Time `json:"at"`
+
+	Substitute string `json:"substitute,omitempty"` // who does its steps of sagas
 }
 
 // A KilledCall is a call that was under way.

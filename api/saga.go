@@ -28,6 +28,8 @@ type SagaDefinitionStep struct {
 	Timeout    string          `json:"timeout,omitempty"` // such as 30s
 	Retries    int             `json:"retries,omitempty"`
 	Checkpoint string          `json:"checkpoint,omitempty"`
+
+	Substitutes []string `json:"substitutes,omitempty"` // who does it when its agent is killed, in quarantine or gone
 }
 
 // A SagaFanOut is a group of steps that are begun together.

@@ -59,6 +59,8 @@ type Kill struct {
 	Note   string    `json:"note,omitempty"` // what a person said beside the reason
 	By     DID       `json:"by"`
 	At     time.Time `json:"at"`
+	// Substitute does in sagas what the killed agent was to do, if its ring suffices; empty: who the definition names, or nobody.
+	Substitute DID `json:"substitute,omitempty"`
 }
 
 // Because returns the reason that a text names, or Manual and the text as a note.
@@ -75,6 +77,7 @@ func Because(text string) (Reason, string) {
 // Fault returns what is wrong with what a caller said of the kill, or nil.
 func (k Kill) Fault() *Decision {
 	_, bad := ParseDID(string(k.Agent))
+	_, badSubstitute := ParseDID(string(k.Substitute))
 	var d Decision
 	switch {
 	case k.Scope == Scope{}:
@@ -83,6 +86,10 @@ func (k Kill) Fault() *Decision {
 		d = Refuse(InvalidArguments, "a kill of everything names no session and no agent")
 	case k.Agent != "" && bad != nil:
 		d = Refuse(InvalidArguments, "the agent to kill: %v", bad)
+	case k.Substitute != "" && (k.Agent == "" || k.Substitute == k.Agent):
+		d = Refuse(InvalidArguments, "a substitute is another agent's, for one that is killed")
+	case k.Substitute != "" && badSubstitute != nil:
+		d = Refuse(InvalidArguments, "the substitute: %v", badSubstitute)
 	case len(k.Session) > MaxDIDBytes:
 		d = Refuse(InvalidArguments, "a session's id has at most %d bytes", MaxDIDBytes)
 	case !slices.Contains(Reasons, k.Reason):

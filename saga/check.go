@@ -161,6 +161,7 @@ func (c *checker) step(i int) {
 	if len(s.Checkpoint) > maxGoalBytes {
 		c.complain(at.of("checkpoint"), "longer than %d bytes", maxGoalBytes)
 	}
+	c.substitutes(s, at)
 	var said map[string]bool
 	for j, need := range s.Needs {
 		_, ok := c.index[need]
@@ -181,6 +182,24 @@ func (c *checker) step(i int) {
 	}
 }
 
+// substitutes checks who does a step in its agent's place.
+func (c *checker) substitutes(s *Step, at place) {
+	if len(s.Substitutes) > maxSubstitutes {
+		c.complain(at.of("substitutes"), "there are %d, and a step has at most %d", len(s.Substitutes), maxSubstitutes)
+		return
+	}
+	for j, did := range s.Substitutes {
+		switch {
+		case did == s.Agent && did != "":
+			c.complain(at.at("substitutes", j), "%q is the step's own agent", document.Clip(string(did)))
+		case slices.Contains(s.Substitutes[:j], did):
+			c.complain(at.at("substitutes", j), "%q is listed twice", document.Clip(string(did)))
+		default:
+			c.isAgent(did, at.at("substitutes", j))
+		}
+	}
+}
+
 func (c *checker) ids() []string {
 	ids := make([]string, len(c.Steps))
 	for i := range c.Steps {
@@ -194,8 +213,13 @@ func (c *checker) agent(did policy.DID, at place) {
 		c.complain(at, "agent is missing")
 		return
 	}
+	c.isAgent(did, at.of("agent"))
+}
+
+// isAgent checks that there is an agent.
+func (c *checker) isAgent(did policy.DID, at place) {
 	if _, err := policy.ParseDID(string(did)); err != nil {
-		c.complain(at.of("agent"), "%v", err)
+		c.complain(at, "%v", err)
 		return
 	}
 	if c.known.Agents == nil || slices.Contains(c.known.Agents, did) {
@@ -205,7 +229,7 @@ func (c *checker) agent(did policy.DID, at place) {
 	for i, a := range c.known.Agents {
 		names[i] = string(a)
 	}
-	c.complain(at.of("agent"), "there is no agent %q%s", did, document.Meant(string(did), names, ""))
+	c.complain(at, "there is no agent %q%s", did, document.Meant(string(did), names, ""))
 }
 
 // does checks what a step does and what takes it back.

@@ -32,7 +32,7 @@ func TestEveryFaultSaysWhereAndWhat(t *testing.T) {
 		{"name of a wrong type", "saga: [s]\nsteps:\n  - {id: a, agent: 'did:mesh:x', action: files.read}\n", `1:7: saga: want a text, got a list`},
 		{"unknown key at the top", one("{id: b, agent: 'did:mesh:x', action: files.read}") + "fanout: []\n", `5:1: unknown key "fanout" (did you mean "fan_out"?)`},
 		{"unknown key in a step", one("{id: b, agent: 'did:mesh:x', acton: files.read}"), `4:34: unknown key "acton" (did you mean "action"?)`},
-		{"unknown key far", one("{id: b, agent: 'did:mesh:x', action: files.read, zebra: 1}"), `4:54: unknown key "zebra" (there are action, agent, args, checkpoint, execute, id, needs, retries, timeout, undo)`},
+		{"unknown key far", one("{id: b, agent: 'did:mesh:x', action: files.read, zebra: 1}"), `4:54: unknown key "zebra" (there are action, agent, args, checkpoint, execute, id, needs, retries, substitutes, timeout, undo)`},
 		{"key twice", one("{id: b, id: c, agent: 'did:mesh:x', action: files.read}"), `4:13: key "id" is said twice`},
 		{"isolation", "isolation: sometimes\n" + one("{id: b, agent: 'did:mesh:x', action: files.read}"), `1:12: isolation: "sometimes" is not one of read_committed, snapshot, serializable`},
 

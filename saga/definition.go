@@ -20,6 +20,7 @@ const (
 	maxNeeds       = 10_000 // of all steps together
 	leastTimeout   = time.Millisecond
 	maxTargetBytes = 2_048
+	maxSubstitutes = 8 // of a step
 )
 
 // A Definition is a saga as somebody wrote it. ParseYAML and ParseJSON return sound ones; Check says what is wrong with another.
@@ -43,6 +44,8 @@ type Step struct {
 	Timeout    time.Duration   // of one try; zero: DefaultTimeout
 	Retries    int             // tries after the first, to MaxRetries
 	Checkpoint string          // the goal that is reached when this step has committed; empty: none
+	// Substitutes do the step, the first whose ring suffices, when its agent is killed, in quarantine or gone. Nil: it fails.
+	Substitutes []policy.DID
 }
 
 // Isolation is one of SPEC §6's levels. The zero Isolation asks for none.

@@ -100,6 +100,10 @@ func (l *loader) step(it document.Item) (s Step) {
 		"retries": read(l, &s.Retries, func(it document.Item) (int, bool) { return l.Number(it, 0, MaxRetries) }),
 
 		"checkpoint": read(l, &s.Checkpoint, l.Text),
+		"substitutes": func(it document.Item) {
+			s.Substitutes = l.agents(it)
+			l.note(it, true)
+		},
 	})
 	l.note(it, len(*l.Faults) == before) // a step with a misspelt key is not said to miss it too
 	return s
@@ -123,6 +127,14 @@ func (l *loader) ids(it document.Item) (ids []string) {
 		l.note(e, ok)
 	})
 	return ids
+}
+
+// agents reads a list of agents, like ids.
+func (l *loader) agents(it document.Item) (dids []policy.DID) {
+	for _, id := range l.ids(it) {
+		dids = append(dids, policy.DID(id))
+	}
+	return dids
 }
 
 func word[T ~string](l *loader) func(document.Item) (T, bool) {

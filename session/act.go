@@ -87,7 +87,7 @@ type admission struct {
 
 // decideAct asks one question after the other; the first that refuses answers.
 func decideAct(s *State, env *Env, c Act) (Outcome, error) {
-	a := &admission{s: s, env: env, act: c, agent: env.Caller.DID, operator: env.Caller.Role == policy.OperatorRole}
+	a := &admission{s: s, env: env, act: c, agent: env.Caller.DID, operator: env.Caller.Role == policy.OperatorRole || env.Caller.Role == policy.SystemRole && c.Saga != nil && c.Saga.Undo}
 	out, err := a.decide((*admission).inactive, (*admission).absent, (*admission).brokenOff, (*admission).tooFast, (*admission).tooMany,
 		(*admission).outOfCourse, (*admission).notKnown, (*admission).setApart, (*admission).aboveRing, (*admission).beyondCapability, (*admission).againstPolicy)
 	if err == nil && out.Allowed && env.Call.Untried {

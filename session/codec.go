@@ -47,6 +47,7 @@ var readers = sagaReaders(audit.Readers[Event]{
 	sagaFanoutEndType:    reader[SagaFanoutResolved](),
 	sagaCompensatingType: reader[SagaCompensating](),
 	sagaWaitingType:      reader[SagaWaiting](),
+	handoffType:          reader[SagaHandedOff](),
 
 	createdType:       reader[Created](),
 	joinedType:        reader[Joined](),

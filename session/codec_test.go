@@ -95,7 +95,7 @@ func samples() []session.Event {
 		session.ApprovalDenied{ID: "apr-1", By: string(ann)},
 		session.ApprovalExpired{ID: "apr-1", Why: odd},
 		session.SagaCreated{ID: "sag-1", Saga: odd, By: ann, Agent: true, Args: h, FanOut: []saga.Group{{Policy: saga.Any, Branches: []string{"a", "b"}}}, Steps: []session.SagaStep{
-			{ID: "a", Agent: ann, Action: "a.b", Undo: "a.c", Needs: []string{"b"}, Timeout: time.Second, Retries: 1, Checkpoint: odd, ReadOnly: true, Idempotent: true, Undoable: true, UndoIdempotent: true},
+			{ID: "a", Agent: ann, Action: "a.b", Undo: "a.c", Needs: []string{"b"}, Timeout: time.Second, Retries: 1, Checkpoint: odd, ReadOnly: true, Idempotent: true, Undoable: true, UndoIdempotent: true, Requires: ring.Privileged, Substitutes: []policy.DID{ann, "did:mesh:bob"}},
 			{ID: "b", Agent: ann, Action: "a.b", Timeout: time.Second}}},
 		session.SagaCreated{ID: "sag-1", Saga: "s", By: ann, Args: h, Steps: []session.SagaStep{{ID: "b", Agent: ann, Action: "a.b", Timeout: time.Second}}},
 		session.SagaStepStarted{Saga: "sag-1", Step: "a", No: 2, Undo: true},
@@ -113,12 +113,14 @@ func samples() []session.Event {
 		session.SagaFanoutResolved{Saga: "sag-1", Group: 1, Satisfied: true},
 		session.SagaCompensating{Saga: "sag-1", Step: "a", Why: odd},
 		session.SagaWaiting{Saga: "sag-1"},
+		session.SagaHandedOff{Saga: "sag-1", Step: odd, From: ann, To: "did:mesh:bob", Why: "killed"},
 		session.SagaEnded{To: saga.Completed, Saga: "sag-1"},
 		session.SagaEnded{To: saga.AllUndone, Saga: "sag-1"},
 		session.SagaEnded{To: saga.Escalated, Saga: "sag-1", Left: []string{"a", odd}},
 		session.SagaEnded{To: saga.AllUndone, Saga: "sag-1", Failed: "act-7"},
 		session.SagaEnded{To: saga.AllUndone, Saga: "sag-1", Faultless: "cancelled"},
 		session.AgentKilled{ID: "kil-1", Agent: ann, Scope: "session", Reason: policy.ForDrift, Note: odd, By: ann, At: at},
+		session.AgentKilled{ID: "kil-1", Agent: ann, Scope: "session", Reason: policy.ForDrift, By: ann, At: at, Substitute: "did:mesh:bob"},
 		session.SessionKilled{ID: "kil-1", Scope: "session", Reason: policy.Manual, Note: odd, By: ann, At: at},
 		session.KillLifted{ID: "kil-1", Agent: ann},
 	}

@@ -40,6 +40,8 @@ type AgentKilled struct {
 	Note   string        `json:"note,omitempty"`
 	By     policy.DID    `json:"by"`
 	At     time.Time     `json:"at"` // since when
+
+	Substitute policy.DID `json:"substitute,omitempty"`
 }
 
 // SessionKilled is recorded when the session is stopped, beside the beginning of its end.
@@ -104,7 +106,7 @@ func decideKill(s *State, env *Env, c Kill) (Outcome, error) {
 	case s.Participants[k.Agent] == nil && !s.runs(k.Agent):
 		return refuse(policy.NotAParticipant, "%s is not in session %s; to stop it everywhere, name no session", k.Agent, s.ID), nil
 	}
-	out := allow(AgentKilled{k.ID, k.Agent, scopeSession, k.Reason, k.Note, k.By, k.At})
+	out := allow(AgentKilled{k.ID, k.Agent, scopeSession, k.Reason, k.Note, k.By, k.At, k.Substitute})
 	out.Events = append(out.Events, s.closeApprovals(k.Agent)...)
 	return out, nil
 }
@@ -167,14 +169,14 @@ func decideLiftKill(s *State, env *Env, c LiftKill) Outcome {
 // Append appends the event's JSON.
 func (e AgentKilled) Append(dst []byte) []byte {
 	return audit.Event(dst, agentKilledType).Str("id", e.ID).Str("agent", string(e.Agent)).Str("scope", e.Scope).
-		Str("reason", string(e.Reason)).OptStr("note", e.Note).Str("by", string(e.By)).Time("at", e.At).End()
+		Str("reason", string(e.Reason)).OptStr("note", e.Note).Str("by", string(e.By)).Time("at", e.At).OptStr("substitute", string(e.Substitute)).End()
 }
 
 func (e AgentKilled) apply(s *State, _ Stamp) {
 	if s.Kills == nil {
 		s.Kills = map[policy.DID]policy.Kill{}
 	}
-	s.Kills[e.Agent] = policy.Kill{ID: e.ID, Scope: policy.Scope{Session: s.ID, Agent: e.Agent}, Reason: e.Reason, Note: e.Note, By: e.By, At: e.At}
+	s.Kills[e.Agent] = policy.Kill{ID: e.ID, Scope: policy.Scope{Session: s.ID, Agent: e.Agent}, Reason: e.Reason, Note: e.Note, By: e.By, At: e.At, Substitute: e.Substitute}
 }
 
 // Append appends the event's JSON.

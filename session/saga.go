@@ -27,9 +27,8 @@ type RunSaga struct {
 	Name   string
 	Steps  []SagaStep // of a sound definition
 	FanOut []saga.Group
-	Fault  bool        // a tool's ordinary error is somebody's fault
-	Args   []byte      // what the steps are called with: a JSON list, which stands beside the record
-	Needs  []ring.Ring // that each step needs, as its action is described now
+	Fault  bool   // a tool's ordinary error is somebody's fault
+	Args   []byte // what the steps are called with: a JSON list, which stands beside the record
 }
 
 // A SagaStep is what the record says of a step.
@@ -47,6 +46,9 @@ type SagaStep struct {
 	Idempotent     bool `json:"idempotent,omitempty"`
 	Undoable       bool `json:"undoable,omitempty"`
 	UndoIdempotent bool `json:"undo_idempotent,omitempty"`
+
+	Requires    ring.Ring    `json:"required_ring"` // as its action, and its undo's, is described at the start
+	Substitutes []policy.DID `json:"substitutes,omitempty"`
 }
 
 // A SagaTry is one try of a step, or of its undo.
@@ -195,17 +197,19 @@ func decideRunSaga(s *State, env *Env, c RunSaga) Outcome {
 	if len(s.openSagas()) >= maxOpenSagas {
 		return refuse(policy.QuotaExceeded, "session %s has %d sagas that have not ended", s.ID, maxOpenSagas)
 	}
-	for i, step := range c.Steps {
+	for _, step := range c.Steps {
 		p, ok := s.Participants[step.Agent]
 		switch {
 		case !a.operator && step.Agent != a.agent:
 			return refuse(policy.Forbidden, "step %s is of %s; an agent runs sagas of its own steps, an operator any", step.ID, step.Agent)
+		case !a.operator && len(step.Substitutes) > 0:
+			return refuse(policy.Forbidden, "step %s names substitutes; an agent runs sagas of its own steps, an operator any", step.ID)
 		case !ok:
 			return refuse(policy.SagaInvalid, "step %s is of %s, who is not in session %s", step.ID, step.Agent, s.ID)
 		}
 		// The worst case (SPEC §5): what one ring more could be granted is asked for when it comes to it.
-		if has, _ := s.ringAs(env, step.Agent, s.stanceOf(env, step.Agent, p)); has > c.Needs[i] && !(has == ring.Standard && c.Needs[i] == ring.Privileged) {
-			return refuse(policy.SagaInvalid, "step %s, %s, needs ring %d and %s is in ring %d; nothing was begun", step.ID, step.Action, c.Needs[i], step.Agent, has)
+		if has, suffices := s.suffices(env, step.Agent, p, step.Requires); !suffices {
+			return refuse(policy.SagaInvalid, "step %s, %s, needs ring %d and %s is in ring %d; nothing was begun", step.ID, step.Action, step.Requires, step.Agent, has)
 		}
 	}
 	args := part(env, "args", c.Args)
@@ -215,6 +219,12 @@ func decideRunSaga(s *State, env *Env, c RunSaga) Outcome {
 	out := allow(append([]Event{created}, w.follow()...)...)
 	out.ID, out.Parts = id, []audit.Part{args}
 	return out
+}
+
+// suffices reports whether an agent's ring is enough for a step, and which it is. What an approver could grant is enough.
+func (s *State) suffices(env *Env, did policy.DID, p *Participant, required ring.Ring) (ring.Ring, bool) {
+	has, _ := s.ringAs(env, did, s.stanceOf(env, did, p))
+	return has, has <= required || has == ring.Standard && required == ring.Privileged
 }
 
 func decideAnswerSaga(s *State, env *Env, c AnswerSaga) (Outcome, error) {
@@ -275,15 +285,18 @@ func (s *State) followSagas(env *Env, c Command, out *Outcome) {
 		return
 	}
 	var works []*sagaWork // mostly one
+	gone := leavers(out.Events)
 	of := func(id string) *sagaWork {
 		if i := slices.IndexFunc(works, func(w *sagaWork) bool { return w.id == id }); i >= 0 {
 			return works[i]
 		}
 		works = append(works, s.Sagas[id].work(s, env, id))
+		works[len(works)-1].gone = gone
 		return works[len(works)-1]
 	}
 	if act, ok := c.(Act); ok && act.Saga != nil && !out.Allowed {
-		of(act.Saga.Saga).answer(s.refusedTry(act.Saga.Step, env, out), "")
+		w := of(act.Saga.Saga)
+		w.answer(w.inPlace(s.refusedTry(act.Saga.Step, env, out)), "")
 	}
 	for _, e := range out.Events {
 		switch e := e.(type) {
@@ -437,7 +450,8 @@ func (s *State) endedTry(of func(string) *sagaWork, id string, a saga.Answer) {
 		return
 	}
 	a.Step = r.Saga.Step
-	of(r.Saga.Saga).answer(a, id)
+	w := of(r.Saga.Saga)
+	w.answer(w.inPlace(a), id)
 }
 
 // released lets the steps go on that wait for something which has come; or fails them, with the code that says why it never will.
@@ -447,7 +461,7 @@ func (s *State) released(of func(string) *sagaWork, hold string, never policy.Co
 			if s.Sagas[id].Run.Steps[i].Hold == hold {
 				w := of(id)
 				e := w.plan.Release(w.run, i, w.env.Now)
-				if never != "" {
+				if to, _ := w.substitute(i); never != "" && to == "" {
 					e = w.plan.Deny(w.run, i, w.env.Now, string(never))
 				}
 				if e != nil {

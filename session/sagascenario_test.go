@@ -14,7 +14,6 @@ import (
 
 	"github.com/agenthypervisor/hypervisor/action"
 	"github.com/agenthypervisor/hypervisor/policy"
-	"github.com/agenthypervisor/hypervisor/ring"
 	"github.com/agenthypervisor/hypervisor/saga"
 	"github.com/agenthypervisor/hypervisor/session"
 )
@@ -52,6 +51,10 @@ func (p *player) saga(words []string) (c session.RunSaga, err error) {
 				s.Undo = value
 			case "goal":
 				s.Checkpoint = value
+			case "sub":
+				for _, name := range strings.Split(value, "+") {
+					s.Substitutes = append(s.Substitutes, did(name))
+				}
 			default:
 				return c, fmt.Errorf("a step has no %q", name)
 			}
@@ -59,7 +62,8 @@ func (p *player) saga(words []string) (c session.RunSaga, err error) {
 		d := p.tools[s.Action].Descriptor
 		s.ReadOnly, s.Idempotent, s.Undoable = d.ReadOnly, d.Idempotent, d.Undo != nil || s.Undo != ""
 		s.UndoIdempotent = s.Undo == "" || p.tools[s.Undo].Descriptor.Idempotent
-		c.Steps, c.Needs = append(c.Steps, s), append(c.Needs, needsRing(d))
+		s.Requires = d.RequiredRing(d.Effective(action.ImageTaken))
+		c.Steps = append(c.Steps, s)
 	}
 	c.Args = []byte("[" + strings.Repeat("{},", len(c.Steps)-1) + "{}]")
 	return c, err
@@ -89,8 +93,6 @@ func (p *player) named(word string) string {
 	return word
 }
 
-func needsRing(d action.Descriptor) ring.Ring { return d.RequiredRing(d.Effective(action.ImageTaken)) }
-
 // try does what is owed for a step: the action that it is. Of an undo that is no action of its own it takes the answer.
 func (p *player) try(l line) (by policy.Caller, c session.Command, err error) {
 	tries := session.Tries(p.live)
@@ -110,7 +112,11 @@ func (p *player) try(l line) (by policy.Caller, c session.Command, err error) {
 	if t.Undo {
 		name = s.Undo
 	}
-	return policy.Agent(s.Agent).Through("saga"), session.Act{Action: name, Args: []byte("{}"), Saga: &t}, nil
+	c = session.Act{Action: name, Args: []byte("{}"), Saga: &t}
+	if env := p.env(policy.System, c, ""); session.StandsIn(p.live, &env, t) {
+		return policy.System.Through("saga"), c, nil
+	}
+	return policy.Agent(s.Agent).Through("saga"), c, nil
 }
 
 // A try may be sent any number of times, and is admitted once: not again while it runs, not once it is answered, and never under

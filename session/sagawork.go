@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/saga"
 )
 
@@ -13,6 +14,7 @@ import (
 
 // A sagaWork is a copy of a saga's run with what is decided already, and the events that say so.
 type sagaWork struct {
+	state  *State
 	env    *Env
 	id     string
 	saga   *Saga
@@ -20,12 +22,13 @@ type sagaWork struct {
 	run    *saga.Run
 	events []Event
 
-	on   string         // the step on whose account it turns
-	whys map[int]string // why steps came to where they are, as decided already; nil: none has
+	gone map[policy.DID]bool // who is stopped or leaves in the same record; nil: nobody
+	on   string              // the step on whose account it turns
+	whys map[int]string      // why steps came to where they are, as decided already; nil: none has
 }
 
-func (g *Saga) work(_ *State, env *Env, id string) *sagaWork {
-	return &sagaWork{env: env, id: id, saga: g, plan: g.Plan(), run: g.Run.Clone(), on: g.On}
+func (g *Saga) work(s *State, env *Env, id string) *sagaWork {
+	return &sagaWork{state: s, env: env, id: id, saga: g, plan: g.Plan(), run: g.Run.Clone(), on: g.On}
 }
 
 // answer takes in what became of a try; action is the one that ended, if one did.
@@ -54,6 +57,9 @@ func (w *sagaWork) cancel(why string) bool {
 // follow adds what follows by itself, and returns all that was decided.
 func (w *sagaWork) follow() []Event {
 	for e := w.plan.Next(w.run, w.env.Now); e != nil; e = w.plan.Next(w.run, w.env.Now) {
+		if begun, ok := e.(saga.Begun); ok {
+			w.handOff(begun)
+		}
 		w.add(e, "")
 	}
 	return w.events

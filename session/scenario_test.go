@@ -449,6 +449,9 @@ func past(l line, now time.Time) (receipts []session.Receipt, proofs []session.P
 // kill reads what is stopped: all, session, or an agent, everywhere or here.
 func (p *player) kill(l line) policy.Kill {
 	k := policy.Kill{ID: cmp.Or(l.named["id"], "kil-1"), Reason: policy.Reason(cmp.Or(l.named["reason"], "manual")), By: did("ops"), At: p.now}
+	if v := l.named["substitute"]; v != "" {
+		k.Substitute = did(v)
+	}
 	switch name := l.word(1); {
 	case name == "all":
 		k.All = true

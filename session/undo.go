@@ -189,7 +189,7 @@ func decideUndo(s *State, env *Env, c UndoStep) (Outcome, error) {
 	case env.Call == nil:
 		return Outcome{}, fmt.Errorf("%w: an undo without calls", ErrImpossible)
 	}
-	a := &admission{s: s, env: env, act: Act{Action: UndoAction}, agent: env.Caller.DID, operator: env.Caller.Role == policy.OperatorRole, undo: &c}
+	a := &admission{s: s, env: env, act: Act{Action: UndoAction}, agent: env.Caller.DID, operator: env.Caller.Role == policy.OperatorRole || env.Caller.Role == policy.SystemRole && c.Compensates, undo: &c}
 	return a.decide((*admission).inactive, (*admission).absent, (*admission).notItsOwn, (*admission).brokenOff, (*admission).tooFast, (*admission).tooMany,
 		(*admission).notKnown, (*admission).setApart, (*admission).aboveRing, (*admission).beyondCapability, (*admission).againstPolicy, (*admission).beyondUndo)
 }

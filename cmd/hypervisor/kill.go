@@ -22,6 +22,7 @@ revoked and open approvals closed, and what could not be cancelled is said. It w
 R is one of drift, rate, breach, manual, quarantine_timeout, session_timeout, or a few words of your own.`,
 		Example: `  hypervisor kill --agent did:mesh:ann --reason "deletes what it should not"
   hypervisor kill --agent did:mesh:ann --session dev
+  hypervisor kill --agent did:mesh:ann --substitute did:mesh:bob
   hypervisor kill --session dev --reason breach
   hypervisor kill --all
   hypervisor kill --list
@@ -36,8 +37,10 @@ R is one of drift, rate, breach, manual, quarantine_timeout, session_timeout, or
 				return usage("--all names no session and no agent; say one")
 			case !in.All && in.Agent == "" && in.Session == "":
 				return usage("say what: --agent DID, --session ID, both, or --all; see %s --help", cmd.CommandPath())
-			case lift && in.Reason != "":
-				return usage("--lift takes no reason")
+			case lift && (in.Reason != "" || in.Substitute != ""):
+				return usage("--lift takes no reason and no substitute")
+			case in.Substitute != "" && in.Agent == "":
+				return usage("--substitute is for an agent; say which with --agent")
 			case lift:
 				return liftKill(cmd, g, in)
 			}
@@ -49,6 +52,7 @@ R is one of drift, rate, breach, manual, quarantine_timeout, session_timeout, or
 	f.StringVar(&in.Session, "session", "", "the session's id, or a name")
 	f.BoolVar(&in.All, "all", false, "everything")
 	f.StringVar(&in.Reason, "reason", "", "why, for the record")
+	f.StringVar(&in.Substitute, "substitute", "", substituteUsage)
 	f.BoolVar(&lift, "lift", false, "end a kill")
 	f.BoolVar(&list, "list", false, "list the kills in force")
 	return cmd
@@ -67,8 +71,11 @@ func agentKill(g *globals) *cobra.Command {
 	}
 	cmd.Flags().StringVar(&in.Session, "session", "", "in this session only")
 	cmd.Flags().StringVar(&in.Reason, "reason", "", "why, for the record")
+	cmd.Flags().StringVar(&in.Substitute, "substitute", "", substituteUsage)
 	return cmd
 }
+
+const substituteUsage = "agent that does its steps of sagas from now on, if its ring suffices"
 
 // whoKills returns the hypervisor that is meant: the one that has the session, where several run here.
 func (g *globals) whoKills(ctx context.Context, in api.Killing) (*client.Client, error) {

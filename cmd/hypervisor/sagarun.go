@@ -74,6 +74,9 @@ func (g *globals) readDefinitionFor(file string) (in api.SagaDefinition, err err
 	for _, s := range d.Steps {
 		step := api.SagaDefinitionStep{ID: s.ID, Agent: string(s.Agent), Action: s.Action, Execute: s.Execute, Undo: s.Undo, Args: json.RawMessage(s.Args),
 			Needs: s.Needs, Retries: s.Retries, Checkpoint: s.Checkpoint}
+		for _, did := range s.Substitutes {
+			step.Substitutes = append(step.Substitutes, string(did))
+		}
 		if s.Timeout != 0 {
 			step.Timeout = s.Timeout.String()
 		}

@@ -19,7 +19,7 @@ func (a *API) kill(ctx context.Context, caller policy.Caller, in request[api.Kil
 func (a *API) killAgent(ctx context.Context, caller policy.Caller, in request[api.Killing]) (api.KillReport, error) {
 	body := in.body
 	if body.Agent != "" || body.All {
-		return api.KillReport{}, invalid("the path names the agent; the body says session and reason at most")
+		return api.KillReport{}, invalid("the path names the agent; the body says session, reason and substitute at most")
 	}
 	body.Agent = in.path("did")
 	return a.doKill(ctx, caller, body)
@@ -33,7 +33,7 @@ func (a *API) doKill(ctx context.Context, caller policy.Caller, body api.Killing
 	if err != nil {
 		return api.KillReport{}, err
 	}
-	k := policy.Kill{Scope: scope}
+	k := policy.Kill{Scope: scope, Substitute: policy.DID(body.Substitute)}
 	k.Reason, k.Note = policy.Because(body.Reason)
 	report, err := a.hv.Kill(ctx, caller, k)
 	return reportView(report), err
@@ -63,8 +63,8 @@ func (a *API) lift(ctx context.Context, caller policy.Caller, in request[api.Kil
 	if err := mustRun(caller); err != nil {
 		return api.Decision{}, err
 	}
-	if in.body.Reason != "" {
-		return api.Decision{}, invalid("lifting takes no reason")
+	if in.body.Reason != "" || in.body.Substitute != "" {
+		return api.Decision{}, invalid("lifting takes no reason and no substitute")
 	}
 	scope, err := a.scope(ctx, in.body)
 	if err != nil {
@@ -93,7 +93,7 @@ func (a *API) kills(_ context.Context, caller policy.Caller, in request[none]) (
 }
 
 func killView(k policy.Kill) api.Kill {
-	return api.Kill{ID: k.ID, All: k.All, Session: k.Session, Agent: string(k.Agent), Reason: string(k.Reason), Note: k.Note, By: string(k.By), At: k.At}
+	return api.Kill{ID: k.ID, All: k.All, Session: k.Session, Agent: string(k.Agent), Reason: string(k.Reason), Note: k.Note, By: string(k.By), At: k.At, Substitute: string(k.Substitute)}
 }
 
 func reportView(r hypervisor.KillReport) api.KillReport {

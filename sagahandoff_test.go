@@ -1,0 +1,124 @@
+package hypervisor_test
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"slices"
+	"testing"
+
+	"github.com/agenthypervisor/hypervisor"
+	"github.com/agenthypervisor/hypervisor/action"
+	"github.com/agenthypervisor/hypervisor/hypervisortest"
+	"github.com/agenthypervisor/hypervisor/policy"
+	"github.com/agenthypervisor/hypervisor/saga"
+)
+
+// SPEC §7: a kill "cancels running ones …, hands in-flight saga steps to a registered substitute … or compensates". ann is killed while
+// her step runs; the step does no harm twice, so the substitute that the definition, or the kill, names does it again. Without one it
+// is not known whether it was done, and the operator who finds out that it was not has the saga undone.
+func TestAnAgentIsKilledDuringItsStep(t *testing.T) {
+	for _, c := range []struct {
+		name                string
+		defined, killedWith policy.DID
+		want                string
+		calls               []string
+	}{
+		{"the definition's substitute", bob, "", "completed: put committed last committed", []string{"put", "put", "last"}},
+		{"the kill's substitute", "", bob, "completed: put committed last committed", []string{"put", "put", "last"}},
+		{"none", "", "", "compensated: put failed last pending", []string{"put"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			ctx := context.Background()
+			hv, err := hypervisor.Open(ctx, &hypervisor.Options{Logger: slog.New(slog.DiscardHandler)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() {
+				if err := hv.Close(ctx); err != nil {
+					t.Error(err)
+				}
+			})
+			s := hypervisortest.Session(t, hv, nil, map[policy.DID]string{ann: "0.80", bob: "0.80"})
+			began := make(chan struct{}, 1)
+			var calls []string
+			register := func(name string, do func(context.Context) error) {
+				s.Register(action.Descriptor{ID: name, Reversibility: action.Partial, Idempotent: true}, func(ctx context.Context, _ json.RawMessage) (json.RawMessage, error) {
+					calls = append(calls, name)
+					return nil, do(ctx)
+				})
+			}
+			register("put", func(ctx context.Context) error {
+				if len(calls) > 1 {
+					return nil
+				}
+				began <- struct{}{}
+				<-ctx.Done()
+				return ctx.Err()
+			})
+			register("last", func(context.Context) error { return nil })
+			d := saga.Definition{Name: "s", Steps: []saga.Step{{ID: "put", Agent: ann, Action: "put"}, {ID: "last", Agent: bob, Action: "last", Needs: []string{"put"}}}}
+			if c.defined != "" {
+				d.Steps[0].Substitutes = []policy.DID{c.defined}
+			}
+			out, err := s.RunSaga(ctx, admin, d)
+			if err != nil || !out.Allowed {
+				t.Fatal(out.Decision, err)
+			}
+			<-began
+			if _, err := hv.Kill(ctx, admin, policy.Kill{Scope: policy.Scope{Session: s.ID(), Agent: ann}, Reason: policy.Manual, Substitute: c.killedWith}); err != nil {
+				t.Fatal(err)
+			}
+			v := rests(t, s, out.ID)
+			if v.State == "waiting" && v.Steps[0].Waits == "outcome" {
+				if d, err := s.ResolveSaga(ctx, admin, out.ID, "put", "not"); err != nil || !d.Allowed {
+					t.Fatal(d, err)
+				}
+				v = rests(t, s, out.ID)
+			}
+			if got := stepStates(v); got != c.want {
+				t.Errorf("got %s, want %s", got, c.want)
+			}
+			if !slices.Equal(calls, c.calls) {
+				t.Errorf("called %v, want %v", calls, c.calls)
+			}
+		})
+	}
+}
+
+// An undo of an agent that is killed, or has left, is done under the system's authority, in the records' own words.
+func TestWhatAKilledAgentDidIsUndoneByTheSystem(t *testing.T) {
+	ctx := context.Background()
+	hv := hypervisortest.Open(t, nil)
+	s := hypervisortest.Session(t, hv, nil, map[policy.DID]string{ann: "0.80", bob: "0.80"})
+	b := &workbench{fails: map[string]func(context.Context) error{"b": func(context.Context) error {
+		_, err := hv.Kill(ctx, admin, policy.Kill{Scope: policy.Scope{Agent: ann}, Reason: policy.Manual})
+		if err != nil {
+			t.Error(err)
+		}
+		return context.Canceled
+	}}}
+	b.on(s, "a", "b")
+	d := sagaOf("a", "b")
+	d.Steps[1].Agent = bob
+	v := runs(t, s, d)
+	if v.State == "waiting" {
+		if d, err := s.CancelSaga(ctx, admin, v.ID); err != nil || !d.Allowed {
+			t.Fatal(d, err)
+		}
+		if d, err := s.ResolveSaga(ctx, admin, v.ID, "b", "not"); err != nil || !d.Allowed {
+			t.Fatal(d, err)
+		}
+		v = rests(t, s, v.ID)
+	}
+	if got := stepStates(v); got != "compensated: a compensated b failed" {
+		t.Errorf("%s: %v", got, b.calls)
+	}
+	actions, err := s.Actions(ctx, 0, hypervisor.MaxPage)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if last := actions[len(actions)-1]; last.Agent != policy.System.DID || last.Action != "una" {
+		t.Errorf("%+v", last)
+	}
+}
