@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/modelcontextprotocol/go-sdk/mcp"
@@ -322,5 +323,42 @@ func TestCredentialsOfOurOwnGetATokenAndANewOneWhenItIsRefused(t *testing.T) {
 	u := readyAt(t, Endpoint{URL: srv.URL, OAuth: &ClientCredentials{TokenURL: tokens.URL, ID: "me", Secret: "s3cret", Params: map[string]string{"resource": "x"}}})
 	if _, err := u.Call(t.Context(), "odd", json.RawMessage(`{}`), nil); err != nil || o.called() != 2 || asked != 2 {
 		t.Errorf("%v, %d calls, %d tokens", err, o.called(), asked)
+	}
+}
+
+func TestTheSecretGoesToItsTokenEndpointAloneAndNoFailureRepeatsAnything(t *testing.T) {
+	var elsewhere atomic.Int64
+	other := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { elsewhere.Add(1) }))
+	t.Cleanup(other.Close)
+	for name, endpoint := range map[string]http.HandlerFunc{
+		"redirects": func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, other.URL, http.StatusTemporaryRedirect)
+		},
+		"sends a form": func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, other.URL, http.StatusSeeOther) },
+		"refuses": func(w http.ResponseWriter, _ *http.Request) {
+			http.Error(w, `{"error":"invalid_client","error_description":"s3cret \u202e"}`, http.StatusUnauthorized)
+		},
+		"answers a page":   func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<html>s3cret</html>") },
+		"answers no token": func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"token_type":"Bearer"}`) },
+		"breaks off":       func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
+		"answers for ever": func(w http.ResponseWriter, _ *http.Request) {
+			fmt.Fprint(w, `{"access_token":"`+strings.Repeat("s3cret", 1<<20)+`"}`)
+		},
+		"has no good header": func(w http.ResponseWriter, _ *http.Request) {
+			fmt.Fprint(w, `{"access_token":"a\r\nB: s3cret","token_type":"Bearer"}`)
+		},
+	} {
+		srv := httptest.NewServer(endpoint)
+		t.Cleanup(srv.Close)
+		o := &oddServer{t: t}
+		upstream := httptest.NewServer(o)
+		t.Cleanup(upstream.Close)
+		err := runAt(t, Endpoint{URL: upstream.URL, OAuth: &ClientCredentials{TokenURL: srv.URL, ID: "me", Secret: "s3cret"}}).Ready(t.Context())
+		if err == nil || strings.Contains(err.Error(), "s3cret") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if elsewhere.Load() > 0 {
+		t.Error("another host was asked for a token")
 	}
 }
