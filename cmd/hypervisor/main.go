@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"os/signal"
 	"slices"
@@ -70,6 +71,10 @@ func execute(ctx context.Context, args []string, in io.Reader, out, errout io.Wr
 	}
 	if f := (*failure)(nil); !g.begun && !errors.As(err, &f) {
 		err = usage("%w; see %s --help", err, cmd.CommandPath())
+	}
+	var answer *client.Error
+	if errors.As(err, &answer) && answer.Status == http.StatusUnauthorized {
+		err = fmt.Errorf("%w; say which hypervisor with --data DIR on its machine, or a token with --token-file or $HYPERVISOR_TOKEN", err)
 	}
 	if text := oneLine(err); text != "" {
 		fmt.Fprintln(errout, text)
