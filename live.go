@@ -331,6 +331,9 @@ func (s *Session) resume(ctx context.Context) error {
 		return err
 	}
 	s.recovered = true
+	if len(state.Owed) > 0 {
+		s.tellSoon() // who uses a session before the start's timer fires sets that timer anew, to the next deadline
+	}
 	if len(session.Tries(state)) > 0 {
 		s.hv.offer(s.sendTries) // what was to be tried when the last process died
 	}

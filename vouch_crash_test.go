@@ -251,3 +251,42 @@ func TestCrashBetweenAnyTwoRecordsOfAVouchOrASlash(t *testing.T) {
 		t.Errorf("only %d deaths", died)
 	}
 }
+
+// A session that is used at once after a start, before the start itself has come to it, tells what an earlier process left owed all the
+// same: a slash was not told, nor collateral freed, until the session's own deadline.
+func TestWhatIsOwedIsToldThoughTheSessionIsUsedFirst(t *testing.T) {
+	store, clock, ctx := newKept(), hypervisortest.NewClock(), context.Background()
+	hv := hypervisortest.Open(t, &hypervisor.Options{Store: store, Clock: clock})
+	s := hypervisortest.Session(t, hv, nil, map[policy.DID]string{ann: "0.90", bob: "0.50"})
+	vouch(t, s, ann, bob, "0.20")
+	settled(hv)
+	store.break_(func(recs []eventlog.Append) []error {
+		errs := store.Store.Append(ctx, recs)
+		panic(errors.Join(append(errs, errDied)...)) // behind the slash, before anybody is told
+	})
+	func() {
+		defer func() {
+			if err, ok := recover().(error); !ok || !errors.Is(err, errDied) {
+				t.Fatalf("it lived: %v", err)
+			}
+		}()
+		_, _ = s.Slash(ctx, admin, session.Slash{Agent: bob})
+	}()
+	store.break_(nil)
+	hv = hypervisortest.Open(t, &hypervisor.Options{Store: store, Clock: clock})
+	again, err := hv.Session(ctx, s.ID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := again.State(ctx); err != nil {
+		t.Fatal(err)
+	}
+	settled(hv)
+	for did, want := range map[policy.DID]string{ann: "0.70", bob: "0.00"} {
+		if v, err := hv.Agent(ctx, did); err != nil || v.Sigma.String() != want {
+			t.Errorf("%s has σ %s, want %s (%v)", did, v.Sigma, want, err)
+		}
+	}
+}
+
+var errDied = errors.New("the machine died")

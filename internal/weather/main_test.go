@@ -48,7 +48,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(code)
 	}
-	jobs := map[string]func(context.Context) error{"keeper": keeperJob, "tool": toolJob, "library": libraryJob}
+	jobs := map[string]func(context.Context) error{"keeper": keeperJob, "tool": toolJob, "library": libraryJob, "bonds": bondsJob}
 	if err := jobs[name](context.Background()); err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
 		os.Exit(1)
