@@ -75,6 +75,12 @@ func (c *Client) Incident(ctx context.Context, session, id string) (i api.Incide
 	return i, err
 }
 
+// ReportDrift says how far an agent has moved from what it claims: with a service's token, or an operator's. With a key it can be repeated.
+func (c *Client) ReportDrift(ctx context.Context, session string, in api.DriftReport, key string) (d api.Drift, err error) {
+	err = c.callOnce(ctx, key, http.MethodPost, sessionPath(session, "drifts"), in, &d)
+	return d, err
+}
+
 // LiftDemotion ends what holds an agent in a ring since a breach or drift.
 func (c *Client) LiftDemotion(ctx context.Context, session, did string) (d api.Decision, err error) {
 	err = c.call(ctx, http.MethodDelete, sessionPath(session, "demotions/"+url.PathEscape(did)), nil, nil, &d)

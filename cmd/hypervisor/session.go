@@ -17,7 +17,7 @@ import (
 
 func newSessionCommand(g *globals) *cobra.Command {
 	return group("session", "Create, fill, list, show and end sessions", "  hypervisor session create --name dev\n  hypervisor session list\n  hypervisor session log ID --follow",
-		sessionCreate(g), sessionJoin(g), sessionLeave(g), sessionActivate(g), sessionVouch(g), sessionVouches(g), sessionWithdraw(g), sessionLiftDemotion(g), sessionList(g), sessionShow(g), sessionLog(g), sessionTerminate(g))
+		sessionCreate(g), sessionJoin(g), sessionLeave(g), sessionActivate(g), sessionVouch(g), sessionVouches(g), sessionWithdraw(g), sessionDrift(g), sessionLiftDemotion(g), sessionList(g), sessionShow(g), sessionLog(g), sessionTerminate(g))
 }
 
 func sessionList(g *globals) *cobra.Command {
