@@ -264,6 +264,8 @@ func (s *Session) sendUndo(ctx context.Context, t session.SagaTry, g *session.Sa
 			return true, nil
 		case err != nil:
 			return false, err
+		case len(report.Steps) > 0 && s.undoneAlready(g.Actions[t.Step]) == session.UndoRunning:
+			return true, nil // what it came to is not recorded yet
 		case len(report.Steps) > 0:
 			answer.Result, answer.Why, answer.Until = s.undoResult(&report.Steps[0])
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/agenthypervisor/hypervisor"
 	"github.com/agenthypervisor/hypervisor/action"
@@ -108,6 +109,42 @@ func TestALostAnswerIsAskedForBeforeItIsRecorded(t *testing.T) {
 			t.Errorf("took place %v: %+v", took, plan)
 		}
 	}
+}
+
+// An undo that was done, and whose outcome the store did not take, stands in no record: it is not said to be done until it does.
+func TestAnUndoWhoseOutcomeIsNotRecordedIsNotSaidToBeDone(t *testing.T) {
+	store, clock := newKept(), hypervisortest.NewClock()
+	hv := hypervisortest.Open(t, &hypervisor.Options{Store: store, Clock: clock})
+	s := hypervisortest.Session(t, hv, nil, map[policy.DID]string{ann: "0.80"})
+	d := newDrive()
+	tools := d.tools()
+	for i, tool := range tools {
+		tools[i].Do = func(ctx context.Context, args json.RawMessage) (json.RawMessage, error) {
+			if tool.Descriptor.ID == "drive.remove" {
+				store.break_(full)
+			}
+			return tool.Do(ctx, args)
+		}
+	}
+	if err := s.SetTools("", "drive.", tools); err != nil {
+		t.Fatal(err)
+	}
+	out := drives(t, s, policy.Agent(ann), "drive.write", "/a", "new")
+	req := hypervisor.UndoRequest{Session: s.ID(), Action: out.ID}
+	if r, _ := hv.Undo(context.Background(), admin, req); len(r.Steps) != 1 || r.Steps[0].State != hypervisor.StepUnknown || r.Undone != 0 {
+		t.Errorf("%+v", r)
+	}
+	store.break_(nil)
+	clock.Advance(time.Minute)
+	for hv.Step(context.Background()) {
+	}
+	if view, err := s.Action(context.Background(), out.ID); err != nil || len(d.files) != 0 {
+		t.Errorf("%+v, %v, %v", view, d.files, err)
+	}
+	if r := undone(t, hv, admin, req); r.Steps[0].State == hypervisor.StepFailed {
+		t.Errorf("asked again: %+v", r)
+	}
+	verify(t, store)
 }
 
 // A crash ends the hypervisor at one point: before or after a record is stored, or a call is made.

@@ -333,10 +333,10 @@ func (u *undoing) takeBack(ctx context.Context, t *taking, s *UndoStep) (again b
 	default:
 		s.State = StepUnknown
 	}
-	if ended.Err != nil {
+	if ended.Err != nil && err == nil {
 		s.Reason = ended.Err.Error()
-	} else if err != nil {
-		s.Reason = err.Error()
+	} else if err != nil { // no record says so yet, and if we crash now none ever will
+		s.State, s.Reason = StepUnknown, err.Error()
 	}
 	return false, u.history.catchUp(ctx)
 }

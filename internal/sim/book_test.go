@@ -28,29 +28,36 @@ type book struct {
 	nodeHead audit.Hash
 	opened   map[string]bool
 	summed   map[string]audit.Hash
+	reserved map[string]bool // bonds that were set aside, SESSION/vch-3
+	undone   map[string]int  // actions that were taken back, SESSION/act-12
+	kills    map[string]bool // by id
 	records  int
 }
 
 // A sessionBook is what the records of a session say.
 type sessionBook struct {
-	id       string
-	state    *session.State // the kernel's own fold, to compare what is in memory with
-	head     audit.Hash
-	tree     audit.Tree
-	eventual bool
-	active   bool
-	archived bool
-	members  map[policy.DID]*member
-	deeds    map[string]*deed
-	ids      map[string]bool
-	sagas    map[string]*sagaBook
-	order    []string // of sagas
+	id        string
+	state     *session.State // the kernel's own fold, to compare what is in memory with
+	head      audit.Hash
+	tree      audit.Tree
+	eventual  bool
+	active    bool
+	archived  bool
+	members   map[policy.DID]*member
+	deeds     map[string]*deed
+	ids       map[string]bool
+	sagas     map[string]*sagaBook
+	approvals map[string]string // granted, denied; empty: neither
+	slashed   map[policy.DID]bool
+	bonds     map[string]*bond
+	elevated  map[policy.DID]*elevation
 }
 
 // A member is an agent in a session.
 type member struct {
 	parent   policy.DID
 	present  bool
+	held     heldRing
 	fraction float64 // of the bucket, as it is at least as full as
 	at       time.Time
 }
@@ -60,8 +67,8 @@ type deed struct {
 	id, action string
 	agent      policy.DID
 	readOnly   bool
-	required   ring.Ring
-	try        *session.SagaTry
+	operator   bool // an operator's, or in one's name
+	undo       bool
 	position   int // records that were in before
 	started    int
 	outcome    string // done, failed, unknown; empty: none yet
@@ -83,19 +90,24 @@ type agentBook struct {
 	state *agent.State
 	head  audit.Hash
 	sigma ring.Sigma
+	at    map[uint64]ring.Sigma // σ_raw behind each record
 	bonds map[string]ring.Sigma
+
+	before ring.Sigma // the highest σ_raw before it moved last
+	fell   int        // in which turn
 }
 
 func newBook(w *world) *book {
 	return &book{w: w, sessions: map[string]*sessionBook{}, agents: map[policy.DID]*agentBook{}, node: system.NewState(),
-		opened: map[string]bool{}, summed: map[string]audit.Hash{}}
+		opened: map[string]bool{}, summed: map[string]audit.Hash{}, reserved: map[string]bool{}, undone: map[string]int{}, kills: map[string]bool{}}
 }
 
 func (b *book) session(id string) *sessionBook {
 	s := b.sessions[id]
 	if s == nil {
 		s = &sessionBook{id: id, state: session.NewState(id), members: map[policy.DID]*member{}, deeds: map[string]*deed{},
-			ids: map[string]bool{}, sagas: map[string]*sagaBook{}}
+			ids: map[string]bool{}, sagas: map[string]*sagaBook{}, approvals: map[string]string{}, slashed: map[policy.DID]bool{},
+			bonds: map[string]*bond{}, elevated: map[policy.DID]*elevation{}}
 		b.sessions[id] = s
 	}
 	return s
@@ -104,7 +116,7 @@ func (b *book) session(id string) *sessionBook {
 func (b *book) agent(did policy.DID) *agentBook {
 	a := b.agents[did]
 	if a == nil {
-		a = &agentBook{state: &agent.State{DID: did}, sigma: ring.Newcomer, bonds: map[string]ring.Sigma{}}
+		a = &agentBook{state: &agent.State{DID: did}, sigma: ring.Newcomer, at: map[uint64]ring.Sigma{}, bonds: map[string]ring.Sigma{}}
 		b.agents[did] = a
 	}
 	return a
@@ -146,6 +158,8 @@ func (b *book) addSystem(rec *eventlog.Append, r audit.Record, events []system.E
 		case system.Opened:
 			b.w.must(idsOnce, !b.opened[e.Session], "session %s was opened twice", e.Session)
 			b.opened[e.Session] = true
+		case system.Killed:
+			b.kills[e.ID] = true
 		case system.Committed:
 			s := b.session(e.Session)
 			b.w.must(logVerifies, s.archived && e.Summary == s.tree.Root() && e.Records == s.tree.Size, "the summary of %s is not of its records", e.Session)
@@ -192,6 +206,21 @@ func (b *book) sessionEvent(s *sessionBook, r audit.Record, e session.Event) {
 		b.admitted(s, r, e)
 	case session.Started:
 		s.deeds[e.ID].started++
+	case session.ApprovalGranted:
+		s.approvals[e.ID] = "granted"
+	case session.ApprovalDenied:
+		s.approvals[e.ID] = "denied"
+	case session.IncidentRaised:
+		b.once(s, e.ID)
+	case session.SlashExecuted:
+		s.slashed[e.Agent] = true
+	case session.AgentKilled:
+		b.kills[e.ID] = true
+	case session.SessionKilled:
+		b.kills[e.ID] = true
+	case session.Undone:
+		b.undone[e.ID]++
+		b.w.must(undoneOnce, b.undone[e.ID] == 1, "%s is undone %d times", e.ID, b.undone[e.ID])
 	case session.Completed:
 		b.became(s, e.ID, "done")
 	case session.Failed:
@@ -201,16 +230,19 @@ func (b *book) sessionEvent(s *sessionBook, r audit.Record, e session.Event) {
 	default:
 		b.sagaEvent(s, e)
 	}
+	b.ringEvent(s, e)
 }
 
 // admitted notes an admission, which takes a token of its agent's.
 func (b *book) admitted(s *sessionBook, r audit.Record, e session.Admitted) {
 	b.once(s, e.ID)
-	s.deeds[e.ID] = &deed{id: e.ID, action: e.Action, agent: e.Agent, readOnly: e.ReadOnly, required: e.RequiredRing, try: e.Saga, position: b.records}
+	s.deeds[e.ID] = &deed{id: e.ID, action: e.Action, agent: e.Agent, readOnly: e.ReadOnly, position: b.records,
+		operator: r.Caller.Role != policy.AgentRole.String(), undo: e.Undoes != "" || e.Saga != nil && e.Saga.Undo}
 	m := s.members[e.Agent]
 	if m == nil || r.Caller.Role != policy.AgentRole.String() {
 		return // an operator's
 	}
+	b.judgeRing(s, r, e)
 	const rate = 0.5 // of a bucket, each second, in every ring
 	_, burst := bucketOf(e.Ring)
 	if !m.at.IsZero() {
@@ -236,7 +268,6 @@ func (b *book) sagaEvent(s *sessionBook, e session.Event) {
 	case session.SagaCreated:
 		b.once(s, e.ID)
 		s.sagas[e.ID] = &sagaBook{id: e.ID, steps: e.Steps, settled: map[string]saga.StepState{}, undone: map[string]int{}}
-		s.order = append(s.order, e.ID)
 	case session.SagaStepStarted:
 		if e.Undo {
 			b.undoBegins(s, s.sagas[e.Saga], e.Step)
@@ -276,6 +307,7 @@ func (b *book) addAgent(a *agentBook, rec *eventlog.Append, r audit.Record, even
 	for _, e := range events {
 		b.agentEvent(a, e)
 	}
+	a.at[rec.Seq] = a.sigma
 	sum := ring.Sigma(0)
 	for _, amount := range a.bonds {
 		sum += amount
@@ -287,18 +319,21 @@ func (b *book) agentEvent(a *agentBook, e agent.Event) {
 	did, key := a.state.DID, func(session, bond string) string { return session + "/" + bond }
 	switch e := e.(type) {
 	case agent.SigmaSet:
-		a.sigma = e.Sigma
+		a.moves(b, e.Sigma)
 	case agent.Moved:
 		if e.Kind == agent.Clip {
 			had, there := a.bonds[key(e.Session, e.Bond)]
 			b.w.must(bondsHold, there && e.Lost <= had && a.sigma-min(a.sigma, e.Sigma) <= had, "%s loses %s (σ %s to %s) of a bond of %s", did, e.Lost, a.sigma, e.Sigma, had)
 			delete(a.bonds, key(e.Session, e.Bond))
 		}
-		a.sigma = e.Sigma
+		a.moves(b, e.Sigma)
 	case agent.BondReserved:
 		_, there := a.bonds[key(e.Session, e.Bond)]
 		b.w.must(bondsHold, !there, "%s reserves %s/%s twice", did, e.Session, e.Bond)
 		a.bonds[key(e.Session, e.Bond)] = e.Amount
+		b.reserved[key(e.Session, e.Bond)] = true
+	case agent.Killed:
+		b.kills[e.ID] = true
 	case agent.BondReleased:
 		_, there := a.bonds[key(e.Session, e.Bond)]
 		b.w.must(bondsHold, there, "%s releases %s/%s, which it has not", did, e.Session, e.Bond)
@@ -321,4 +356,22 @@ func (b *book) streams(name string) *sessionBook {
 		return nil
 	}
 	return b.sessions[id]
+}
+
+// killed reports whether a kill stands in a record, or what it would stop has ended, or was killed before under another id.
+func (b *book) killed(scope policy.Scope, id string) bool {
+	return b.kills[id] || scope.Session != "" && b.session(scope.Session).archived
+}
+
+// line returns an agent and those who brought it into the session.
+func (s *sessionBook) line(did policy.DID) (line []policy.DID) {
+	for did != "" && !slices.Contains(line, did) {
+		line = append(line, did)
+		m := s.members[did]
+		if m == nil {
+			break
+		}
+		did = m.parent
+	}
+	return line
 }

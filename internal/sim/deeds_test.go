@@ -37,6 +37,21 @@ func init() {
 	deed(5, (*world).runSaga)
 	deed(1, (*world).cancelSaga)
 	deed(2, (*world).resolveSaga)
+	deed(4, (*world).approval)
+	deed(4, (*world).vouch)
+	deed(1, (*world).withdraw)
+	deed(1, (*world).slash)
+	deed(1, (*world).reinstate)
+	deed(1, (*world).incident)
+	deed(1, (*world).drift)
+	deed(1, (*world).spawn)
+	deed(2, (*world).elevate)
+	deed(1, (*world).kill)
+	deed(1, (*world).liftAny)
+	deed(1, (*world).quarantine)
+	deed(1, (*world).release)
+	deed(4, (*world).changeFile)
+	deed(2, (*world).undo)
 }
 
 const mostSessions = 8 // that are made in one history
@@ -178,6 +193,9 @@ func (w *world) asks(s *hypervisor.Session, did policy.DID, c session.Act) hyper
 		return hypervisor.Outcome{}
 	case !out.Allowed:
 		w.did("call "+c.Action, string(out.Code), out.Reason)
+		if out.Approval != nil {
+			w.asked = append(w.asked, asked{s.ID(), did, c})
+		}
 		return hypervisor.Outcome{}
 	}
 	book := w.book.session(s.ID())

@@ -13,6 +13,8 @@ const (
 	noMoreThanSo invariant = "a saga claims no more than is so"
 	inReverse    invariant = "what is compensated is compensated in reverse order, once"
 	stillStands  invariant = "nothing is dispatched after an acknowledged kill or quarantine"
+	undoneOnce   invariant = "what is taken back is taken back once"
+	ringHolds    invariant = "no action above the ring at its decision"
 	rateHolds    invariant = "admissions are at most burst + rate × time"
 	bondsHold    invariant = "bonds are conserved, and at most 80 % of σ is bonded"
 	decided      invariant = "a decision for each record, a record for each admission"

@@ -26,7 +26,7 @@ var descriptors = []action.Descriptor{
 }
 
 // harmless holds the tools whose effect may happen twice.
-var harmless = map[string]bool{"read": true, "put": true, "unput": true}
+var harmless = map[string]bool{"read": true, "put": true, "unput": true, "drive.read": true}
 
 // equip brings a session its tools, once in each process; a seed's session may be without them for a while.
 func (w *world) equip(s *hypervisor.Session) {
@@ -38,39 +38,50 @@ func (w *world) equip(s *hypervisor.Session) {
 	for _, d := range descriptors {
 		tools = append(tools, hypervisor.Tool{Descriptor: d, Do: w.tool(s.ID(), d.ID)})
 	}
+	tools = append(tools, w.drive(s.ID())...)
 	w.must(acknowledged, s.SetTools("", "", tools) == nil, "the tools are refused")
 }
 
 // tool is one tool in one session: slow, gone, wrong, or as it should be.
 func (w *world) tool(session, name string) action.Func {
 	return func(ctx context.Context, args json.RawMessage) (json.RawMessage, error) {
-		w.dispatched(session, name, hypervisor.ActionOf(ctx), args)
-		w.mayCrash(crashTool)
-		if w.hits(toolDies) {
-			w.gone = 2 + w.faults.IntN(8)
-		}
-		switch {
-		case w.gone > 0 || w.hits(toolDown):
-			return nil, action.ErrNotDispatched
-		case w.hits(toolFails):
-			return nil, errors.New("no")
-		case w.hits(answerNever):
-			return nil, action.ErrUnknownOutcome // it did not happen, and nobody knows
-		case w.hits(toolSlow):
-			w.clock.Advance(time.Duration(w.faults.IntN(400)) * time.Second)
-		case w.hits(answerLate):
-			w.meanwhile()
-		}
-		if err := ctx.Err(); err != nil && w.order.IntN(2) == 0 {
-			return nil, err // it hears that it was cancelled, or it does not
-		}
-		w.happens(name, args)
-		w.mayCrash(crashEffect)
-		if w.hits(answerLost) {
-			return nil, action.ErrUnknownOutcome // it did happen, and nobody knows
-		}
-		return json.RawMessage(`"ok"`), nil
+		return w.weathered(ctx, session, name, args, func() (json.RawMessage, error) {
+			w.happens(name, args)
+			return json.RawMessage(`"ok"`), nil
+		})
 	}
+}
+
+// weathered does a call's work in the weather.
+func (w *world) weathered(ctx context.Context, session, name string, args json.RawMessage, work func() (json.RawMessage, error)) (json.RawMessage, error) {
+	if id := hypervisor.ActionOf(ctx); id != "" { // else it is a look, in the system's name
+		w.dispatched(session, name, id, args)
+	}
+	w.mayCrash(crashTool)
+	if w.hits(toolDies) {
+		w.gone = 2 + w.faults.IntN(8)
+	}
+	switch {
+	case w.gone > 0 || w.hits(toolDown):
+		return nil, action.ErrNotDispatched
+	case w.hits(toolFails):
+		return nil, errors.New("no")
+	case w.hits(answerNever):
+		return nil, action.ErrUnknownOutcome // it did not happen, and nobody knows
+	case w.hits(toolSlow):
+		w.clock.Advance(time.Duration(w.faults.IntN(400)) * time.Second)
+	case w.hits(answerLate):
+		w.meanwhile()
+	}
+	if err := ctx.Err(); err != nil && w.order.IntN(2) == 0 {
+		return nil, err // it hears that it was cancelled, or it does not
+	}
+	answer, err := work()
+	w.mayCrash(crashEffect)
+	if err == nil && w.hits(answerLost) {
+		return nil, action.ErrUnknownOutcome // it did happen, and nobody knows
+	}
+	return answer, err
 }
 
 // dispatched judges a call that has come out.
@@ -82,9 +93,13 @@ func (w *world) dispatched(session, name, id string, args json.RawMessage) {
 		w.must(decided, s.eventual && harmless[name], "%s/%s (%s) goes out and no record admits it", session, id, name)
 		return
 	}
-	w.must(decided, d.started == 1 && d.action == name, "%s/%s goes out as %s: %s, started %d times", session, id, name, d, d.started)
+	w.must(decided, d.started == 1 && (d.action == name || d.undo), "%s/%s goes out as %s: %s, started %d times", session, id, name, d, d.started)
+	if d.undo && name == "drive.read" {
+		return // it looks whether all is as before
+	}
 	d.sent++
 	w.must(harmOnce, d.sent == 1, "%s/%s goes out %d times", session, d, d.sent)
+	w.still(s, d)
 }
 
 // happens is the effect.

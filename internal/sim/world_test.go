@@ -15,6 +15,7 @@ import (
 	"github.com/agenthypervisor/hypervisor/hypervisortest"
 	"github.com/agenthypervisor/hypervisor/memlog"
 	"github.com/agenthypervisor/hypervisor/policy"
+	"github.com/agenthypervisor/hypervisor/session"
 )
 
 const (
@@ -43,11 +44,15 @@ type world struct {
 	depth int    // of answers that wait for others
 
 	agents   []policy.DID
-	ids      []string          // sessions that were acknowledged
-	equipped map[string]uint64 // by session, the boot in which its tools were brought
-	number   int               // of the newest request
-	effects  map[string]int    // what happened outside, by tool and arguments
-	runs     []run             // sagas that were acknowledged
+	ids      []string              // sessions that were acknowledged
+	equipped map[string]uint64     // by session, the boot in which its tools were brought
+	number   int                   // of the newest request
+	effects  map[string]int        // what happened outside, by tool and arguments
+	runs     []run                 // sagas that were acknowledged
+	asked    []asked               // calls that wait for an approval
+	stops    map[policy.Scope]stop // kills that were acknowledged and not lifted
+	apart    map[policy.DID]int    // quarantines that were acknowledged, and how many records there were
+	files    map[string]string     // of the drive
 
 	book  *book
 	stats *stats
@@ -55,6 +60,13 @@ type world struct {
 	sum   hash.Hash
 	keeps bool // the trace is kept for reading
 	trace []string
+}
+
+// An asked is a call that needs an approval.
+type asked struct {
+	session string
+	by      policy.DID
+	act     session.Act
 }
 
 // A run is a saga that was acknowledged.
@@ -65,7 +77,8 @@ type run struct {
 
 func newWorld(p *plan, keepTrace bool) *world {
 	w := &world{dice: p.dice(wholeSeed), plan: p, turn: wholeSeed, log: memlog.New(), clock: hypervisortest.NewClock(), boot: p.seed << 20,
-		equipped: map[string]uint64{}, effects: map[string]int{}, stats: newStats(), sum: sha256.New(), keeps: keepTrace}
+		equipped: map[string]uint64{}, effects: map[string]int{}, stops: map[policy.Scope]stop{}, apart: map[policy.DID]int{},
+		files: map[string]string{}, stats: newStats(), sum: sha256.New(), keeps: keepTrace}
 	w.book = newBook(w)
 	w.odds = weather(w.dice)
 	for i := range population {
