@@ -52,8 +52,27 @@ func (w *world) settle() {
 	for i := range w.runs {
 		w.judgeSaga(&w.runs[i])
 	}
+	w.judgeBonds()
 	w.judgeMemory()
 	w.judgeLog()
+}
+
+// judgeBonds holds what agents have set aside against what sessions know of.
+func (w *world) judgeBonds() {
+	there := map[string]bool{}
+	for _, id := range w.ids {
+		for bond, b := range w.book.session(id).state.Bonds {
+			there[id+"/"+bond] = true
+			w.must(bondsHold, b.Status != session.BondRequested, "%s/%s is still asked for", id, bond)
+			_, kept := w.book.agent(b.Voucher).bonds[id+"/"+bond]
+			w.must(bondsHold, kept, "%s/%s counts, and %s has set nothing aside for it", id, bond, b.Voucher)
+		}
+	}
+	for _, did := range w.agents {
+		for key, amount := range w.book.agent(did).bonds {
+			w.must(bondsHold, there[key], "%s has %s set aside for %s, which is no more", did, amount, key)
+		}
+	}
 }
 
 // quieten does all that waits, of which there is an end.

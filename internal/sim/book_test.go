@@ -358,9 +358,19 @@ func (b *book) streams(name string) *sessionBook {
 	return b.sessions[id]
 }
 
-// killed reports whether a kill stands in a record, or what it would stop has ended, or was killed before under another id.
+// killed reports whether a kill stands in a record, perhaps an earlier one of the same, or what it would stop has ended.
 func (b *book) killed(scope policy.Scope, id string) bool {
-	return b.kills[id] || scope.Session != "" && b.session(scope.Session).archived
+	switch {
+	case b.kills[id]:
+		return true
+	case scope.All:
+		return b.node.Killed != nil
+	case scope.Session == "":
+		return b.agent(scope.Agent).state.Killed != nil
+	}
+	s := b.session(scope.Session).state
+	_, there := s.Kills[scope.Agent]
+	return there || scope.Agent == "" && s.Killed || s.Lifecycle == session.Archived
 }
 
 // line returns an agent and those who brought it into the session.

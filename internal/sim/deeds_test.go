@@ -54,7 +54,7 @@ func init() {
 	deed(2, (*world).undo)
 }
 
-const mostSessions = 8 // that are made in one history
+const mostSessions = 12 // that are made in one history
 
 // anySession draws a session, equipped mostly; nil: it cannot be had.
 func (w *world) anySession() *hypervisor.Session {
@@ -62,6 +62,12 @@ func (w *world) anySession() *hypervisor.Session {
 		return nil
 	}
 	id := w.ids[w.deeds.IntN(len(w.ids))]
+	for range 3 { // mostly one in which something can be done
+		if w.book.session(id).state.Lifecycle == session.Active {
+			break
+		}
+		id = w.ids[w.deeds.IntN(len(w.ids))]
+	}
 	s, err := w.hv.Session(context.Background(), id)
 	if err != nil {
 		w.must(acknowledged, !errors.Is(err, hypervisor.ErrNotFound), "the session %s, which was acknowledged, is not there: %v", id, err)
@@ -195,6 +201,9 @@ func (w *world) asks(s *hypervisor.Session, did policy.DID, c session.Act) hyper
 		w.did("call "+c.Action, string(out.Code), out.Reason)
 		if out.Approval != nil {
 			w.asked = append(w.asked, asked{s.ID(), did, c})
+			if w.deeds.IntN(2) == 0 {
+				w.decides(s, out.Approval.ID, out.Approval.Digest)
+			}
 		}
 		return hypervisor.Outcome{}
 	}

@@ -3,6 +3,7 @@ package sim
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/agenthypervisor/hypervisor"
@@ -19,7 +20,11 @@ func (w *world) vouch() {
 	if s == nil {
 		return
 	}
-	by, c := w.anyone(s), session.Vouch{Vouchee: w.anyone(s), Bond: ring.Sigma(w.deeds.IntN(4) * 100_000)}
+	by, other := w.anyone(s), w.anyone(s)
+	if w.book.agent(by).sigma < w.book.agent(other).sigma {
+		by, other = other, by
+	}
+	c := session.Vouch{Vouchee: other, Bond: ring.Sigma(w.deeds.IntN(4) * 100_000)}
 	if w.deeds.IntN(3) == 0 {
 		c.Expires = w.clock.Now().Add(time.Duration(1+w.deeds.IntN(20)) * time.Minute)
 	}
@@ -142,7 +147,9 @@ func (w *world) elevate() {
 // approval has one that is open decided, or lets a call that was granted be made.
 func (w *world) approval() {
 	if len(w.asked) > 0 && w.deeds.IntN(2) == 0 {
-		a := w.asked[w.deeds.IntN(len(w.asked))]
+		i := w.deeds.IntN(len(w.asked))
+		a := w.asked[i]
+		w.asked = slices.Delete(w.asked, i, i+1)
 		if s, err := w.hv.Session(context.Background(), a.session); err == nil {
 			w.equip(s)
 			w.asks(s, a.by, a.act)
