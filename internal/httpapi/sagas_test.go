@@ -37,7 +37,7 @@ func TestASagaIsRunOverHTTP(t *testing.T) {
 		{"operator", "POST", "", `{"saga":"x","steps":[` + step("a", "ann", "read") + `,` + step("a", "zoe", "read") + `]}`, 422, "saga_invalid"},
 		{"operator", "POST", "", `{"saga":"x","steps":[` + step("a", "zoe", "read") + `]}`, 422, "saga_invalid"},
 		{"operator", "POST", "", `{"saga":"x","steps":[` + step("a", "ann", "nothing") + `]}`, 403, "unknown_action"},
-		{"operator", "POST", "", `{"saga":"x","steps":[{"id":"a","agent":"did:mesh:ann","execute":"https://a.example/b"}]}`, 422, "saga_invalid"},
+		{"operator", "POST", "", `{"saga":"x","steps":[{"id":"a","agent":"did:mesh:ann","execute":"https://a.example/b"}]}`, 403, "unknown_action"},
 		{"agent", "POST", "", `{"saga":"x","steps":[` + step("a", "bob", "read") + `]}`, 403, "forbidden"},
 		{"auditor", "POST", "", `{"saga":"x","steps":[` + step("a", "ann", "read") + `]}`, 403, "forbidden"},
 		{"operator", "GET", "/sag-1", ``, 404, "not_found"},
