@@ -75,6 +75,8 @@ type Hypervisor struct {
 	// laters are tasks that wait for a timer, by its key.
 	laters    map[string]func(context.Context)
 	nextLater uint64
+	asleep    []string // sessions in which something is due and that are not loaded
+	rousing   int      // tasks that load them
 
 	stopWork, stopLog context.CancelFunc
 	worked            chan struct{} // closed when executor and timers have ended

@@ -244,17 +244,22 @@ func (s *Session) readFrom(ctx context.Context, name string, snap snapshotJSON[*
 	l := &live{state: snap.State, tallies: map[policy.DID]session.Tally{}, snapshot: snap.State.Seq,
 		agents: gallery{known: map[policy.DID]agent.Standing{}},
 		st:     &stream{hv: s.hv, name: name, lane: &eventlog.Lane{}, lost: s.reviveLater, seq: snap.State.Seq, head: snap.Head, tree: snap.Tree}}
-	for r, err := range s.hv.read(ctx, name, 1) {
-		if err != nil {
-			return nil, err
+	if l.snapshot > 1 { // else it is among those that are read anyway
+		for r, err := range s.hv.read(ctx, name, 1) {
+			if err != nil {
+				return nil, err
+			}
+			if err := l.readSecret(r); err != nil {
+				return nil, err
+			}
+			break
 		}
-		if err := l.readSecret(r); err != nil {
-			return nil, fmt.Errorf("%s, record 1: %w", name, err)
-		}
-		break
 	}
 	seen := l.snapshot == 0
 	for r, err := range s.hv.read(ctx, name, max(1, l.snapshot)) {
+		if err == nil && r.Seq == 1 {
+			err = l.readSecret(r)
+		}
 		switch {
 		case err != nil:
 			return nil, err
@@ -295,7 +300,7 @@ func (l *live) readSecret(first *stored) error {
 	}
 	parts, err := audit.ParsePayload(first.Payload)
 	if err != nil {
-		return err
+		return fmt.Errorf("%s, record 1: %w", first.Stream, err)
 	}
 	for _, p := range parts {
 		if p.Name == "secret" && len(p.Bytes) == len(l.secret) {

@@ -52,7 +52,51 @@ func (hv *Hypervisor) tick(ctx context.Context, id string) {
 		hv.offer(func(ctx context.Context) { hv.tickAgent(ctx, policy.DID(did)) })
 		return
 	}
-	hv.handle(id).tick(ctx)
+	hv.mu.Lock()
+	s := hv.sessions[id]
+	_, loaded := hv.loaded[s]
+	hv.mu.Unlock()
+	if loaded {
+		s.tick(ctx)
+		return
+	}
+	hv.rouse(id)
+}
+
+// maxRousing bounds the sessions that are loaded at once because something is due in them: enough for a store to commit many
+// records at once, few enough to leave the executor to calls.
+const maxRousing = 256
+
+// rouse has a session loaded because something is due in it. That may wait for the store, and after a crash there may be very
+// many, so it does not keep the timers waiting.
+func (hv *Hypervisor) rouse(id string) {
+	hv.mu.Lock()
+	hv.asleep = append(hv.asleep, id)
+	more := hv.rousing < maxRousing
+	if more {
+		hv.rousing++
+	}
+	hv.mu.Unlock()
+	if more {
+		hv.offer(hv.rouseAll)
+	}
+}
+
+// rouseAll lets time do what is due in the sessions that are to be loaded, one after the other. At the end of ctx what is left is
+// owed at the next start.
+func (hv *Hypervisor) rouseAll(ctx context.Context) {
+	for {
+		hv.mu.Lock()
+		if len(hv.asleep) == 0 || ctx.Err() != nil {
+			hv.rousing--
+			hv.mu.Unlock()
+			return
+		}
+		id := hv.asleep[0]
+		hv.asleep = hv.asleep[1:]
+		hv.mu.Unlock()
+		hv.handle(id).tick(ctx)
+	}
 }
 
 // tick lets time do what is due, and seals a session that was found archived and unsealed: its Seal effect was owed to another

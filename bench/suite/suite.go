@@ -65,9 +65,12 @@ func All() []Measurement {
 		{"decision", "one admission in memory: decided, applied, encoded, chained, in the tree", decision},
 		{"lifecycle", "a session in memory: create, join, activate, terminate, its root", lifecycle},
 		{"pipeline", "a session in memory with three governed actions, its root", pipeline},
+		{"saga", "a saga of three steps in memory", sagaInMemory},
 		{"durable", "one durable command after the other", oneCommand},
 		{"rate-few", "governed calls of 256 sessions at once, on disk", rateFew},
 		{"rate-many", "governed calls over many sessions, on disk", rateMany},
+		{"saga-rate", "steps of 256 sagas at once, on disk", sagaRate},
+		{"saga-restart", "going on with sagas after a crash", sagaRestart},
 		{"kill", "the kill switch, while others call", killSwitch},
 		{"flood", "a call beside a flood of refused ones", flood},
 		{"undo", "taking back what was done, and planning it", undoing},
@@ -93,13 +96,14 @@ type Size struct {
 	Settle   time.Duration // for so long a daemon's memory stays as it is before it is weighed
 	Starts   int           // of the program
 	Planned  int           // actions whose undo is planned at once
+	Sagas    int           // under way at a crash
 }
 
 // The sizes.
 var (
-	Quick  = Size{200 * time.Millisecond, 250 * time.Millisecond, 8, 2_000, 300, 50_000, 500, 1_000, 12 * time.Second, 5, 10_000}
-	Normal = Size{time.Second, 400 * time.Millisecond, 16, 5_000, 1_000, 200_000, 1_000, 1_000, 12 * time.Second, 10, 10_000}
-	Long   = Size{time.Second, 500 * time.Millisecond, 30, 20_000, 3_000, 1_000_000, 2_000, 1_000, 12 * time.Second, 20, 10_000}
+	Quick  = Size{200 * time.Millisecond, 250 * time.Millisecond, 8, 2_000, 300, 50_000, 500, 1_000, 12 * time.Second, 5, 10_000, 10_000}
+	Normal = Size{time.Second, 400 * time.Millisecond, 16, 5_000, 1_000, 200_000, 1_000, 1_000, 12 * time.Second, 10, 10_000, 10_000}
+	Long   = Size{time.Second, 500 * time.Millisecond, 30, 20_000, 3_000, 1_000_000, 2_000, 1_000, 12 * time.Second, 20, 10_000, 10_000}
 )
 
 // The subcommands of `bench` that are run as processes of their own.

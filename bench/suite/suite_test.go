@@ -70,7 +70,7 @@ func BenchmarkRows(b *testing.B) {
 }
 
 func TestEveryMeasurementMakesItsRows(t *testing.T) {
-	small := suite.Size{Sample: 5 * time.Millisecond, Round: 20 * time.Millisecond, Rounds: 1, Sessions: 300, Calls: 20, Records: 3000, Loaded: 10, Idle: 20, Settle: 100 * time.Millisecond, Starts: 1, Planned: 200}
+	small := suite.Size{Sample: 5 * time.Millisecond, Round: 20 * time.Millisecond, Rounds: 1, Sessions: 300, Calls: 20, Records: 3000, Loaded: 10, Idle: 20, Settle: 100 * time.Millisecond, Starts: 1, Planned: 200, Sagas: 50}
 	for _, m := range suite.All() {
 		rows, err := m.Run(t.Context(), options(t, small))
 		if err != nil {
