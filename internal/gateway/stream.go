@@ -28,9 +28,11 @@ type stream struct {
 	w        io.Writer
 	skipLong bool // go on behind a line that is too long
 
-	lines chan readLine
-	out   chan *outgoing
-	done  chan struct{} // closed once, by end
+	lines  chan readLine
+	turn   chan struct{}             // holds one token while a line is written
+	atOnce func([]byte) (int, error) // writes what w takes without waiting; nil: that cannot be had
+	out    chan *outgoing            // what is left of the line whose turn it is
+	done   chan struct{}             // closed once, by end
 
 	mu      sync.Mutex
 	pending int   // bytes handed to send and neither written nor dropped
@@ -44,13 +46,15 @@ type readLine struct {
 	err  error
 }
 
-// An outgoing line is written by the stream's writer, or dropped by its sender while it has not been begun.
+// An outgoing line is written by its sender as far as the peer takes it at once, and from there on by the stream's writer: what
+// a peer that does not read would hold up is not its sender. It is dropped by its sender while it has not been begun.
 type outgoing struct {
 	text  []byte
 	msg   jsonrpc.Message // what text says; nil: nobody asks
 	id    jsonrpc.ID      // of a request that wants an answer
 	state atomic.Int32
-	done  chan struct{} // closed when state is sent, unsent or broken
+	rest  []byte        // of text and its newline, for the writer
+	done  chan struct{} // closed when the writer is done with it; nil: the writer never had it
 	err   error         // valid once done is closed
 }
 
@@ -66,7 +70,8 @@ const (
 // newStream starts the two goroutines that own r and w; end ends them. A Read or Write under way ends only if closing r or w
 // ends it, as it does for pipes and sockets; a process's own stdin may keep its goroutine until the process ends.
 func newStream(r io.Reader, w io.Writer, skipLong bool) *stream {
-	s := &stream{r: r, w: w, skipLong: skipLong, lines: make(chan readLine), out: make(chan *outgoing), done: make(chan struct{})}
+	s := &stream{r: r, w: w, skipLong: skipLong, atOnce: writeAtOnce(w),
+		lines: make(chan readLine), turn: make(chan struct{}, 1), out: make(chan *outgoing), done: make(chan struct{})}
 	s.pumps.Go(s.readLines)
 	s.pumps.Go(s.writeLines)
 	return s
@@ -86,7 +91,6 @@ func (s *stream) next(ctx context.Context) ([]byte, error) {
 
 // send writes a line and its newline. It returns when the line is written or can no longer be, or when ctx ends.
 func (s *stream) send(ctx context.Context, o *outgoing) error {
-	o.done = make(chan struct{})
 	if ctx.Err() != nil {
 		o.state.Store(dropped)
 		return ctx.Err()
@@ -97,11 +101,30 @@ func (s *stream) send(ctx context.Context, o *outgoing) error {
 		return errStalled
 	}
 	select {
-	case s.out <- o:
+	case s.turn <- struct{}{}:
 	case <-s.done:
 		return s.drop(o, s.reason())
 	case <-ctx.Done():
 		return s.drop(o, ctx.Err())
+	}
+	o.state.Store(writing)
+	o.rest = append(o.text, '\n')
+	if s.atOnce != nil {
+		n, err := s.atOnce(o.rest)
+		if o.rest = o.rest[n:]; len(o.rest) == 0 || err != nil {
+			return s.written(o, err)
+		}
+	}
+	return s.handOver(ctx, o)
+}
+
+// handOver has the writer write what is left of a line. Whoever does has the turn, so the writer is free.
+func (s *stream) handOver(ctx context.Context, o *outgoing) error {
+	o.done = make(chan struct{})
+	select {
+	case s.out <- o:
+	case <-s.done:
+		return s.written(o, s.reason())
 	}
 	select {
 	case <-o.done:
@@ -109,8 +132,25 @@ func (s *stream) send(ctx context.Context, o *outgoing) error {
 	case <-s.done:
 		return s.reason()
 	case <-ctx.Done():
-		return ctx.Err() // it is being written; the writer gives the bytes back
+		return ctx.Err() // it is being written; the writer gives bytes and turn back
 	}
+}
+
+// written notes how far a line came, which ends its turn, and ends a stream that cannot be written to. A message cut short is not a
+// JSON value, so its reader cannot have acted on it.
+func (s *stream) written(o *outgoing, err error) error {
+	if err != nil && len(o.rest) > 1 { // more than the newline
+		o.state.Store(unsent)
+	} else {
+		o.state.Store(sent)
+	}
+	s.release(o)
+	<-s.turn
+	if err == nil {
+		return nil
+	}
+	s.end(err)
+	return s.reason() // which may have been there first
 }
 
 func (s *stream) reserve(n int) bool {
@@ -227,27 +267,15 @@ func (s *stream) writeLines() {
 	for {
 		select {
 		case o := <-s.out:
-			if err := s.write(o); err != nil {
-				s.end(err)
+			n, err := s.w.Write(o.rest)
+			o.rest = o.rest[n:]
+			o.err = s.written(o, err)
+			close(o.done)
+			if err != nil {
 				return
 			}
 		case <-s.done:
 			return
 		}
 	}
-}
-
-// write writes one line. A message cut short is not a JSON value, so its reader cannot have acted on it.
-func (s *stream) write(o *outgoing) error {
-	defer close(o.done)
-	defer s.release(o)
-	o.state.Store(writing)
-	n, err := s.w.Write(append(o.text, '\n'))
-	if err != nil && n < len(o.text) {
-		o.state.Store(unsent)
-	} else {
-		o.state.Store(sent)
-	}
-	o.err = err
-	return err
 }
