@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"github.com/agenthypervisor/hypervisor/policy"
+	"github.com/agenthypervisor/hypervisor/ring"
+	"github.com/agenthypervisor/hypervisor/session"
 )
 
 // limits_test.go: bounds that no other test meets on its way.
@@ -71,9 +73,13 @@ func TestAListOfToolsWithoutEndIsGivenUp(t *testing.T) {
 
 func TestAListOfPromptsWithoutEndIsLookedThroughNoFurtherThanItsBound(t *testing.T) {
 	url, pages := endless(t, "prompts", 1)
-	hv, s := crowdedSession(t, 1) // in which no rate ends it before
+	hv, s := crowdedSession(t, 1)
+	const swift = policy.DID("did:mesh:swift") // in ring 1, whose rate does not end it before
+	if _, err := s.Join(t.Context(), policy.Operator("did:mesh:admin"), session.Join{Agent: swift, Sigma: ring.MustSigma("0.97")}); err != nil {
+		t.Fatal(err)
+	}
 	h := hallOf(t, hv, s, &HubOptions{Servers: []ServerSpec{{Name: "odd", Endpoint: &Endpoint{URL: url}}}})
-	p := postman{t: t, h: h, token: h.token(agentNo(0))}.session()
+	p := postman{t: t, h: h, token: h.token(swift)}.session()
 	p.say(`{"jsonrpc":"2.0","id":2,"method":"tools/list","params":{}}`) // the server has started
 	m, _ := p.say(`{"jsonrpc":"2.0","id":3,"method":"prompts/get","params":{"name":"odd__none"}}`)
 	if m.Error == nil || !strings.Contains(m.Error.Message, "no server lists a prompt") || pages.Load() != maxListPages {
