@@ -21,7 +21,7 @@ import (
 	"github.com/agenthypervisor/hypervisor/session"
 )
 
-var long = flag.Bool("long", false, "5,000 calls of each client instead of 50: a million in all, with 8 KiB of log in memory for each")
+var long = flag.Bool("long", false, "5,000 calls of each client instead of 50: a million in all, in a log on disk of some gigabytes")
 
 // A rushingClock moves by 20 ms each time it is read, so that no rate is ever exceeded.
 type rushingClock struct{ reads atomic.Int64 }
@@ -36,7 +36,11 @@ func (c *rushingClock) After(d time.Duration) <-chan time.Time { return time.Aft
 func crowdedSession(t testing.TB, agents int) (*hypervisor.Hypervisor, *hypervisor.Session) {
 	t.Helper()
 	ctx := context.WithoutCancel(t.Context())
-	hv, err := hypervisor.Open(ctx, &hypervisor.Options{Clock: &rushingClock{}})
+	opt := &hypervisor.Options{Clock: &rushingClock{}}
+	if *long { // in memory a million calls and what the collector lets stand are 24 GB
+		opt.Dir = t.TempDir()
+	}
+	hv, err := hypervisor.Open(ctx, opt)
 	if err != nil {
 		t.Fatal(err)
 	}
