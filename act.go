@@ -455,6 +455,9 @@ func (s *Session) settle(ctx context.Context, c *call, settle session.Settle, be
 	case err == nil:
 		became.Decision.Seq = max(became.Decision.Seq, out.Seq)
 		s.finish(c, became, nil)
+		if len(c.line) > 0 {
+			s.watched(c.line[0])
+		}
 	case errors.Is(err, session.ErrImpossible), errors.Is(err, ErrNotFound):
 		s.hv.opts.Logger.Warn("an outcome came too late to be recorded", "session", s.id, "action", c.id, "error", err)
 		s.finish(c, became, nil)

@@ -58,13 +58,14 @@ type Hypervisor struct {
 	rules    atomic.Pointer[ruleSet]
 	equipper atomic.Pointer[Equipper]
 
-	addresses  atomic.Pointer[Addresses]  // that may be called; nil: none
-	reputation atomic.Pointer[Reputation] // asked at every join; nil: none is
-	bodies     sync.Pool                  // of *[]byte: records' bytes on their way to the store
-	gate       sync.RWMutex               // held for writing while closing is set, so that no one enters unseen
-	closing    atomic.Bool                // nobody enters any more
-	busy       sync.WaitGroup             // who has entered, and calls without an answer
-	cutOff     atomic.Bool                // a call that begins is cancelled at once
+	addresses  atomic.Pointer[Addresses]   // that may be called; nil: none
+	reputation atomic.Pointer[Reputation]  // asked at every join; nil: none is
+	drifts     atomic.Pointer[DriftSource] // asked at joins and after calls; nil: none is
+	bodies     sync.Pool                   // of *[]byte: records' bytes on their way to the store
+	gate       sync.RWMutex                // held for writing while closing is set, so that no one enters unseen
+	closing    atomic.Bool                 // nobody enters any more
+	busy       sync.WaitGroup              // who has entered, and calls without an answer
+	cutOff     atomic.Bool                 // a call that begins is cancelled at once
 
 	renewing sync.Mutex // held while an alias's successor is opened
 

@@ -285,6 +285,7 @@ func (s *Session) Join(ctx context.Context, caller policy.Caller, c session.Join
 	if err := refusedOr(out.Decision, err); err != nil {
 		return Participant{}, err
 	}
+	s.watched(c.Agent)
 	if out.Repeats != nil || len(c.Receipts) > 0 {
 		return s.Participant(ctx, c.Agent)
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/agenthypervisor/hypervisor/internal/document"
 	"github.com/agenthypervisor/hypervisor/internal/gateway"
 	"github.com/agenthypervisor/hypervisor/internal/reputation"
+	"github.com/agenthypervisor/hypervisor/internal/watcher"
 )
 
 // reload.go: what a configuration is to the daemon, at its start and when it is read again.
@@ -139,7 +140,7 @@ func (d *daemon) enforce(ctx context.Context, cfg *config.Config) error {
 			return errors.Join(err, fmt.Errorf("σ of %s: %s", a.DID, decision.Reason))
 		}
 	}
-	rates, err := reputationOf(cfg)
+	rates, err := ratingOf(cfg)
 	if err != nil {
 		return usage("%w", err)
 	}
@@ -157,47 +158,68 @@ func (d *daemon) enforce(ctx context.Context, cfg *config.Config) error {
 	return nil
 }
 
-// A rating is the reputation service of a configuration.
+// A rating is what a configuration has asked about agents.
 type rating struct {
 	asked *reputation.Service // nil: none is
 	told  bool
+	drift *watcher.Service // nil: none is
 }
 
-// reputationOf returns the service that a configuration names, which nobody asks yet.
-func reputationOf(cfg *config.Config) (rating, error) {
-	r := cfg.Services.Reputation
-	if r == nil {
-		return rating{}, nil
-	}
-	headers := r.Headers
-	if r.TokenEnv != "" {
-		token := os.Getenv(r.TokenEnv)
-		if token == "" {
-			return rating{}, fmt.Errorf("services.reputation.token_env: the environment has no %s; set it to the service's token", r.TokenEnv)
+// ratingOf returns the services that a configuration names, which nobody asks yet.
+func ratingOf(cfg *config.Config) (r rating, err error) {
+	if c := cfg.Services.Reputation; c != nil {
+		headers, err := headersOf("reputation", c.Service)
+		if err != nil {
+			return rating{}, err
 		}
-		headers = maps.Clone(headers)
-		if headers == nil {
-			headers = map[string]string{}
+		if r.asked, err = reputation.New(reputation.Options{URL: c.URL, Headers: headers, Timeout: c.Timeout, Keep: c.Cache}); err != nil {
+			return rating{}, err
 		}
-		headers["Authorization"] = "Bearer " + token
+		r.told = !c.NoReports
 	}
-	s, err := reputation.New(reputation.Options{URL: r.URL, Headers: headers, Timeout: r.Timeout, Keep: r.Cache})
-	return rating{s, !r.NoReports}, err
+	if c := cfg.Services.Drift; c != nil {
+		headers, err := headersOf("drift", *c)
+		if err != nil {
+			return rating{}, err
+		}
+		if r.drift, err = watcher.New(watcher.Options{URL: c.URL, Headers: headers, Timeout: c.Timeout, Keep: c.Cache}); err != nil {
+			return rating{}, err
+		}
+	}
+	return r, nil
 }
 
-// set has the service asked, and told, from now on; the one before no more.
+// headersOf returns what is sent with every question to a service, its token from the environment included.
+func headersOf(name string, c config.Service) (map[string]string, error) {
+	if c.TokenEnv == "" {
+		return c.Headers, nil
+	}
+	token := os.Getenv(c.TokenEnv)
+	if token == "" {
+		return nil, fmt.Errorf("services.%s.token_env: the environment has no %s; set it to the service's token", name, c.TokenEnv)
+	}
+	headers := map[string]string{"Authorization": "Bearer " + token}
+	maps.Copy(headers, c.Headers)
+	return headers, nil
+}
+
+// set has the services asked, and told, from now on; the ones before no more.
 func (r rating) set(hv *hypervisor.Hypervisor) {
-	if r.asked == nil {
-		hv.SetReputation(nil)
-		hv.SetReporter(nil)
-		return
+	var asks hypervisor.Reputation
+	var tells hypervisor.Reporter
+	var watches hypervisor.DriftSource
+	if r.asked != nil {
+		asks = r.asked
 	}
-	hv.SetReputation(r.asked)
-	if r.told {
-		hv.SetReporter(r.asked)
-	} else {
-		hv.SetReporter(nil)
+	if r.asked != nil && r.told {
+		tells = r.asked
 	}
+	if r.drift != nil {
+		watches = r.drift
+	}
+	hv.SetReputation(asks)
+	hv.SetReporter(tells)
+	hv.SetDriftSource(watches)
 }
 
 // followSignals reads the configuration again at each SIGHUP, until ctx ends.

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path"
+	"strings"
 	"testing"
 
 	"github.com/agenthypervisor/hypervisor/api"
@@ -60,6 +61,33 @@ func TestTheConfiguredServiceIsToldOfASlash(t *testing.T) {
 	}
 	if said := <-told; said["agent"] != "did:mesh:ann" || said["kind"] != "slash" || said["score"] != 0.0 || said["cause"] != "it leaked" {
 		t.Errorf("%v", said)
+	}
+	if err := d.end(); err != nil {
+		t.Error(err)
+	}
+}
+
+// SPEC §9 "Drift": a service that the configuration names is asked about who joins, and what it says demotes.
+func TestTheConfiguredDriftServiceIsAsked(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_ = json.NewEncoder(w).Encode(map[string]any{"agent": path.Base(path.Dir(r.URL.Path)), "claimed": []int{1, 0}, "observed": []float64{1, 1.1}})
+	}))
+	defer server.Close()
+	d := start(t, t.TempDir(), notesYAML+"services: {drift: {url: '"+server.URL+"', timeout: 20s}}\n")
+	s, err := d.ctl.CreateSession(t.Context(), api.SessionConfig{Name: "dev"}, "k")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if j, err := d.ctl.Join(t.Context(), s.ID, api.Join{Agent: "did:mesh:ann"}, ""); err != nil || j.Ring != 2 {
+		t.Fatalf("%+v, %v", j, err)
+	}
+	for r, err := range d.ctl.Log(t.Context(), s.ID, 1, true) { // it comes though nobody calls
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(r), `"type":"ring.demoted"`) {
+			break
+		}
 	}
 	if err := d.end(); err != nil {
 		t.Error(err)

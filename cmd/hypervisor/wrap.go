@@ -240,7 +240,7 @@ func (w *wrapping) serve(ctx context.Context, hv *hypervisor.Hypervisor, dir str
 // prepare puts the policies in force, ends what an earlier process left, and opens the session.
 func (w *wrapping) prepare(ctx context.Context, hv *hypervisor.Hypervisor, admin policy.Caller, dir string, set setting) (*hypervisor.Session, hypervisor.Participant, error) {
 	var none hypervisor.Participant
-	rates, err := reputationOf(set.cfg)
+	rates, err := ratingOf(set.cfg)
 	if err != nil {
 		return nil, none, usage("%w", err)
 	}

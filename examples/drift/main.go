@@ -1,5 +1,6 @@
 // Command drift is a small drift service, to try one with and to read: it is told what agents claim to do, as embeddings, and is
-// shown what they were seen to do; what it sees it reports to the hypervisor, which measures and decides (docs/drift.schema.json). It
+// shown what they were seen to do; what it sees it reports to the hypervisor, which measures and decides (docs/drift.schema.json).
+// Without -token-file it reports nothing and is asked instead: services: {drift: {url: "http://127.0.0.1:7801"}} in hypervisor.yaml. It
 // keeps everything in memory and asks nobody who they are: do not run it where others reach it.
 //
 //	hypervisor token create did:mesh:cmvk --role service --out cmvk.token
@@ -32,15 +33,18 @@ const (
 func main() {
 	listen := flag.String("listen", "127.0.0.1:7801", "host:port")
 	hypervisor := flag.String("hypervisor", "http://127.0.0.1:7700", "the hypervisor's address")
-	tokenFile := flag.String("token-file", "", "a file with a token of the role service")
+	tokenFile := flag.String("token-file", "", "a file with a token of the role service; without one it is asked")
 	flag.Parse()
-	token, err := os.ReadFile(*tokenFile)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "drift: -token-file:", err)
-		os.Exit(2)
+	var token []byte
+	if *tokenFile != "" {
+		var err error
+		if token, err = os.ReadFile(*tokenFile); err != nil {
+			fmt.Fprintln(os.Stderr, "drift: -token-file:", err)
+			os.Exit(2)
+		}
 	}
 	w := newWatcher(*hypervisor, strings.TrimSpace(string(token)))
-	fmt.Printf("drift service on http://%s, reporting to %s\n", *listen, *hypervisor)
+	fmt.Printf("drift service on http://%s\n", *listen)
 	server := &http.Server{Addr: *listen, Handler: w.handler(), ReadTimeout: patience, WriteTimeout: 2 * patience}
 	if err := server.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
 		fmt.Fprintln(os.Stderr, "drift:", err)
@@ -50,15 +54,16 @@ func main() {
 
 // A watcher knows what agents claim, and reports what they do.
 type watcher struct {
-	hypervisor, token string
+	hypervisor, token string // no token: it reports nothing, and is asked
 	client            *http.Client
 
-	mu      sync.Mutex
-	claimed map[string]json.RawMessage // by DID
+	mu       sync.Mutex
+	claimed  map[string]json.RawMessage // by DID
+	observed map[string]json.RawMessage // by session and DID, what was seen last
 }
 
 func newWatcher(hypervisor, token string) *watcher {
-	return &watcher{hypervisor: strings.TrimSuffix(hypervisor, "/"), token: token, client: &http.Client{Timeout: patience}, claimed: map[string]json.RawMessage{}}
+	return &watcher{hypervisor: strings.TrimSuffix(hypervisor, "/"), token: token, client: &http.Client{Timeout: patience}, claimed: map[string]json.RawMessage{}, observed: map[string]json.RawMessage{}}
 }
 
 func (w *watcher) handler() http.Handler {
@@ -78,6 +83,12 @@ func (w *watcher) handler() http.Handler {
 			http.Error(out, err.Error(), http.StatusBadRequest)
 			return
 		}
+		if w.token == "" {
+			if err := w.see(r.PathValue("id"), r.PathValue("did"), v); err != nil {
+				http.Error(out, err.Error(), http.StatusBadRequest)
+			}
+			return
+		}
 		status, answer, err := w.report(r, r.PathValue("id"), r.PathValue("did"), v)
 		if err != nil {
 			http.Error(out, err.Error(), http.StatusBadGateway)
@@ -87,7 +98,31 @@ func (w *watcher) handler() http.Handler {
 		out.WriteHeader(status)
 		_, _ = out.Write(answer)
 	})
+	mux.HandleFunc("GET /sessions/{id}/agents/{did}/drift", func(out http.ResponseWriter, r *http.Request) {
+		did := r.PathValue("did")
+		w.mu.Lock()
+		claimed, observed := w.claimed[did], w.observed[r.PathValue("id")+" "+did]
+		w.mu.Unlock()
+		if claimed == nil || observed == nil {
+			http.Error(out, "nothing was observed of it", http.StatusNotFound)
+			return
+		}
+		out.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(out).Encode(map[string]any{"agent": did, "claimed": claimed, "observed": observed, "metric": "cosine"})
+	})
 	return mux
+}
+
+// see keeps what an agent was seen to do, for when the hypervisor asks.
+func (w *watcher) see(session, did string, v json.RawMessage) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	key := session + " " + did
+	if _, known := w.observed[key]; !known && len(w.observed) >= maxAgents {
+		return fmt.Errorf("%d agents are seen already", maxAgents)
+	}
+	w.observed[key] = v
+	return nil
 }
 
 // embedding reads a list of numbers, each as it is written.

@@ -11,8 +11,10 @@ import (
 	"github.com/agenthypervisor/hypervisor/hypervisortest"
 	"github.com/agenthypervisor/hypervisor/internal/auth"
 	"github.com/agenthypervisor/hypervisor/internal/httpapi"
+	watching "github.com/agenthypervisor/hypervisor/internal/watcher"
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/ring"
+	"github.com/agenthypervisor/hypervisor/session"
 	"github.com/agenthypervisor/hypervisor/system"
 )
 
@@ -57,4 +59,54 @@ func TestWhatIsObservedDemotesTheAgent(t *testing.T) {
 		t.Errorf("%+v, %v", p, err)
 	}
 	ask("POST", observed, `[1]`, http.StatusUnprocessableEntity) // what the hypervisor answers is handed on
+}
+
+// SPEC §9 "Drift": the hypervisor asks this service, over HTTP, and what it answers demotes; when it is down nothing follows.
+func TestWhatTheHypervisorAsksDemotesTheAgent(t *testing.T) {
+	const ann, bob = policy.DID("did:mesh:ann"), policy.DID("did:mesh:bob")
+	w := newWatcher("", "")
+	server := httptest.NewServer(w.handler())
+	defer server.Close()
+	asked, err := watching.New(watching.Options{URL: server.URL, Keep: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	hv := hypervisortest.Open(t, nil)
+	hv.SetDriftSource(asked)
+	s := hypervisortest.Session(t, hv, nil, map[policy.DID]string{ann: "0.97", bob: "0.97"})
+	steps := func() {
+		for hv.Step(t.Context()) {
+		}
+	}
+	steps() // nothing was observed yet
+	for path, body := range map[string]string{"/agents/did:mesh:ann/claimed": `[1, 0]`, "/sessions/" + s.ID() + "/agents/did:mesh:ann/observed": `[1, 1.1]`} {
+		method := http.MethodPut
+		if strings.HasPrefix(path, "/sessions") {
+			method = http.MethodPost
+		}
+		out := httptest.NewRecorder()
+		w.handler().ServeHTTP(out, httptest.NewRequest(method, path, strings.NewReader(body)))
+		if out.Code != http.StatusOK {
+			t.Fatalf("%s: %d %s", path, out.Code, out.Body)
+		}
+	}
+	again := func(did policy.DID) ring.Ring {
+		t.Helper()
+		if _, err := s.Join(t.Context(), policy.Operator("did:mesh:admin"), session.Join{Agent: did}); err != nil {
+			t.Fatal(err)
+		}
+		steps()
+		p, err := s.Participant(t.Context(), did)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p.Ring
+	}
+	if got := again(ann); got != ring.Standard {
+		t.Errorf("ann, who has moved by 0.33, is in ring %d", got)
+	}
+	server.Close()
+	if got := again(bob); got != ring.Privileged {
+		t.Errorf("of a service that is down: ring %d", got)
+	}
 }

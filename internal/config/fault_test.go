@@ -15,6 +15,8 @@ func TestEveryFaultSaysWhereAndWhat(t *testing.T) {
 		{"unknown key, near", "pollicies: []", `1:1: unknown key "pollicies" (did you mean "policies"?)`},
 		{"unknown key, far", "{listen: 'localhost:1', zebra: 1}", `1:25: unknown key "zebra" (there are addresses, agents, anonymous_agent, data, hosts, listen, mcpServers, mcpServersFile, policies, roles, servers, services, session)`},
 		{"a service without its address", "services: {reputation: {timeout: 1s}}", `1:24: services.reputation: url is missing`},
+		{"a drift service without its address", "services: {drift: {timeout: 1s}}", `1:19: services.drift: url is missing`},
+		{"a drift service that is told", "services: {drift: {url: 'https://d.example', report: true}}", `1:46: unknown key "report" (there are cache, headers, timeout, token_env, url)`},
 		{"a service's token", "services: {reputation: {url: 'https://r.example', token_env: 'a b'}}", `1:62: services.reputation.token_env: want the name of an environment variable such as REPUTATION_TOKEN, got "a b"`},
 		{"two tokens of a service", "services: {reputation: {url: 'https://r.example', token_env: T, headers: {authorization: x}}}", `1:24: services.reputation: token_env and a header Authorization: one of them`},
 		{"a service's time", "services: {reputation: {url: 'https://r.example', timeout: 1h}}", `1:60: services.reputation.timeout: want a duration from 10ms to 30s such as 30s, 15m, 24h or 7d, got "1h"`},
