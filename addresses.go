@@ -23,10 +23,16 @@ type Addresses interface {
 // SetAddresses says which addresses may be called from now on; nil: none, as long as nobody says otherwise.
 func (hv *Hypervisor) SetAddresses(a Addresses) {
 	hv.addresses.Store(&a)
+	hv.toolsCame()
+}
+
+// toolsCame lets the steps of sagas go on that were tried before it was said what does them: those that an earlier process left may
+// be tried as soon as the hypervisor is open.
+func (hv *Hypervisor) toolsCame() {
 	hv.mu.Lock()
 	loaded := slices.Collect(maps.Keys(hv.loaded))
 	hv.mu.Unlock()
-	for _, s := range loaded { // a step of an earlier process may have been tried before this was said
+	for _, s := range loaded {
 		hv.offer(s.toolsCame)
 	}
 }

@@ -27,8 +27,12 @@ const (
 type Equipper func(ctx context.Context, s *Session, agent policy.DID) error
 
 // Equip says how an agent's tools come into a session whose agent is not connected: for undo after a restart, after the
-// session's end, and after a kill. Without it only those that are there already serve. The gateway's is Hub.Equip.
-func (hv *Hypervisor) Equip(f Equipper) { hv.equipper.Store(&f) }
+// session's end, and after a kill. Without it only those that are there already serve. The gateway's is Hub.Equip. Steps of sagas that
+// wait for a tool are looked at again.
+func (hv *Hypervisor) Equip(f Equipper) {
+	hv.equipper.Store(&f)
+	hv.toolsCame()
+}
 
 // toolFor returns what an agent's action is done with in a session, equipped for it if it must be, and whose it is: the
 // agent's own where it has one and lives.

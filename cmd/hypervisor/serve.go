@@ -109,7 +109,6 @@ func (d *daemon) serve(ctx context.Context, cfg *config.Config, first bool) erro
 		return usage("%w", err)
 	}
 	d.hub = hub
-	d.hv.Equip(hub.Equip)
 	if err := d.enforce(ctx, cfg); err != nil {
 		return err
 	}
@@ -169,6 +168,7 @@ func (d *daemon) open(ctx context.Context, at doors, hello greeting) error {
 		_ = d.hub.Run(calling)
 	}()
 	<-d.hub.Serving()
+	d.hv.Equip(d.hub.Equip) // not before: a step that an earlier process left would find nobody, and wait
 	hello.print(d.g, at.rules.Loopback())
 	<-ctx.Done()
 	d.draining.Store(true)
