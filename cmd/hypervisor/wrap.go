@@ -218,6 +218,7 @@ func (w *wrapping) serve(ctx context.Context, hv *hypervisor.Hypervisor, dir str
 		TrustAnnotations: set.trusting, Version: version().Version, Log: hv.Logger(),
 	})
 	hv.Equip(front.Equip)
+	hv.SetAddresses(set.cfg.Addresses)
 	served := front.Run(ctx, w.stdin, w.stdout)
 	reason := "end_of_input"
 	if served != nil {

@@ -83,7 +83,12 @@ func TestWhoHasNotTheSecretDeploysNothing(t *testing.T) {
 	if w.Code != http.StatusUnauthorized || len(s.versions) != 0 {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
-	if s.do("k", "east", 7, false) != 7 || s.do("k", "east", 7, false) != 7 || len(s.versions["east"]) != 1 || s.do("k2", "east", 7, true) != 0 {
-		t.Errorf("%v", s.versions)
+	for range 2 { // two calls with one key are one
+		if got := s.do("k", "east", 7, false); got != 7 || len(s.versions["east"]) != 1 {
+			t.Errorf("%d, %v", got, s.versions)
+		}
+	}
+	if got := s.do("k2", "east", 7, true); got != 0 {
+		t.Errorf("rolled back to %d", got)
 	}
 }
