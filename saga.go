@@ -139,8 +139,8 @@ func (s *Session) CancelSaga(ctx context.Context, caller policy.Caller, id strin
 	return out.Decision, err
 }
 
-// sendTries offers to the executor each try that is owed and not on its way. It may be called whenever one may be: to send one
-// twice is harmless, since only one is admitted.
+// sendTries sends each try that is owed and not on its way, the last itself and the others by the executor. It is a task of the
+// executor's own, and may be called whenever a try may be owed: to send one twice is harmless, since only one is admitted.
 func (s *Session) sendTries(ctx context.Context) {
 	s.mu.Lock()
 	err := s.load(ctx)
@@ -158,7 +158,11 @@ func (s *Session) sendTries(ctx context.Context) {
 	if err != nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, errForgotten) && !s.hv.closing.Load() {
 		s.hv.later(settleRetry, s.sendTries)
 	}
-	for _, t := range tries {
+	for i, t := range tries {
+		if i == len(tries)-1 {
+			s.try(ctx, t) // mostly the only one, and whoever is here has nothing else to do
+			return
+		}
 		s.hv.offer(func(ctx context.Context) { s.try(ctx, t) })
 	}
 }
