@@ -34,10 +34,19 @@ func (s *Session) RunSaga(ctx context.Context, caller policy.Caller, d saga.Defi
 	if faults := d.Check(saga.Known{}); faults != nil {
 		return Outcome{}, faults
 	}
+	return s.startSaga(ctx, caller, d, "")
+}
+
+// startSaga starts a saga of a sound definition; one that replays another does not do what stands of that.
+func (s *Session) startSaga(ctx context.Context, caller policy.Caller, d saga.Definition, replays string) (Outcome, error) {
 	c, args, refusal, err := s.prepareSaga(ctx, d)
-	if err != nil || refusal != nil {
-		return Outcome{Decision: *refusal}, err
+	switch {
+	case err != nil:
+		return Outcome{}, err
+	case refusal != nil:
+		return Outcome{Decision: *refusal}, nil
 	}
+	c.Replays = replays
 	out, t, err := s.propose(ctx, caller, c, nil, func(out session.Outcome) { s.keepArgs(out.ID, args) })
 	if err == nil {
 		err = s.hv.wait(ctx, t)

@@ -18,7 +18,10 @@ import (
 type SagaView struct {
 	ID      string
 	Session string
+	Seq     uint64 // of the record that began it
+	AsOf    uint64 // of the session's newest record when it was so
 	Name    string
+	Replays string     // the saga of which what stands is not done again; empty: none
 	By      policy.DID // who runs it
 	State   string     // running, waiting, compensating, completed, compensated, escalated
 	Why     string     // it turned; empty: it did not
@@ -126,8 +129,9 @@ func (s *Session) sagaRested(r session.Rest) {
 	}
 }
 
+// sagaView is a saga as it is now. The lock is held.
 func (s *Session) sagaView(id string, g *session.Saga) SagaView {
-	v := SagaView{ID: id, Session: s.id, Name: g.Name, By: g.By, State: g.Run.State.String(), Why: g.Why, On: g.On, Ended: g.Ended, Failed: g.Failed, Faultless: g.Faultless, Blame: g.Blame}
+	v := SagaView{ID: id, Session: s.id, Seq: g.Seq, AsOf: s.live.st.seq, Name: g.Name, Replays: g.Replays, By: g.By, State: g.Run.State.String(), Why: g.Why, On: g.On, Ended: g.Ended, Failed: g.Failed, Faultless: g.Faultless, Blame: g.Blame}
 	if g.Run.Waits {
 		v.State = "waiting"
 	}
@@ -138,6 +142,12 @@ func (s *Session) sagaView(id string, g *session.Saga) SagaView {
 			Waits: r.Hold, Until: r.After, Why: g.Whys[i], Goal: step.Checkpoint}
 		if (r.State == saga.Unknown || r.State == saga.CompensationUnknown) && !r.GaveUp && !g.Run.State.Ended() {
 			sv.Waits = "outcome"
+		}
+		switch {
+		case r.Skipped:
+			sv.Why = "stands since " + g.Replays
+		case r.Invalid:
+			sv.Why = "invalidated"
 		}
 		v.Steps = append(v.Steps, sv)
 	}

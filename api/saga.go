@@ -43,7 +43,10 @@ type SagaFanOut struct {
 type Saga struct {
 	ID      string       `json:"id"`
 	Session string       `json:"session"`
-	Saga    string       `json:"saga"` // its name
+	Seq     uint64       `json:"seq"`               // of the record that began it
+	AsOf    uint64       `json:"as_of"`             // of the session's newest record when it was so
+	Saga    string       `json:"saga"`              // its name
+	Replays string       `json:"replays,omitempty"` // the saga of which what stands is not done again
 	By      string       `json:"by"`
 	State   string       `json:"state"` // running, waiting, compensating, completed, compensated, escalated
 	Why     string       `json:"why,omitempty"`
@@ -69,6 +72,11 @@ type SagaStep struct {
 	Until      *time.Time `json:"until,omitempty"` // how long; between two tries: when the next begins
 	Why        string     `json:"why,omitempty"`
 	Checkpoint string     `json:"checkpoint,omitempty"`
+}
+
+// A SagaGoal is the body that says that a goal is reached no more.
+type SagaGoal struct {
+	Step string `json:"step"` // that names it
 }
 
 // A SagaResolve is the body that ends what a step of a saga waits for.

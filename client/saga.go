@@ -41,6 +41,18 @@ func (c *Client) ResolveSaga(ctx context.Context, session, id, step, how string)
 	return d, err
 }
 
+// ReplaySaga starts a saga that does again what another, which has ended, has not reached. With wait it answers once that rests.
+func (c *Client) ReplaySaga(ctx context.Context, session, id string, wait bool) (s api.Saga, err error) {
+	err = c.call(ctx, http.MethodPost, sessionPath(session, "sagas/"+url.PathEscape(id)+"/replay"), waiting(wait), nil, &s)
+	return s, err
+}
+
+// InvalidateGoal says that the goal of a step is reached no more, nor what depends on it.
+func (c *Client) InvalidateGoal(ctx context.Context, session, id, step string) (d api.Decision, err error) {
+	err = c.call(ctx, http.MethodPost, sessionPath(session, "sagas/"+url.PathEscape(id)+"/invalidate"), nil, api.SagaGoal{Step: step}, &d)
+	return d, err
+}
+
 // CancelSaga has a saga undone.
 func (c *Client) CancelSaga(ctx context.Context, session, id string) (d api.Decision, err error) {
 	err = c.call(ctx, http.MethodDelete, sessionPath(session, "sagas/"+url.PathEscape(id)), nil, nil, &d)

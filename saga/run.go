@@ -73,13 +73,16 @@ type Run struct {
 // A StepRun is where one step stands.
 type StepRun struct {
 	State  StepState
-	Flying bool      // a try is under way
-	Maybe  bool      // an earlier try may have happened
-	GaveUp bool      // unknown, and nobody found out in time
-	No     int       // of the newest try, from 1, through both directions
-	Tries  int       // retries used up, in this direction
-	Hold   string    // what the next try waits for, in a word; empty: nothing
-	After  time.Time // the next try is not before; with a Hold, or unknown: how long is waited
+	Flying bool // a try is under way
+	Maybe  bool // an earlier try may have happened
+	GaveUp bool // unknown, and nobody found out in time
+	// Skipped says that an earlier run has committed it, or did not have to: it stands, and this one does nothing about it.
+	Skipped bool
+	Invalid bool      // committed, and its goal is reached no more; of a run that has ended
+	No      int       // of the newest try, from 1, through both directions
+	Tries   int       // retries used up, in this direction
+	Hold    string    // what the next try waits for, in a word; empty: nothing
+	After   time.Time // the next try is not before; with a Hold, or unknown: how long is waited
 }
 
 // Clone returns a copy that shares nothing with r.

@@ -48,6 +48,7 @@ var readers = sagaReaders(audit.Readers[Event]{
 	sagaCompensatingType: reader[SagaCompensating](),
 	sagaWaitingType:      reader[SagaWaiting](),
 	handoffType:          reader[SagaHandedOff](),
+	sagaInvalidatedType:  reader[SagaInvalidated](),
 
 	createdType:       reader[Created](),
 	joinedType:        reader[Joined](),

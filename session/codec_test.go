@@ -114,6 +114,8 @@ func samples() []session.Event {
 		session.SagaCompensating{Saga: "sag-1", Step: "a", Why: odd},
 		session.SagaWaiting{Saga: "sag-1"},
 		session.SagaHandedOff{Saga: "sag-1", Step: odd, From: ann, To: "did:mesh:bob", Why: "killed"},
+		session.SagaInvalidated{Saga: "sag-1", Steps: []string{"a", odd}},
+		session.SagaCreated{ID: "sag-2", Saga: "s", By: ann, Fault: true, Args: h, Replays: "sag-1", Skips: []string{"b"}, Steps: []session.SagaStep{{ID: "b", Agent: ann, Action: "a.b", Timeout: time.Second}}},
 		session.SagaEnded{To: saga.Completed, Saga: "sag-1"},
 		session.SagaEnded{To: saga.AllUndone, Saga: "sag-1"},
 		session.SagaEnded{To: saga.Escalated, Saga: "sag-1", Left: []string{"a", odd}},

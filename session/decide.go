@@ -129,6 +129,8 @@ func decide(s *State, env *Env, c Command) (Outcome, error) {
 		return decideResolveSaga(s, env, c), nil
 	case CancelSaga:
 		return decideCancelSaga(s, env, c), nil
+	case InvalidateGoal:
+		return decideInvalidateGoal(s, env, c), nil
 	case UndoStep:
 		return decideUndo(s, env, c)
 	case NoteUndone:

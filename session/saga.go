@@ -27,8 +27,10 @@ type RunSaga struct {
 	Name   string
 	Steps  []SagaStep // of a sound definition
 	FanOut []saga.Group
-	Fault  bool   // a tool's ordinary error is somebody's fault
-	Args   []byte // what the steps are called with: a JSON list, which stands beside the record
+	Fault  bool // a tool's ordinary error is somebody's fault
+	// Replays is the saga of this session whose steps these are, and of which what stands is not done again; empty: none.
+	Replays string
+	Args    []byte // what the steps are called with: a JSON list, which stands beside the record
 }
 
 // A SagaStep is what the record says of a step.
@@ -88,7 +90,8 @@ type Saga struct {
 	By      policy.DID   `json:"by"`
 	Agent   bool         `json:"agent,omitempty"` // an agent runs it, with its own authority
 	Fault   bool         `json:"fault,omitempty"` // a tool's ordinary error is somebody's fault
-	Seq     uint64       `json:"seq"`             // of the record beside which the arguments stand
+	Replays string       `json:"replays,omitempty"`
+	Seq     uint64       `json:"seq"` // of the record beside which the arguments stand
 	Steps   []SagaStep   `json:"steps"`
 	FanOut  []saga.Group `json:"fan_out,omitempty"`
 	Run     *saga.Run    `json:"run"`
@@ -197,9 +200,19 @@ func decideRunSaga(s *State, env *Env, c RunSaga) Outcome {
 	if len(s.openSagas()) >= maxOpenSagas {
 		return refuse(policy.QuotaExceeded, "session %s has %d sagas that have not ended", s.ID, maxOpenSagas)
 	}
+	old, no := s.replayed(env, c.Replays)
+	if no != nil {
+		return Outcome{Decision: *no}
+	}
+	var skips []string
+	if old != nil {
+		skips = old.names(old.Plan().Skips(old.Run))
+	}
 	for _, step := range c.Steps {
 		p, ok := s.Participants[step.Agent]
 		switch {
+		case slices.Contains(skips, step.ID):
+			continue
 		case !a.operator && step.Agent != a.agent:
 			return refuse(policy.Forbidden, "step %s is of %s; an agent runs sagas of its own steps, an operator any", step.ID, step.Agent)
 		case !a.operator && len(step.Substitutes) > 0:
@@ -214,7 +227,7 @@ func decideRunSaga(s *State, env *Env, c RunSaga) Outcome {
 	}
 	args := part(env, "args", c.Args)
 	id := s.newID("sag-")
-	created := SagaCreated{ID: id, Saga: c.Name, By: a.agent, Agent: !a.operator, Fault: c.Fault, Steps: c.Steps, FanOut: c.FanOut, Args: args.Commitment()}
+	created := SagaCreated{ID: id, Saga: c.Name, By: a.agent, Agent: !a.operator, Fault: c.Fault, Replays: c.Replays, Skips: skips, Steps: c.Steps, FanOut: c.FanOut, Args: args.Commitment()}
 	w := created.saga(s.Seq+1).work(s, env, id)
 	out := allow(append([]Event{created}, w.follow()...)...)
 	out.ID, out.Parts = id, []audit.Part{args}
@@ -503,7 +516,7 @@ func (g *Saga) left(r *saga.Run) (ids []string) {
 	for i := range r.Steps {
 		switch r.Steps[i].State {
 		case saga.Committed, saga.CompensatingStep:
-			if g.Steps[i].ReadOnly {
+			if g.Steps[i].ReadOnly || r.Steps[i].Skipped {
 				continue
 			}
 		case saga.Executing, saga.Unknown, saga.CompensationFailed, saga.CompensationUnknown:

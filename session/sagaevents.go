@@ -37,6 +37,9 @@ type SagaCreated struct {
 	Steps  []SagaStep   `json:"steps"`
 	FanOut []saga.Group `json:"fan_out,omitempty"`
 	Args   audit.Hash   `json:"args"` // commitment to the steps' arguments
+
+	Replays string   `json:"replays,omitempty"` // the saga of which what stands is not done again; empty: none
+	Skips   []string `json:"skips,omitempty"`   // those steps
 }
 
 // SagaStepStarted is recorded when a try of a step begins, or of its undo. The action that it is comes in a record of its own.
@@ -146,7 +149,7 @@ func (e SagaCreated) Append(dst []byte) []byte {
 			return audit.Begin(dst).Str("Policy", string(e.FanOut[i].Policy)).Strs("Branches", e.FanOut[i].Branches).End()
 		})
 	}
-	return o.Hash("args", e.Args).End()
+	return o.Hash("args", e.Args).OptStr("replays", e.Replays).OptStrs("skips", e.Skips).End()
 }
 
 func (e SagaStepStarted) Append(dst []byte) []byte {
@@ -204,10 +207,10 @@ func (e SagaEnded) Append(dst []byte) []byte {
 
 // saga returns the saga as its first record, at seq, leaves it.
 func (e SagaCreated) saga(seq uint64) *Saga {
-	g := &Saga{Name: e.Saga, By: e.By, Agent: e.Agent, Fault: e.Fault, Seq: seq, Steps: e.Steps, FanOut: e.FanOut,
+	g := &Saga{Name: e.Saga, By: e.By, Agent: e.Agent, Fault: e.Fault, Replays: e.Replays, Seq: seq, Steps: e.Steps, FanOut: e.FanOut,
 		Actions: make([]string, len(e.Steps)), Whys: make([]string, len(e.Steps))}
 	g.plan = g.plans()
-	g.Run = g.plan.Start()
+	g.Run = g.plan.Replay(g.places(e.Skips))
 	return g
 }
 

@@ -28,6 +28,10 @@ func (p *player) saga(words []string) (c session.RunSaga, err error) {
 		if strings.HasPrefix(word, "by=") {
 			continue
 		}
+		if id, replays := strings.CutPrefix(word, "replays="); replays {
+			c.Replays = p.named(id)
+			continue
+		}
 		if word == "fault=true" {
 			c.Fault = true
 			continue

@@ -104,6 +104,7 @@ func (w *sagaWork) add(e saga.Event, action string) {
 		}
 	case saga.GaveUp:
 		w.events = append(w.events, SagaStepGivenUp{w.id, name(e.Step)})
+	case saga.Invalidated: // a command of its own records it
 	case saga.Resolved:
 		w.events = append(w.events, SagaFanoutResolved{w.id, e.Group, e.To == saga.Satisfied})
 	case saga.Turned:

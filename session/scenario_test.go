@@ -295,6 +295,8 @@ func (p *player) command(l line) (by policy.Caller, c session.Command, err error
 		return p.try(l)
 	case "end-wait": // end-wait sag-5 a happened|not|retry
 		return l.by(operator), session.ResolveSaga{Saga: name, Step: l.word(2), How: l.word(3)}, nil
+	case "invalidate": // invalidate sag-5 a: the goal of a is reached no more
+		return l.by(operator), session.InvalidateGoal{Saga: name, Step: l.word(2)}, nil
 	case "cancel":
 		return l.by(operator), session.CancelSaga{Saga: name}, nil
 	case "undo": // undo ann act-4 [of=s0] [reads=left|before|otherwise] [fault=WHY] [changed=s1/act-9] [undo=running|done|doubtful]

@@ -23,7 +23,7 @@ import (
 
 func newSagaCommand(g *globals) *cobra.Command {
 	return group("saga", "Several actions that end either all done or undone", "  hypervisor saga validate release.yaml\n  hypervisor saga run release.yaml --session dev",
-		sagaValidate(g), sagaRun(g), sagaList(g), sagaShow(g), sagaResolve(g), sagaCancel(g))
+		sagaValidate(g), sagaRun(g), sagaList(g), sagaShow(g), sagaResolve(g), sagaInvalidate(g), sagaCancel(g))
 }
 
 // A sagaFile is what `saga validate --json` says of one file.

@@ -17,26 +17,47 @@ import (
 )
 
 func sagaRun(g *globals) *cobra.Command {
-	var session string
+	var session, replay string
 	var detach bool
 	cmd := &cobra.Command{
-		Use: "run FILE --session ID", Short: "Run a saga", Args: cobra.ExactArgs(1),
+		Use: "run (FILE --session ID | --replay SESSION/ID)", Short: "Run a saga", Args: cobra.MaximumNArgs(1),
 		Long: `Run a saga: several actions of a session's agents that end either all done or undone. Each step is admitted as its agent's action.
 The command waits until the saga has ended or waits for somebody, and exits with 0 only when it is completed; the saga itself goes on whether
-anybody waits or not, also after a crash of the hypervisor. With an agent's token every step must be that agent's.`,
-		Example: "  hypervisor saga run release.yaml --session dev\n  hypervisor saga run release.yaml --session dev --detach",
+anybody waits or not, also after a crash of the hypervisor. With an agent's token every step must be that agent's.
+--replay does again what a saga that has ended has not reached: steps whose checkpoints stand are skipped, and those that only such steps need.`,
+		Example: "  hypervisor saga run release.yaml --session dev\n  hypervisor saga run release.yaml --session dev --detach\n  hypervisor saga run --replay dev/sag-7",
 		RunE: func(cmd *cobra.Command, args []string) error {
+			var start func(context.Context, *client.Client) (api.Saga, error)
+			switch {
+			case replay != "" && (len(args) > 0 || session != ""):
+				return usage("--replay takes neither a file nor --session")
+			case replay != "":
+				in, id, err := sagaID(replay)
+				if err != nil {
+					return err
+				}
+				session = in
+				start = func(ctx context.Context, c *client.Client) (api.Saga, error) {
+					return c.ReplaySaga(ctx, in, id, !detach)
+				}
+			case len(args) == 0 || session == "":
+				return usage("say which: FILE --session ID, or --replay SESSION/ID; see %s --help", cmd.CommandPath())
+			default:
+				in, err := g.readDefinitionFor(args[0])
+				if err != nil {
+					return err
+				}
+				start = func(ctx context.Context, c *client.Client) (api.Saga, error) {
+					return c.RunSaga(ctx, session, in, !detach)
+				}
+			}
 			ctx, cancel := g.context(cmd, !detach)
 			defer cancel()
-			in, err := g.readDefinitionFor(args[0])
-			if err != nil {
-				return err
-			}
 			c, _, err := oneSession(ctx, g, session)
 			if err != nil {
 				return err
 			}
-			s, err := c.RunSaga(ctx, session, in, !detach)
+			s, err := start(ctx, c)
 			if err != nil {
 				return err
 			}
@@ -47,8 +68,8 @@ anybody waits or not, also after a crash of the hypervisor. With an agent's toke
 		},
 	}
 	cmd.Flags().StringVar(&session, "session", "", "the session's id, or a name")
+	cmd.Flags().StringVar(&replay, "replay", "", "the saga to replay, SESSION/ID")
 	cmd.Flags().BoolVar(&detach, "detach", false, "do not wait until it rests")
-	_ = cmd.MarkFlagRequired("session")
 	return cmd
 }
 
@@ -153,29 +174,60 @@ func sagaList(g *globals) *cobra.Command {
 }
 
 func sagaShow(g *globals) *cobra.Command {
-	var wait bool
+	var wait, follow bool
 	cmd := &cobra.Command{
 		Use: "show SESSION/ID", Short: "Show a saga and its steps", Args: cobra.ExactArgs(1),
-		Example: "  hypervisor saga show dev/sag-7\n  hypervisor saga show dev/sag-7 --wait",
+		Long: `Show a saga and its steps. --follow goes on until it has ended: on a terminal the steps are drawn anew as they change, else there is a line
+for each change, with --json the saga as it is then. It exits with 0 only if the saga is completed.`,
+		Example: "  hypervisor saga show dev/sag-7\n  hypervisor saga show dev/sag-7 --wait\n  hypervisor saga show dev/sag-7 --follow",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			session, id, err := sagaID(args[0])
-			if err != nil {
+			switch {
+			case err != nil:
 				return err
+			case wait && follow:
+				return usage("--wait and --follow are two ways to wait; say one")
 			}
-			ctx, cancel := g.context(cmd, wait)
+			ctx, cancel := g.context(cmd, wait || follow)
 			defer cancel()
 			c, _, err := oneSession(ctx, g, session)
 			if err != nil {
 				return err
 			}
 			s, err := c.Saga(ctx, session, id, wait)
-			if err != nil {
+			switch {
+			case err != nil:
 				return err
+			case follow:
+				return g.followSaga(ctx, c, s)
 			}
 			return g.showSaga(s)
 		},
 	}
 	cmd.Flags().BoolVar(&wait, "wait", false, "wait until it has ended, or waits for somebody")
+	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on as its steps change, until it has ended")
+	return cmd
+}
+
+func sagaInvalidate(g *globals) *cobra.Command {
+	var step string
+	cmd := &cobra.Command{
+		Use: "invalidate SESSION/ID --step STEP", Short: "Say that a goal is reached no more", Args: cobra.ExactArgs(1),
+		Long: `Say that the goal which a step's checkpoint names is reached no more, nor what depends on it. The saga must have ended. A replay of it does those
+steps again.`,
+		Example: "  hypervisor saga invalidate dev/sag-7 --step west\n  hypervisor saga run --replay dev/sag-7",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			session, id, err := sagaID(args[0])
+			if err != nil {
+				return err
+			}
+			return inSession(cmd, g, session, func(ctx context.Context, c *client.Client) (api.Decision, error) {
+				return c.InvalidateGoal(ctx, session, id, step)
+			}, "the goal of "+step+" of "+id+" is reached no more")
+		},
+	}
+	cmd.Flags().StringVar(&step, "step", "", "the step's id")
+	_ = cmd.MarkFlagRequired("step")
 	return cmd
 }
 

@@ -22,6 +22,8 @@ func (a *API) routeSagas() {
 	a.mux.HandleFunc("GET /v1/sessions/{id}/sagas", handle(a, a.sagas, "cursor", "limit"))
 	a.mux.HandleFunc("GET /v1/sessions/{id}/sagas/{sid}", handle(a, a.saga, "wait"))
 	a.mux.HandleFunc("POST /v1/sessions/{id}/sagas/{sid}/resolve", handle(a, a.resolveSaga))
+	a.mux.HandleFunc("POST /v1/sessions/{id}/sagas/{sid}/replay", handle(a, a.replaySaga, "wait"))
+	a.mux.HandleFunc("POST /v1/sessions/{id}/sagas/{sid}/invalidate", handle(a, a.invalidateGoal))
 	a.mux.HandleFunc("DELETE /v1/sessions/{id}/sagas/{sid}", handle(a, a.cancelSaga))
 }
 
@@ -110,6 +112,34 @@ func (a *API) resolveSaga(ctx context.Context, caller policy.Caller, in request[
 	return decided(s.ResolveSaga(ctx, caller, in.path("sid"), in.body.Step, in.body.How))
 }
 
+// replaySaga answers as runSaga does.
+func (a *API) replaySaga(ctx context.Context, caller policy.Caller, in request[none]) (api.Saga, error) {
+	wait, err := in.query.flag("wait")
+	if err != nil {
+		return api.Saga{}, err
+	}
+	s, err := a.ownOr(ctx, in.who, in.path("id"), mustRun)
+	if err != nil {
+		return api.Saga{}, err
+	}
+	out, err := s.ReplaySaga(ctx, caller, in.path("sid"))
+	switch {
+	case err != nil:
+		return api.Saga{}, err
+	case !out.Allowed:
+		return api.Saga{}, &hypervisor.Refused{Decision: out.Decision}
+	}
+	return a.sagaNow(ctx, s, out.ID, wait)
+}
+
+func (a *API) invalidateGoal(ctx context.Context, caller policy.Caller, in request[api.SagaGoal]) (api.Decision, error) {
+	s, err := a.ownOr(ctx, in.who, in.path("id"), mustRun)
+	if err != nil {
+		return api.Decision{}, err
+	}
+	return decided(s.InvalidateGoal(ctx, caller, in.path("sid"), in.body.Step))
+}
+
 func (a *API) cancelSaga(ctx context.Context, caller policy.Caller, in request[none]) (api.Decision, error) {
 	s, err := a.ownOr(ctx, in.who, in.path("id"), mustRun)
 	if err != nil {
@@ -119,7 +149,7 @@ func (a *API) cancelSaga(ctx context.Context, caller policy.Caller, in request[n
 }
 
 func sagaView(v hypervisor.SagaView) api.Saga {
-	out := api.Saga{ID: v.ID, Session: v.Session, Saga: v.Name, By: string(v.By), State: v.State, Why: v.Why, Steps: []api.SagaStep{},
+	out := api.Saga{ID: v.ID, Session: v.Session, Seq: v.Seq, AsOf: v.AsOf, Saga: v.Name, Replays: v.Replays, By: string(v.By), State: v.State, Why: v.Why, Steps: []api.SagaStep{},
 		Failed: v.Failed, Faultless: v.Faultless}
 	if v.Blame != nil {
 		out.Shares = shares(v.Blame)

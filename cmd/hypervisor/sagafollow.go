@@ -1,0 +1,177 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"reflect"
+	"strings"
+	"time"
+
+	"github.com/agenthypervisor/hypervisor/api"
+	"github.com/agenthypervisor/hypervisor/audit"
+	"github.com/agenthypervisor/hypervisor/client"
+)
+
+// sagafollow.go: a saga as it goes on. The session's records say when to look, and when each step began and ended.
+
+// A sagaFollower draws one saga as it changes.
+type sagaFollower struct {
+	g     *globals
+	c     *client.Client
+	last  api.Saga
+	times map[string]stepTimes // by step
+	lines int                  // drawn on the terminal
+}
+
+// stepTimes is when a step's newest try began, and when the step, or its undo, came to its end. Zero: it did not.
+type stepTimes struct{ began, ended time.Time }
+
+// followSaga draws a saga until it has ended, and its session at the latest. The error is that of a saga that is not completed.
+func (g *globals) followSaga(ctx context.Context, c *client.Client, s api.Saga) error {
+	f := &sagaFollower{g: g, c: c, times: map[string]stepTimes{}}
+	for line, err := range c.Log(ctx, s.Session, s.Seq, true) {
+		if err != nil {
+			return err
+		}
+		if !bytes.Contains(line, []byte(`"`+s.ID+`"`)) {
+			continue
+		}
+		r, err := audit.ParseRecord(line)
+		if err != nil {
+			return fmt.Errorf("reading a record: %w", err)
+		}
+		if err := f.note(s.ID, r.Time, r.Events); err != nil {
+			return err
+		}
+		if r.Seq < s.AsOf && r.Seq > s.Seq {
+			continue // what came of it is known already
+		}
+		if s, err = c.Saga(ctx, s.Session, s.ID, false); err != nil {
+			return err
+		}
+		if err := f.draw(s, r.Time); err != nil || over(s) {
+			return cmp.Or(err, unlessCompleted(s))
+		}
+	}
+	return unlessCompleted(f.last)
+}
+
+// over reports whether nothing more will be said of a saga.
+func over(s api.Saga) bool { return s.Ended != nil && (s.Failed == "" || len(s.Shares) > 0) }
+
+// note takes the times of steps from a record.
+func (f *sagaFollower) note(id string, at time.Time, text []byte) error {
+	var events []struct{ Type, Saga, Step string }
+	if err := json.Unmarshal(text, &events); err != nil {
+		return fmt.Errorf("reading a record: %w", err)
+	}
+	for _, e := range events {
+		name, ofStep := strings.CutPrefix(e.Type, "saga.step_")
+		t := f.times[e.Step]
+		switch {
+		case e.Saga != id || !ofStep || name == "retried" || name == "held" || name == "given_up":
+			continue
+		case name == "started":
+			t = stepTimes{began: at}
+		default:
+			t.ended = at
+		}
+		f.times[e.Step] = t
+	}
+	return nil
+}
+
+// draw shows what has changed, as a record of that time has it.
+func (f *sagaFollower) draw(s api.Saga, at time.Time) error {
+	before := f.last
+	f.last = s
+	s.AsOf, before.AsOf = 0, 0
+	switch {
+	case reflect.DeepEqual(s, before):
+		return nil
+	case f.g.json:
+		b, err := json.Marshal(f.last)
+		if err != nil {
+			return err
+		}
+		return f.g.printLine(b)
+	case isTerminal(f.g.out):
+		f.redraw(s)
+		return nil
+	}
+	f.changes(before, s, at)
+	return nil
+}
+
+// changes prints a line for each step that is not as it was, and one for the saga.
+func (f *sagaFollower) changes(before, s api.Saga, at time.Time) {
+	stamp := at.UTC().Format("15:04:05.000")
+	for i, step := range s.Steps {
+		if i < len(before.Steps) && reflect.DeepEqual(step, before.Steps[i]) || i >= len(before.Steps) && step.State == "pending" {
+			continue
+		}
+		f.g.printf("%s  %s  %s  %s%s\n", stamp, step.ID, step.Agent, step.State, f.more(&step))
+	}
+	if s.State != before.State || len(s.Shares) != len(before.Shares) {
+		f.g.printf("%s  %s  %s%s%s\n", stamp, s.ID, s.State, withWhy(s.Why), f.borneBy(s))
+	}
+}
+
+// more is what there is to say of a step beside its state: how long it took, what it waits for, why it came to that.
+func (f *sagaFollower) more(step *api.SagaStep) (text string) {
+	if t := f.times[step.ID]; t.ended.After(t.began) && !t.began.IsZero() {
+		text += "  " + t.ended.Sub(t.began).Round(time.Millisecond).String()
+	}
+	switch {
+	case step.Waits != "" && step.Until != nil:
+		text += "  waits for " + step.Waits + " until " + when(*step.Until)
+	case step.Waits != "":
+		text += "  waits for " + step.Waits
+	case step.Why != "":
+		text += "  (" + step.Why + ")"
+	}
+	return text
+}
+
+func (f *sagaFollower) borneBy(s api.Saga) string {
+	if len(s.Shares) == 0 && s.Faultless == "" {
+		return ""
+	}
+	return "  borne by " + borne(s.Shares, s.Faultless)
+}
+
+// redraw draws the saga over what was drawn before.
+func (f *sagaFollower) redraw(s api.Saga) {
+	if f.lines > 0 {
+		fmt.Fprintf(f.g.out, "\x1b[%dA\x1b[J", f.lines)
+	}
+	f.g.printf("%s/%s  %s  %s%s%s\n", s.Session, s.ID, s.Saga, s.State, withWhy(s.Why), f.borneBy(s))
+	for _, step := range s.Steps {
+		began := ""
+		if t := f.times[step.ID]; !t.began.IsZero() {
+			began = "  since " + t.began.UTC().Format("15:04:05.000")
+		}
+		f.g.printf("  %s %s  %s  %s%s%s\n", mark(step.State), step.ID, step.Agent, step.State, began, f.more(&step))
+	}
+	f.lines = 1 + len(s.Steps)
+}
+
+// mark is a step's state in one character.
+func mark(state string) string {
+	switch state {
+	case "pending":
+		return "·"
+	case "executing", "compensating":
+		return "▸"
+	case "committed":
+		return "✓"
+	case "compensated":
+		return "↩"
+	case "unknown", "compensation_unknown":
+		return "?"
+	}
+	return "✗"
+}
