@@ -221,7 +221,9 @@ func (f *Front) prepare(ctx context.Context, c *face) ([]Tool, map[string]hyperv
 			f.opt.Log.Warn("tool left out", "server", server, "error", err)
 			continue
 		}
-		pins[d.ID] = system.Seen{Digest: t.Digest, Text: t.Definition}
+		if pins[d.ID], err = t.pinned(); err != nil {
+			return nil, nil, fmt.Errorf("pinning %s: %w", d.ID, err)
+		}
 		registered[t.Name] = hypervisor.Tool{Server: server, Descriptor: d, Answers: c.answers, Do: f.call(c, t), Prompt: true,
 			Check: func(args map[string]any) error { return t.Check(args) }}
 	}

@@ -7,8 +7,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/modelcontextprotocol/go-sdk/mcp"
@@ -185,5 +188,61 @@ func TestACallToAServerThatHasChangedItsMindIsNotSent(t *testing.T) {
 	}
 	if _, err := u.Upstream.Call(t.Context(), other, json.RawMessage(`{}`), nil); !errors.Is(err, action.ErrNotDispatched) {
 		t.Error(err)
+	}
+}
+
+// "pins for the whole canonical definition …, server identity": another server behind the same name, with the very same tools.
+func TestTheSameToolOfAnotherServerIsNotThePinnedOne(t *testing.T) {
+	var calls atomic.Int64
+	name := "ledger"
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var m struct {
+			ID     json.RawMessage
+			Method string
+		}
+		if r.Method != http.MethodPost || json.NewDecoder(r.Body).Decode(&m) != nil || m.Method == "server/discover" {
+			w.WriteHeader(http.StatusMethodNotAllowed)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		switch m.Method {
+		case "initialize":
+			fmt.Fprintf(w, `{"jsonrpc":"2.0","id":%s,"result":{"protocolVersion":"2025-11-25","capabilities":{"tools":{}},"serverInfo":{"name":%q,"version":"1"}}}`, m.ID, name)
+		case "tools/list":
+			fmt.Fprintf(w, `{"jsonrpc":"2.0","id":%s,"result":{"tools":[{"name":"pay","inputSchema":{"type":"object"}}]}}`, m.ID)
+		case "tools/call":
+			calls.Add(1)
+			fmt.Fprintf(w, `{"jsonrpc":"2.0","id":%s,"result":{"content":[]}}`, m.ID)
+		default:
+			w.WriteHeader(http.StatusAccepted)
+		}
+	}))
+	t.Cleanup(srv.Close)
+	hv, s := newSession(t, "0.80")
+	yes := true
+	reads := func(string, string) []action.Claim { return []action.Claim{{ReadOnly: &yes}} }
+	pay := func() answer {
+		h := hallOf(t, hv, s, &HubOptions{Servers: []ServerSpec{{Name: "bank", Endpoint: &Endpoint{URL: srv.URL}}}, Claims: reads})
+		p := postman{t: t, h: h, token: h.token(agentDID)}.session()
+		p.say(`{"jsonrpc":"2.0","id":2,"method":"tools/list","params":{}}`)
+		m, _ := p.say(`{"jsonrpc":"2.0","id":3,"method":"tools/call","params":{"name":"bank__pay","arguments":{}}}`)
+		return m
+	}
+	if m := pay(); calls.Load() != 1 {
+		t.Fatalf("at first sight: %s", m.Result)
+	}
+	name = "fence"
+	if m := pay(); calls.Load() != 1 || !strings.Contains(string(m.Result), `"code":"tool_changed"`) {
+		t.Errorf("of another server: %s, %d calls", m.Result, calls.Load())
+	}
+	pins, err := hv.ToolPins(t.Context(), "bank.")
+	if err != nil || len(pins) != 1 || !pins[0].Changed || !strings.Contains(string(pins[0].Was), `"hypervisor/server":"ledger"`) || !strings.Contains(string(pins[0].Is), `"hypervisor/server":"fence"`) {
+		t.Fatalf("%+v, %v", pins, err)
+	}
+	if d, err := hv.Accept(t.Context(), policy.Operator("did:mesh:admin"), "bank.pay", pins[0].Seen); err != nil || !d.Allowed {
+		t.Fatalf("%+v, %v", d, err)
+	}
+	if m := pay(); calls.Load() != 2 {
+		t.Errorf("once accepted: %s", m.Result)
 	}
 }

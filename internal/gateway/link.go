@@ -234,8 +234,13 @@ func (l *link) relist(ctx context.Context) {
 // list returns all tools of the server that have a definition we can stand behind.
 func (l *link) list(ctx context.Context) ([]Tool, error) {
 	tools := []Tool{}
-	if r := l.session.InitializeResult(); r == nil || r.Capabilities == nil || r.Capabilities.Tools == nil {
+	r := l.session.InitializeResult()
+	if r == nil || r.Capabilities == nil || r.Capabilities.Tools == nil {
 		return tools, nil
+	}
+	server := ""
+	if r.ServerInfo != nil {
+		server = r.ServerInfo.Name
 	}
 	seen := map[string]bool{}
 	cursor := ""
@@ -254,7 +259,7 @@ func (l *link) list(ctx context.Context) ([]Tool, error) {
 				continue
 			}
 			seen[t.Name] = true
-			if tools = append(tools, t); len(tools) > maxTools {
+			if tools = append(tools, t.of(server)); len(tools) > maxTools {
 				return nil, errTooManyTools
 			}
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 
 	jsonv2 "github.com/go-json-experiment/json"
@@ -13,6 +14,7 @@ import (
 	"github.com/google/jsonschema-go/jsonschema"
 
 	"github.com/agenthypervisor/hypervisor/action"
+	"github.com/agenthypervisor/hypervisor/system"
 )
 
 // A Tool is a tool as its server defines it. It is a value.
@@ -20,7 +22,8 @@ type Tool struct {
 	Name        string
 	Definition  json.RawMessage    // as the server sent it
 	Annotations action.Annotations // the server's own hints
-	Digest      [sha256.Size]byte  // the pin: of the definition with names sorted, whitespace and spelling of strings set aside
+	Digest      [sha256.Size]byte  // the pin: of the definition with names sorted, whitespace and spelling of strings set aside, and of Server
+	Server      string             // what the server calls itself; empty: it does not say
 
 	schema  *jsonschema.Resolved
 	fault   error // why schema is nil
@@ -66,6 +69,37 @@ func ParseTool(definition json.RawMessage) (Tool, error) {
 	t.schema, t.fault = resolveSchema(json.RawMessage(d.InputSchema))
 	t.headers = paramHeaders(json.RawMessage(d.InputSchema))
 	return t, nil
+}
+
+// of returns the tool as one of a server that calls itself so: of another server it is another, however like.
+func (t Tool) of(server string) Tool {
+	if server == "" {
+		return t
+	}
+	t.Server, t.Digest = server, sha256.Sum256(append(t.Digest[:], server...))
+	return t
+}
+
+// pinnedServer is the member that stands for Server in the text beside a pin.
+const pinnedServer = "hypervisor/server"
+
+// pinned is what the pin is of, as an operator is shown it.
+func (t Tool) pinned() (system.Seen, error) {
+	seen := system.Seen{Digest: t.Digest, Text: t.Definition}
+	if t.Server == "" {
+		return seen, nil
+	}
+	parts, err := members(t.Definition)
+	if err != nil {
+		return seen, err
+	}
+	name, err := encode(t.Server)
+	if err != nil {
+		return seen, err
+	}
+	parts = slices.DeleteFunc(slices.Clone(parts), func(m member) bool { return m.name == pinnedServer })
+	seen.Text, err = (&rawResult{parts: append(parts, member{pinnedServer, name})}).MarshalJSON()
+	return seen, err
 }
 
 // Check returns what is wrong with the arguments, as action.DecodeArgs decodes them, by the tool's input schema, in words
