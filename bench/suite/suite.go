@@ -62,6 +62,7 @@ type Measurement struct {
 func All() []Measurement {
 	return []Measurement{
 		{"ring", "what σ, ceiling and descriptor say of one call", ringCheck},
+		{"trust", "an agent's ring with bonds and an elevation, σ_eff when a voucher falls, the division of blame", trust},
 		{"decision", "one admission in memory: decided, applied, encoded, chained, in the tree", decision},
 		{"lifecycle", "a session in memory: create, join, activate, terminate, its root", lifecycle},
 		{"pipeline", "a session in memory with three governed actions, its root", pipeline},
