@@ -111,6 +111,43 @@ func (hv *Hypervisor) Agent(ctx context.Context, did policy.DID) (AgentView, err
 	return v, nil
 }
 
+// A Seat is where an agent stands in one session now, and why.
+type Seat struct {
+	Session  string
+	Ring     ring.Ring
+	SigmaEff ring.Sigma
+	Why      policy.Explanation // ByScore, Elevated and Ceilings
+}
+
+// Seats returns where an agent stands in the sessions that are in memory, in the order of their ids.
+func (hv *Hypervisor) Seats(did policy.DID) (seats []Seat, err error) {
+	for _, s := range hv.inMemory(func(s *Session) bool { return s.hasAny(map[policy.DID]struct{}{did: {}}) }) {
+		seat, there, err := s.seat(did)
+		if err != nil {
+			return nil, err
+		}
+		if there {
+			seats = append(seats, seat)
+		}
+	}
+	return seats, nil
+}
+
+func (s *Session) seat(did policy.DID) (seat Seat, there bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.live == nil || s.live.state.Participants[did] == nil {
+		return Seat{}, false, nil // it has been let go, or the agent has left
+	}
+	env, _, err := s.env(policy.System)
+	if err != nil {
+		return Seat{}, false, err
+	}
+	seat = Seat{Session: s.id, Why: s.live.state.WhyRing(&env, did)}
+	seat.Ring, seat.SigmaEff = s.live.state.RingOf(&env, did)
+	return seat, true, nil
+}
+
 // A LedgerEntry is one thing that moved an agent's standing, and who did it.
 type LedgerEntry struct {
 	Seq    uint64

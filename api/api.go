@@ -51,6 +51,7 @@ type Participant struct {
 	// History is what its receipts told; left out: it has presented none.
 	History *History `json:"history,omitempty"`
 	Killed  bool     `json:"killed,omitempty"` // stopped by a kill of whatever scope, of who brought it too
+	Held    int      `json:"held,omitempty"`   // the ring that a demotion by a breach or drift holds it in; left out: none does
 }
 
 // A Summary is what a session's end answers.

@@ -177,6 +177,16 @@ type Agent struct {
 	// Of one agent that is asked for: its bonds, and the newest entries its σ came from, oldest first.
 	Bonds   []AgentBond   `json:"bonds,omitempty"`
 	Entries []LedgerEntry `json:"entries,omitempty"`
+	// Seats say where it stands in the sessions that are in memory, and why.
+	Seats []Seat `json:"seats,omitempty"`
+}
+
+// A Seat is where an agent stands in a session now.
+type Seat struct {
+	Session     string       `json:"session"`
+	Ring        int          `json:"ring"`
+	SigmaEff    Decimal      `json:"sigma_eff"`
+	Explanation *Explanation `json:"explanation"` // by_score, elevated, ceilings
 }
 
 // An AgentBond is what an agent has put up for another.

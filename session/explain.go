@@ -105,6 +105,13 @@ func (s *State) setting(st stance, score ring.Sigma, above ring.Ring) policy.Exp
 	return e
 }
 
+// WhyRing says why an agent is in the ring that RingOf gives.
+func (s *State) WhyRing(env *Env, did policy.DID) policy.Explanation {
+	st := s.stance(env, did)
+	_, score := s.ringAs(env, did, st)
+	return s.setting(st, score, s.above(env, st))
+}
+
 func (a *admission) toPass(d *policy.Decision, e *policy.Explanation) []string {
 	switch d.Code {
 	case policy.RingInsufficient:

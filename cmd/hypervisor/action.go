@@ -105,7 +105,10 @@ func explained(e *api.Explanation) string {
 	if e == nil {
 		return ""
 	}
-	parts := []string{e.Requires}
+	var parts []string
+	if e.Requires != "" {
+		parts = append(parts, e.Requires)
+	}
 	if e.ByScore != nil {
 		parts = append(parts, fmt.Sprintf("ring %d by score", *e.ByScore))
 	}

@@ -82,6 +82,9 @@ func agentDo(cmd *cobra.Command, g *globals, ask func(context.Context, *client.C
 		}
 		g.printf("bond       %s/%s: %s for %s%s\n", b.Session, b.ID, b.Bond, b.Vouchee, cut)
 	}
+	for _, s := range a.Seats {
+		g.printf("in         %s: ring %d with σ_eff %s (%s)\n", s.Session, s.Ring, s.SigmaEff, explained(s.Explanation))
+	}
 	for _, e := range a.Entries {
 		g.printf("entry      %d: %s by %s, σ %s from then on (%s)\n", e.Seq, e.Source, e.Caller.DID, e.Sigma, why(e))
 	}

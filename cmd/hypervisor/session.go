@@ -86,8 +86,11 @@ func (g *globals) printSession(s api.Session) {
 	rows := make([][]string, len(s.Participants))
 	for i, p := range s.Participants {
 		rows[i] = []string{p.Agent, strconv.Itoa(p.Ring), strconv.Itoa(p.Running), when(p.Joined), "-"}
-		if p.Killed {
+		switch {
+		case p.Killed:
 			rows[i][4] = "killed"
+		case p.Held > 0:
+			rows[i][4] = fmt.Sprintf("in ring %d, since a breach or drift", p.Held)
 		}
 	}
 	g.printf("\n")

@@ -54,7 +54,14 @@ func (a *API) agent(ctx context.Context, caller policy.Caller, in request[none])
 		out.Entries = append(out.Entries, ledgerView(e))
 	}
 	out.Entries = out.Entries[max(0, len(out.Entries)-newestEntries):]
-	return out, nil
+	if caller.Role == policy.AgentRole {
+		return out, nil // it sees its own session, and nothing of another
+	}
+	seats, err := a.hv.Seats(did)
+	for _, s := range seats {
+		out.Seats = append(out.Seats, api.Seat{Session: s.Session, Ring: int(s.Ring), SigmaEff: api.Decimal(s.SigmaEff.String()), Explanation: explanation(s.Why)})
+	}
+	return out, err
 }
 
 const (

@@ -59,7 +59,7 @@ func sessionView(s *session.State) (api.Session, error) {
 		Participants: []api.Participant{}, Running: []string{}, OpenApprovals: []string{}}
 	for _, did := range slices.Sorted(maps.Keys(s.Participants)) {
 		p := s.Participants[did]
-		row := api.Participant{Agent: string(did), Ring: int(p.Ring), Joined: p.Joined, Running: p.Running}
+		row := api.Participant{Agent: string(did), Ring: int(p.Ring), Joined: p.Joined, Running: p.Running, Held: int(p.Held)}
 		if p.Manifest != nil {
 			row.Manifest = p.Manifest.Digest.String()
 		}
