@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 	"time"
+	"unique"
 
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 )
@@ -71,7 +72,7 @@ type replayStream struct {
 type replayEvent struct {
 	stream *replayStream
 	at     int
-	data   []byte
+	data   unique.Handle[string] // many clients are answered the same when they connect: it is held once
 	sent   time.Time
 }
 
@@ -115,7 +116,7 @@ func (r *replay) Append(_ context.Context, session, stream string, data []byte) 
 	now := r.clock.Now()
 	r.expire(s, now)
 	at := s.streams[stream]
-	e := replayEvent{at, at.next, data, now}
+	place := at.next
 	at.next++
 	for len(data) <= replayBytes && len(s.events) > 0 && (s.bytes+len(data) > replayBytes || len(s.events) >= replayEvents) {
 		r.drop(s)
@@ -124,7 +125,7 @@ func (r *replay) Append(_ context.Context, session, stream string, data []byte) 
 		at.kept = at.next
 		return errNotKept
 	}
-	s.events = append(s.events, e)
+	s.events = append(s.events, replayEvent{at, place, unique.Make(string(data)), now})
 	s.bytes += len(data)
 	return nil
 }
@@ -168,7 +169,7 @@ func (r *replay) after(session, stream string, index int) (out [][]byte, err err
 	}
 	for _, e := range s.events {
 		if e.stream == at && e.at > index {
-			out = append(out, e.data)
+			out = append(out, []byte(e.data.Value()))
 		}
 	}
 	return out, nil
@@ -210,6 +211,7 @@ func (r *replay) drop(s *replaySession) {
 	s.events[0] = replayEvent{}
 	s.events = s.events[1:]
 	e.stream.kept = max(e.stream.kept, e.at+1)
-	s.bytes -= len(e.data)
-	r.all.release(len(e.data))
+	n := len(e.data.Value())
+	s.bytes -= n
+	r.all.release(n)
 }

@@ -11,9 +11,11 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 )
@@ -239,4 +241,24 @@ func TestACallWhoseStreamBrokeOffIsResumedByItsClientAndByNobodyElse(t *testing.
 	if resp := from(p).do(http.MethodGet, ""); resp.StatusCode != http.StatusBadRequest {
 		t.Errorf("it is resumed much later: %s", resp.Status)
 	}
+}
+
+// A thousand agents that connect are answered the same, and what they are answered is kept two minutes.
+func TestWhatManyClientsAreToldIsHeldOnce(t *testing.T) {
+	all := &replayTotal{}
+	clients := []*replay{newReplay(WallClock{}, all), newReplay(WallClock{}, all)}
+	var held []*byte
+	for _, r := range clients {
+		if err := r.Open(t.Context(), "client", "1"); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.Append(t.Context(), "client", "1", []byte(strings.Repeat("tools ", 1000))); err != nil {
+			t.Fatal(err)
+		}
+		held = append(held, unsafe.StringData(r.sessions["client"].events[0].data.Value()))
+	}
+	if held[0] != held[1] {
+		t.Error("it is held for each")
+	}
+	runtime.KeepAlive(clients)
 }
