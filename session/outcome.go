@@ -169,7 +169,9 @@ func decideRecover(s *State, env *Env, c Recover) Outcome {
 
 // runningIDs lists the running actions in the order they were admitted.
 func (s *State) runningIDs() []string {
-	return slices.SortedFunc(maps.Keys(s.Running), func(a, b string) int { return cmp.Compare(s.Running[a].Seq, s.Running[b].Seq) })
+	ids := slices.AppendSeq(make([]string, 0, len(s.Running)), maps.Keys(s.Running)) // none is an empty list, as a record has it
+	slices.SortFunc(ids, func(a, b string) int { return cmp.Compare(s.Running[a].Seq, s.Running[b].Seq) })
+	return ids
 }
 
 // ended takes an action out of the running ones.

@@ -154,6 +154,9 @@ func (p *player) perform(text string) ([]string, error) {
 		call, err := tool(name, strings.Fields(text)[2:])
 		p.tools[name] = call
 		return nil, err
+	case "forget": // forget files.write: its server is not here any more
+		delete(p.tools, name)
+		return nil, nil
 	case "rule": // rule deny|require NAME ACTION [because=WHY]
 		effect := map[string]policy.Effect{"deny": policy.Deny, "require": policy.RequireApproval}[name]
 		p.rules = append(slices.Clone(p.rules), rules{{policy.Verdict{Effect: effect, Rule: l.word(2), Reason: l.named["because"]}, l.word(3)}}...)
