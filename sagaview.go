@@ -50,7 +50,7 @@ type SagaStepView struct {
 	State  string    // pending, executing, committed, failed, unknown, compensating, compensated, compensation_failed, compensation_unknown
 	Action string    // the newest action that it was; empty: none yet
 	Tries  int       // begun, its undo's too
-	Waits  string    // what for: approval apr-12, tool, quarantine, kill, outcome; empty: for nothing
+	Waits  string    // what for: approval apr-12, tool, unreachable, quarantine, kill, outcome; empty: for nothing
 	Until  time.Time // how long, or when the next try begins; zero: neither
 	Why    string    // it came to this state; empty: there is no more to say
 	Goal   string    // its checkpoint; empty: none

@@ -68,7 +68,7 @@ type SagaStep struct {
 	State      string     `json:"state"`
 	ActionID   string     `json:"action_id,omitempty"` // the newest action that it was
 	Tries      int        `json:"tries"`
-	Waits      string     `json:"waits,omitempty"` // for what: approval apr-12, tool, quarantine, kill, outcome
+	Waits      string     `json:"waits,omitempty"` // for what: approval apr-12, tool, unreachable, quarantine, kill, outcome
 	Until      *time.Time `json:"until,omitempty"` // how long; between two tries: when the next begins
 	Why        string     `json:"why,omitempty"`
 	Checkpoint string     `json:"checkpoint,omitempty"`

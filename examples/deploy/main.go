@@ -5,10 +5,10 @@
 //	export DEPLOY_SECRET=whsec_$(head -c 32 /dev/urandom | base64)
 //	go run ./examples/deploy &
 //	go run ./cmd/hypervisor serve -c examples/deploy/hypervisor.yaml &
-//	go run ./cmd/hypervisor session create --name dev
-//	go run ./cmd/hypervisor session join dev --agent did:mesh:ops
-//	go run ./cmd/hypervisor session activate dev
-//	go run ./cmd/hypervisor saga run examples/deploy/release.yaml --session dev
+//	go run ./cmd/hypervisor session create --name dev --data hypervisor-data
+//	go run ./cmd/hypervisor session join dev --agent did:mesh:ops --data hypervisor-data
+//	go run ./cmd/hypervisor session activate dev --data hypervisor-data
+//	go run ./cmd/hypervisor saga run examples/deploy/release.yaml --session dev --data hypervisor-data
 package main
 
 import (
