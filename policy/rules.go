@@ -14,6 +14,7 @@ type Request struct {
 	Args     map[string]any // as decoded once at the door; what is forwarded is made of the same value
 	Resource string         // the action's resource for these arguments, normalised; empty: none
 	Session  string
+	Name     string // of the session; a successor has the same, and an id of its own. Empty: it has none
 	Ring     ring.Ring
 	Sigma    ring.Sigma // σ_eff
 	Now      time.Time

@@ -288,7 +288,7 @@ func (a *admission) againstPolicy() *policy.Decision {
 func (a *admission) ruled(call *Call) *policy.Decision {
 	v := a.env.Rules.Evaluate(policy.Request{
 		Agent: a.agent, Action: call.Descriptor, Args: call.Values, Resource: call.Resource,
-		Session: a.s.ID, Ring: a.ring, Sigma: a.score, Now: a.env.Now,
+		Session: a.s.ID, Name: a.s.Config.Name, Ring: a.ring, Sigma: a.score, Now: a.env.Now,
 	})
 	switch v.Effect {
 	case policy.Pass:

@@ -247,6 +247,26 @@ func TestAConfigurationIsTakenOverWholeOrNotAtAll(t *testing.T) {
 	}
 }
 
+// A policy can be of some sessions: by their name, which their successors keep.
+func TestAPolicyHoldsForTheSessionsThatItNamesAndForTheirSuccessors(t *testing.T) {
+	d := start(t, t.TempDir(), notesYAML+"policies: [{name: look-only, when: 'session.name.startsWith(\"prod\") && !action.read_only', effect: deny}]\n")
+	prod, dev := d.seat("prod-east"), d.seat("dev")
+	write := func(token string) (string, bool) {
+		return call(t, d.mustConnect(token), "notes__write_note", map[string]any{"name": "a", "text": "x"})
+	}
+	if text, refused := write(dev.Token); refused {
+		t.Errorf("in another session: %s", text)
+	}
+	for _, when := range []string{"at first", "in its successor"} {
+		if text, refused := write(prod.Token); !refused || !strings.Contains(text, "look-only") {
+			t.Errorf("%s: %s", when, text)
+		}
+		if _, err := d.ctl.Terminate(t.Context(), "prod-east"); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestTheEndLetsRunningCallsFinish(t *testing.T) {
 	dir := t.TempDir()
 	d := start(t, dir, strings.ReplaceAll(notesYAML, "command: hypervisor, args: [demo-server, NOTES]", "command: slowserver, args: [NOTES]"))

@@ -46,6 +46,7 @@ var environment = sync.OnceValues(func() (*celgo.Env, error) {
 		celgo.Variable("args", celgo.MapType(celgo.StringType, celgo.DynType)),
 		celgo.Variable("resource", celgo.StringType),
 		celgo.Variable("session", celgo.StringType),
+		celgo.Variable("session.name", celgo.StringType),
 		celgo.Variable("ring", celgo.IntType),
 		celgo.Variable("sigma", celgo.DoubleType),
 		celgo.Variable("now", celgo.TimestampType),

@@ -42,6 +42,8 @@ func (v *variables) ResolveName(name string) (any, bool) {
 		return types.String(v.req.Resource), true
 	case "session":
 		return types.String(v.req.Session), true
+	case "session.name":
+		return types.String(v.req.Name), true
 	case "ring":
 		return types.Int(v.req.Ring), true
 	case "sigma":
