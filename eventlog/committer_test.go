@@ -22,6 +22,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // A spy is a log that notes the groups it is given, and fails those it is told to.
 type spy struct {
 	eventlog.Log
+	mu     sync.Mutex // guards groups where Run appends
 	groups [][]string // "stream seq"
 	fail   func(group int, rec eventlog.Append) error
 }
@@ -41,7 +42,9 @@ func (s *spy) Append(ctx context.Context, recs []eventlog.Append) []error {
 			pass, at = append(pass, r), append(at, i)
 		}
 	}
+	s.mu.Lock()
 	s.groups = append(s.groups, names)
+	s.mu.Unlock()
 	for i, err := range s.Log.Append(ctx, pass) {
 		errs[at[i]] = err
 	}
@@ -261,7 +264,10 @@ func TestRunLetsARecordWaitThatNeedNotBeDurable(t *testing.T) {
 		} {
 			tt.do()
 			synctest.Wait()
-			if got := len(slices.Concat(log.groups...)); got != tt.want {
+			log.mu.Lock()
+			got := len(slices.Concat(log.groups...))
+			log.mu.Unlock()
+			if got != tt.want {
 				t.Errorf("%s: %d records appended, want %d", tt.what, got, tt.want)
 			}
 		}
