@@ -250,3 +250,42 @@ func TestCrashBetweenAnyTwoReports(t *testing.T) {
 		t.Errorf("only %d deaths", died)
 	}
 }
+
+// A service that fails in the middle of what it is told, or refuses some of it, hears the rest: nothing is taken for told that was not.
+func TestAServiceThatFailsMidwayHearsTheRest(t *testing.T) {
+	clock := hypervisortest.NewClock()
+	hv := hypervisortest.Open(t, &hypervisor.Options{Clock: clock})
+	aFall(t, hv)
+	ctx := context.Background()
+	for range 3 { // one batch of seven
+		if _, err := hv.Reinstate(ctx, admin, bob, agent.Reinstate{}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := hv.Slash(ctx, admin, bob, agent.Slash{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	service, refused := newTold(t), 0
+	service.answer = func(n agent.Notice) (bool, error) {
+		switch {
+		case service.calls%3 == 2:
+			return false, errors.New("down")
+		case n.Kind == agent.Reinstatement:
+			refused++
+			return false, nil
+		}
+		return true, nil
+	}
+	hv.SetReporter(service)
+	for range 60 {
+		settled(hv)
+		clock.Advance(5 * time.Minute)
+	}
+	kinds := map[agent.Kind]int{}
+	for _, n := range service.seen {
+		kinds[n.Kind]++
+	}
+	if refused != 3 || kinds[agent.Slashing] != 4 || kinds[agent.Clip] != 1 || len(service.seen) != 5 {
+		t.Errorf("%d refused, taken %v", refused, kinds)
+	}
+}

@@ -348,7 +348,7 @@ func TestDeclaringRiskierOrSaferMovesNoSigma(t *testing.T) {
 // has its own vouchers clipped in turn, at most 2 levels deep, each agent once. Nobody loses more than it bonded" — whoever is told
 // late, and twice.
 func TestCascadeIsWhatThePageSays(t *testing.T) {
-	var deep, spared int
+	var deep, spared, third int
 	rapid.Check(t, func(t *rapid.T) {
 		m := newMarket(t)
 		s := m.sessions[0]
@@ -362,12 +362,16 @@ func TestCascadeIsWhatThePageSays(t *testing.T) {
 			amount  int
 		}
 		behind := map[policy.DID][]bond{}
+		line := rapid.Bool().Draw(t, "line") // each stands behind the one before it, with so much that it falls too
 		for pair := range len(traders) * len(traders) {
-			if pair/6 <= pair%6 || rapid.IntRange(0, 2).Draw(t, "vouches") == 0 {
+			if pair/6 <= pair%6 || line && pair/6 != pair%6+1 || !line && rapid.IntRange(0, 2).Draw(t, "vouches") == 0 {
 				continue
 			}
 			voucher, vouchee := did(traders[pair/6]), did(traders[pair%6])
 			amount := rapid.SampledFrom([]int{1, 90_000, 130_000, 180_000, 250_000}).Draw(t, "bond")
+			if line {
+				amount = 250_000
+			}
 			s.do(policy.Agent(voucher), session.Vouch{Vouchee: vouchee, Bond: ring.Sigma(amount)})
 			before := len(m.agents[voucher].Bonds)
 			s.tell(100, true)
@@ -397,6 +401,9 @@ func TestCascadeIsWhatThePageSays(t *testing.T) {
 			}
 			front = next
 		}
+		for _, fallen := range front {
+			third += len(behind[fallen])
+		}
 		s.do(policy.Operator(did("ops")), session.Slash{Agent: slashed})
 		for range rapid.IntRange(0, 6).Draw(t, "late") {
 			s.tell(rapid.IntRange(1, 4).Draw(t, "part"), rapid.Bool().Draw(t, "recorded"))
@@ -409,7 +416,7 @@ func TestCascadeIsWhatThePageSays(t *testing.T) {
 			}
 		}
 	})
-	if deep == 0 || spared == 0 {
-		t.Errorf("%d clips on the second level, %d who were touched already: the test does not see them", deep, spared)
+	if deep == 0 || spared == 0 || third == 0 {
+		t.Errorf("%d clips on the second level, %d who were touched already, %d on a third: the test does not see them", deep, spared, third)
 	}
 }
