@@ -133,6 +133,10 @@ func (s *Session) record(ctx context.Context, env session.Env, trace string, c s
 	l.agents.follow(l.state, out.Events)
 	d := draft{at: env.Now, caller: env.Caller, trace: trace, events: l.st.events, payload: payload,
 		deadline: session.Due(l.state), owes: session.Owes(l.state), durable: out.Durable}
+	early := forward(out.Events)
+	if early {
+		effects = slices.DeleteFunc(effects, func(e session.Effect) bool { _, try := e.(session.Try); return try })
+	}
 	if len(effects) > 0 && out.Durable {
 		d.then = func() { s.owe(effects) }
 	}
@@ -140,6 +144,9 @@ func (s *Session) record(ctx context.Context, env session.Env, trace string, c s
 	t := l.st.write(d)
 	if len(effects) > 0 && !out.Durable {
 		s.owe(effects) // a read-only call of an eventual session goes out at once
+	}
+	if early {
+		s.hv.offer(s.sendTries)
 	}
 	s.keepSnapshot(ctx)
 	if !out.Durable {

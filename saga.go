@@ -176,6 +176,25 @@ func (s *Session) sendTries(ctx context.Context) {
 	}
 }
 
+// forward reports whether tries of a saga's steps have begun, and none of an undo's. These need not wait until the record that says
+// so is durable: what admits them stands behind it, so that it is lost with it, and nothing goes out before that is durable. An
+// undo reads what was done from the log, and a saga's first tries may read their arguments there, so these wait.
+func forward(events []session.Event) (some bool) {
+	for _, e := range events {
+		switch e := e.(type) {
+		case session.SagaCreated:
+			return false
+		case session.SagaStepStarted:
+			if e.Undo {
+				return false
+			}
+			some = true
+		default: // says nothing of a try
+		}
+	}
+	return some
+}
+
 // try makes one try, as far as to its admission; its outcome comes back as that of any action.
 func (s *Session) try(ctx context.Context, t session.SagaTry) {
 	again, err := s.send(ctx, t)
