@@ -420,3 +420,37 @@ func TestCascadeIsWhatThePageSays(t *testing.T) {
 		t.Errorf("%d clips on the second level, %d who were touched already, %d on a third: the test does not see them", deep, spared, third)
 	}
 }
+
+// SPEC §3: "total bonded ≤ 80 % of σ across all sessions (two vouches at once never spend the same collateral)": three sessions ask before
+// any of them is answered, each for what would do alone, and the answers come in any order, some of them twice.
+func TestTwoVouchesAtOnceNeverSpendTheSame(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		m := newMarket(t)
+		fay, sigma := did("fay"), rapid.IntRange(700_000, 1_000_000).Draw(t, "sigma")
+		m.enter(fay, agent.SetSigma{Sigma: ring.Sigma(sigma), Source: agent.FromOperator})
+		most := sigma * 8 / 10
+		for _, s := range m.sessions {
+			bond := rapid.IntRange(most/2+1, most).Draw(t, "bond") // two of them are more than there is
+			if out := s.do(policy.Agent(fay), session.Vouch{Vouchee: did("ann"), Bond: ring.Sigma(bond)}); !out.Allowed {
+				t.Fatalf("%+v", out.Decision)
+			}
+		}
+		for range 6 {
+			rapid.SampledFrom(m.sessions).Draw(t, "answered").tell(1, rapid.Bool().Draw(t, "recorded"))
+			m.check()
+		}
+		m.settle()
+		m.check()
+		counted := 0
+		for _, s := range m.sessions {
+			for _, b := range s.state.Bonds {
+				if b.Status == session.BondActive {
+					counted++
+				}
+			}
+		}
+		if counted != 1 || len(m.agents[fay].Bonds) != 1 {
+			t.Fatalf("%d vouches count, and %d bonds are set aside", counted, len(m.agents[fay].Bonds))
+		}
+	})
+}
