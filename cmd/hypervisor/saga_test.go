@@ -123,3 +123,30 @@ func (d *served) found(s api.Saga) api.Saga {
 	}
 	return s
 }
+
+// A saga is followed while it runs, to its end: each change is a line, in the order of the log, and the exit code is the saga's.
+func TestASagaIsFollowedWhileItRuns(t *testing.T) {
+	d := start(t, t.TempDir(), undoYAML)
+	d.seat("dev")
+	for _, args := range [][]string{{"session", "join", "dev", "--agent", "did:mesh:ann"}, {"session", "activate", "dev"}} {
+		if code, out, errout := d.run(args...); code != exitDone {
+			t.Fatal(code, out, errout)
+		}
+	}
+	for i, want := range []struct {
+		code int
+		end  string
+	}{{exitDone, "completed"}, {exitRefused, "compensated"}} {
+		id := d.detach(i)
+		_, sag, _ := strings.Cut(id, "/")
+		code, out, errout := d.run("saga", "show", id, "--follow")
+		lines := strings.Split(strings.TrimSpace(out), "\n")
+		if last := lines[len(lines)-1]; code != want.code || !strings.Contains(last, "  "+sag+"  "+want.end) {
+			t.Errorf("exit %d, %s\n%s", code, errout, out)
+		}
+		code, out, errout = d.run("saga", "show", id, "--follow", "--json")
+		if code != want.code || !strings.Contains(out, `"state":"`+want.end+`"`) {
+			t.Errorf("exit %d, %s\n%s", code, errout, out)
+		}
+	}
+}

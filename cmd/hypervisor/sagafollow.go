@@ -17,6 +17,8 @@ import (
 
 // sagafollow.go: a saga as it goes on. The session's records say when to look, and when each step began and ended.
 
+const clockFormat = "15:04:05.000"
+
 // A sagaFollower draws one saga as it changes.
 type sagaFollower struct {
 	g     *globals
@@ -36,18 +38,18 @@ func (g *globals) followSaga(ctx context.Context, c *client.Client, s api.Saga) 
 		if err != nil {
 			return err
 		}
-		if !bytes.Contains(line, []byte(`"`+s.ID+`"`)) {
-			continue
-		}
 		r, err := audit.ParseRecord(line)
 		if err != nil {
 			return fmt.Errorf("reading a record: %w", err)
 		}
-		if err := f.note(s.ID, r.Time, r.Events); err != nil {
-			return err
+		ofIt := bytes.Contains(line, []byte(`"`+s.ID+`"`))
+		if ofIt {
+			if err := f.note(s.ID, r.Time, r.Events); err != nil {
+				return err
+			}
 		}
-		if r.Seq < s.AsOf && r.Seq > s.Seq {
-			continue // what came of it is known already
+		if r.Seq < s.AsOf || !ofIt && f.last.ID != "" {
+			continue // what came of it is known already, or it is of something else
 		}
 		if s, err = c.Saga(ctx, s.Session, s.ID, false); err != nil {
 			return err
@@ -64,22 +66,27 @@ func over(s api.Saga) bool { return s.Ended != nil && (s.Failed == "" || len(s.S
 
 // note takes the times of steps from a record.
 func (f *sagaFollower) note(id string, at time.Time, text []byte) error {
-	var events []struct{ Type, Saga, Step string }
+	var events []struct {
+		Type string
+		Saga any // of other events it is no text
+		Step any
+	}
 	if err := json.Unmarshal(text, &events); err != nil {
 		return fmt.Errorf("reading a record: %w", err)
 	}
 	for _, e := range events {
 		name, ofStep := strings.CutPrefix(e.Type, "saga.step_")
-		t := f.times[e.Step]
+		step, _ := e.Step.(string)
+		t := f.times[step]
 		switch {
-		case e.Saga != id || !ofStep || name == "retried" || name == "held" || name == "given_up":
+		case e.Saga != any(id) || !ofStep || name == "retried" || name == "held" || name == "given_up":
 			continue
 		case name == "started":
 			t = stepTimes{began: at}
 		default:
 			t.ended = at
 		}
-		f.times[e.Step] = t
+		f.times[step] = t
 	}
 	return nil
 }
@@ -108,16 +115,27 @@ func (f *sagaFollower) draw(s api.Saga, at time.Time) error {
 
 // changes prints a line for each step that is not as it was, and one for the saga.
 func (f *sagaFollower) changes(before, s api.Saga, at time.Time) {
-	stamp := at.UTC().Format("15:04:05.000")
+	stamp := at.UTC().Format(clockFormat)
 	for i, step := range s.Steps {
 		if i < len(before.Steps) && reflect.DeepEqual(step, before.Steps[i]) || i >= len(before.Steps) && step.State == "pending" {
 			continue
 		}
-		f.g.printf("%s  %s  %s  %s%s\n", stamp, step.ID, step.Agent, step.State, f.more(&step))
+		f.g.printf("%s  %s  %s  %s%s\n", f.stamp(step.ID, stamp), step.ID, step.Agent, step.State, f.more(&step))
 	}
 	if s.State != before.State || len(s.Shares) != len(before.Shares) {
 		f.g.printf("%s  %s  %s%s%s\n", stamp, s.ID, s.State, withWhy(s.Why), f.borneBy(s))
 	}
+}
+
+// stamp is when a step came to where it is; other where no record says.
+func (f *sagaFollower) stamp(step, other string) string {
+	switch t := f.times[step]; {
+	case !t.ended.IsZero():
+		return t.ended.UTC().Format(clockFormat)
+	case !t.began.IsZero():
+		return t.began.UTC().Format(clockFormat)
+	}
+	return other
 }
 
 // more is what there is to say of a step beside its state: how long it took, what it waits for, why it came to that.
@@ -152,7 +170,7 @@ func (f *sagaFollower) redraw(s api.Saga) {
 	for _, step := range s.Steps {
 		began := ""
 		if t := f.times[step.ID]; !t.began.IsZero() {
-			began = "  since " + t.began.UTC().Format("15:04:05.000")
+			began = "  since " + t.began.UTC().Format(clockFormat)
 		}
 		f.g.printf("  %s %s  %s  %s%s%s\n", mark(step.State), step.ID, step.Agent, step.State, began, f.more(&step))
 	}
