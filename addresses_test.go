@@ -238,7 +238,7 @@ func TestARetriedStepIsTakenBackToWhatWasBeforeItsFirstTry(t *testing.T) {
 		happens                     bool
 	}{
 		{"a new file", "", "", "", true}, {"a file", "old", "", "old", true}, {"it had not happened", "old", "", "old", false},
-		{"somebody wrote it meanwhile", "old", "other", "other", false},
+		{"it had half happened", "old", "ne", "old", false}, {"somebody wrote it meanwhile", "old", "other", "other", false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			clock := hypervisortest.NewClock()

@@ -1,6 +1,7 @@
 package hypervisor
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"strconv"
@@ -32,7 +33,7 @@ func (s *Session) imageBeforeTries(ctx context.Context, t session.SagaTry, tool 
 		return nil
 	}
 	left, err := tool.Descriptor.Left(action.Scope{Args: found.Values, Image: before})
-	if err == nil && !found.Before.Equal(left) && !found.Before.Equal(*before) {
+	if err == nil && !found.Before.Equal(*before) && !isPartOf(found.Before, left) {
 		return nil // somebody else has changed it since, and that is what is there
 	}
 	found.Image, found.Before = action.ImageTaken, *before
@@ -40,6 +41,11 @@ func (s *Session) imageBeforeTries(ctx context.Context, t session.SagaTry, tool 
 		found.Image = action.ImageAbsent
 	}
 	return nil
+}
+
+// isPartOf reports whether an image is of what an action leaves, or of as much of it as was written when its server died.
+func isPartOf(image, left action.Image) bool {
+	return image.Absent == left.Absent && bytes.HasPrefix(left.Bytes, image.Bytes)
 }
 
 // mayHaveHappened returns the newest action of a step of whose tries one may have happened; empty: none may.
