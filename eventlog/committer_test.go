@@ -315,3 +315,24 @@ func TestRunTellsEachOwnerOnce(t *testing.T) {
 		}
 	}
 }
+
+func TestTryStepStepsUnlessAnotherDoes(t *testing.T) {
+	s := newSpy()
+	c := eventlog.NewCommitter(s)
+	meanwhile := []bool{}
+	s.fail = func(int, eventlog.Append) error {
+		meanwhile = append(meanwhile, c.TryStep(t.Context()))
+		return nil
+	}
+	stream := eventlogtest.Stream{Name: "a"}
+	told := enqueue(t, c, new(eventlog.Lane), stream.Next("word"))
+	if !c.TryStep(t.Context()) || len(*told) != 1 || (*told)[0] != nil {
+		t.Fatalf("the record's owner was told %v", *told)
+	}
+	if !slices.Equal(meanwhile, []bool{false}) {
+		t.Fatalf("while one steps, others are told %v", meanwhile)
+	}
+	if c.TryStep(t.Context()) {
+		t.Fatal("there was nothing left to append")
+	}
+}
