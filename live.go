@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -385,11 +386,7 @@ func (s *Session) recover(ctx context.Context, lost bool) error {
 }
 
 func participants(state *session.State) []policy.DID {
-	dids := make([]policy.DID, 0, len(state.Participants))
-	for did := range state.Participants {
-		dids = append(dids, did)
-	}
-	return dids
+	return slices.Sorted(maps.Keys(state.Participants))
 }
 
 // rearm sets the session's timer. The lock is held.

@@ -365,3 +365,39 @@ func TestSagaGoesOnInTheNextProcess(t *testing.T) {
 		t.Errorf("%s: %v", got, b.calls)
 	}
 }
+
+// A step that still waited when its session ended waits for nothing any more: no record follows a session's last.
+func TestASagaThatHasEndedIsNotResolved(t *testing.T) {
+	ctx, clock, store := context.Background(), hypervisortest.NewClock(), newKept()
+	hv := hypervisortest.Open(t, &hypervisor.Options{Clock: clock, Store: store})
+	s := hypervisortest.Session(t, hv, nil, map[policy.DID]string{ann: "0.80"})
+	b := &workbench{fails: map[string]func(context.Context) error{}}
+	b.fails["b"] = func(context.Context) error { // and what takes a back is gone
+		return errors.Join(errors.New("no"), s.SetTools("", "una", nil))
+	}
+	b.on(s, "a", "b")
+	v := runs(t, s, sagaOf("a", "b"))
+	if v.State != "waiting" || v.Steps[0].Waits != session.HeldForTool {
+		t.Fatalf("%+v", v)
+	}
+	if _, err := s.Terminate(ctx, admin); err == nil {
+		t.Fatal("the session has ended, and its saga has not")
+	}
+	for range 8 {
+		clock.Advance(time.Minute)
+		for hv.Step(ctx) {
+		}
+	}
+	s, err := hv.Session(ctx, s.ID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v, err := s.Saga(ctx, v.ID); err != nil || v.State != "escalated" {
+		t.Fatalf("%+v, %v", v, err)
+	}
+	records := len(types(t, s))
+	if d, err := s.ResolveSaga(ctx, admin, v.ID, "a", "retry"); err != nil || d.Code != policy.SagaInvalid || len(types(t, s)) != records {
+		t.Errorf("%+v, %v; %d records, and then %d", d, err, records, len(types(t, s)))
+	}
+	verify(t, store)
+}

@@ -259,6 +259,8 @@ func decideResolveSaga(s *State, env *Env, c ResolveSaga) Outcome {
 		return refuse(policy.Forbidden, "only an operator ends what a saga waits for")
 	case g == nil || g.step(c.Step) < 0:
 		return refuse(policy.NotFound, "there is no step %s of a saga %s in session %s", c.Step, c.Saga, s.ID)
+	case g.Run.State.Ended():
+		return refuse(policy.SagaInvalid, "saga %s is %s, and waits for nothing any more", c.Saga, g.Run.State)
 	}
 	w, i := g.work(s, env, c.Saga), g.step(c.Step)
 	var e saga.Event

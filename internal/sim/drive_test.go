@@ -65,5 +65,10 @@ func (w *world) changeFile() {
 	}
 	w.number++
 	args := fmt.Sprintf(`{"path":"/f%d","text":"by %d"}`, w.deeds.IntN(4), w.number)
-	w.asks(s, w.anyone(s), session.Act{Action: "drive.write", Args: json.RawMessage(args)})
+	out := w.asks(s, w.anyone(s), session.Act{Action: "drive.write", Args: json.RawMessage(args)})
+	for range w.deeds.IntN(3) { // it is taken back at once, or asked for twice
+		if out.State == "done" {
+			w.undoes(admin, hypervisor.UndoRequest{Session: s.ID(), Action: out.ID})
+		}
+	}
 }

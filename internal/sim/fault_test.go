@@ -38,7 +38,7 @@ const (
 
 // usual is one in how many times each fault happens where it can; a seed draws which of them it has, and how often.
 var usual = map[fault]int{
-	crashIdle: 40, crashAppend: 120, crashHalf: 200, crashAppended: 120, crashTool: 60, crashEffect: 60, crashRead: 800, crashBlob: 20,
+	crashIdle: 40, crashAppend: 120, crashHalf: 200, crashAppended: 120, crashTool: 60, crashEffect: 60, crashRead: 800, crashBlob: 4,
 	commitFails: 60, commitHalf: 120, unknownIn: 80, unknownOut: 120, diskFull: 150, conflict: 150, readFails: 300,
 	toolFails: 12, toolDown: 16, toolDies: 60, toolSlow: 20, answerLate: 12, answerLost: 20, answerNever: 20, asksTwice: 12,
 	clockLeaps: 60, clockBack: 60, reordered: 2,
@@ -62,7 +62,7 @@ func weather(d dice) map[fault]int {
 // hits reports whether a fault happens here and now.
 func (w *world) hits(f fault) bool {
 	odds := w.odds[f]
-	if odds == 0 || w.healthy {
+	if odds == 0 || w.healthy || w.wrong != nil {
 		return false
 	}
 	if hit := w.faults.IntN(odds) == 0; !hit || w.plan.calm[w.turn] || w.plan.mute[f] {
@@ -79,6 +79,7 @@ func (w *world) hits(f fault) bool {
 type crashed struct{}
 
 func (w *world) mayCrash(f fault) {
+	w.sameThread()
 	if w.hits(f) {
 		panic(crashed{})
 	}

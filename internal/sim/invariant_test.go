@@ -1,6 +1,10 @@
 package sim
 
-import "fmt"
+import (
+	"bytes"
+	"fmt"
+	"runtime"
+)
 
 // An invariant is what must hold in every history, by its name.
 type invariant string
@@ -22,8 +26,13 @@ const (
 	getsQuiet    invariant = "after faults stop all is quiet within bounded steps"
 	idsOnce      invariant = "no id is given out twice"
 	memoryIsLog  invariant = "what is in memory is what the log says"
+	oneThread    invariant = "one goroutine does everything"
 	noPanic      invariant = "the shipped code does not panic"
 )
+
+// invariants lists them all.
+var invariants = []invariant{acknowledged, harmOnce, sagasEnd, noMoreThanSo, inReverse, stillStands, undoneOnce, ringHolds, rateHolds, bondsHold,
+	decided, logVerifies, getsQuiet, idsOnce, memoryIsLog, oneThread, noPanic}
 
 // A violation is an invariant that did not hold.
 type violation struct {
@@ -48,4 +57,19 @@ func (w *world) must(of invariant, holds bool, format string, args ...any) {
 		w.note("VIOLATION %s", w.wrong)
 	}
 	panic(stopped{})
+}
+
+// sameThread checks that it is called from the goroutine of the history. It ends nothing: a panic in another goroutine would end the program.
+func (w *world) sameThread() {
+	w.stats.checks[oneThread]++
+	if is := goroutine(); is != w.thread && w.wrong == nil {
+		w.wrong = &violation{oneThread, fmt.Sprintf("goroutine %s does what goroutine %s should", is, w.thread), w.turn}
+	}
+}
+
+// goroutine returns the number of the one that asks.
+func goroutine() string {
+	var b [40]byte
+	words := bytes.Fields(b[:runtime.Stack(b[:], false)])
+	return string(words[1])
 }

@@ -16,6 +16,7 @@ var (
 	turnsFlag   = flag.Int("turns", defaultTurns, "how many turns a history has")
 	onlyFlag    = flag.String("only", "", "take these turns alone: 3,5-9")
 	calmFlag    = flag.String("calm", "", "let nothing fail in these turns")
+	firstFlag   = flag.Bool("first", false, "stop at the first seed that fails, and do not make it smaller")
 	withoutFlag = flag.String("without", "", "leave these faults out, by name")
 )
 
@@ -70,14 +71,23 @@ func TestSimulatedHistoriesHold(t *testing.T) {
 		if w.wrong != nil {
 			t.Logf("seed %d: %s", seed, w.wrong)
 			failed = append(failed, p)
+			if *firstFlag && len(failed) == 1 {
+				fmt.Printf("FOUND seed %d: %s\n", seed, w.wrong)
+			}
 		}
-		return len(failed) < mostFailures
+		return len(failed) < mostFailures && (!*firstFlag || len(failed) == 0)
 	})
+	if *firstFlag {
+		if len(failed) > 0 {
+			t.Fail()
+		}
+		return
+	}
 	t.Logf("%s", total)
 	for _, p := range failed {
 		t.Error(explain(p))
 	}
-	if seeds >= 100 {
+	if seeds >= 500 {
 		rich(t, total)
 	}
 }
@@ -88,7 +98,11 @@ const mostFailures = 5 // seeds that are shown
 func each(n int, f func(int) bool) {
 	var next atomic.Int64
 	var wait sync.WaitGroup
-	for range runtime.GOMAXPROCS(0) {
+	workers := runtime.GOMAXPROCS(0)
+	if *firstFlag {
+		workers = 1 // or another might be the first
+	}
+	for range workers {
 		wait.Go(func() {
 			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
 				if !f(i) {
@@ -133,9 +147,13 @@ func replay(t *testing.T, p *plan) {
 func TestSimulatedHistoryRepeats(t *testing.T) {
 	for seed := range uint64(20) {
 		p := &plan{seed: seed, turns: defaultTurns}
+		before := runtime.NumGoroutine()
 		first, second := newWorld(p, true), newWorld(p, true)
 		if a, b := first.history(), second.history(); a != b {
 			t.Errorf("seed %d gives %s, and then %s; they part at\n%s", seed, a, b, parting(first.trace, second.trace))
+		}
+		if n := runtime.NumGoroutine(); n != before {
+			t.Errorf("seed %d: %d goroutines before it, and %d behind it", seed, before, n)
 		}
 	}
 }

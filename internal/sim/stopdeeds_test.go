@@ -134,7 +134,12 @@ func (w *world) undo() {
 			req.Action = views[w.deeds.IntN(len(views))].ID
 		}
 	}
-	report, err := w.hv.Undo(ctx, by, req)
+	w.undoes(by, req)
+}
+
+// undoes asks for an undo, and holds the report against the log.
+func (w *world) undoes(by policy.Caller, req hypervisor.UndoRequest) {
+	report, err := w.hv.Undo(context.Background(), by, req)
 	if err != nil {
 		w.did("undo", refusal(err), err)
 		return

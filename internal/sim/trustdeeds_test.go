@@ -20,11 +20,19 @@ func (w *world) vouch() {
 	if s == nil {
 		return
 	}
-	by, other := w.anyone(s), w.anyone(s)
-	if w.book.agent(by).sigma < w.book.agent(other).sigma {
-		by, other = other, by
+	by := w.anyone(s)
+	for range 3 { // the one of some that is trusted most
+		if other := w.anyone(s); w.book.agent(by).sigma < w.book.agent(other).sigma {
+			by = other
+		}
 	}
-	c := session.Vouch{Vouchee: other, Bond: ring.Sigma(w.deeds.IntN(4) * 100_000)}
+	for range 1 + w.deeds.IntN(4) {
+		w.vouches(s, by)
+	}
+}
+
+func (w *world) vouches(s *hypervisor.Session, by policy.DID) {
+	c := session.Vouch{Vouchee: w.anyone(s), Bond: ring.Sigma(w.deeds.IntN(5) * 100_000)}
 	if w.deeds.IntN(3) == 0 {
 		c.Expires = w.clock.Now().Add(time.Duration(1+w.deeds.IntN(20)) * time.Minute)
 	}

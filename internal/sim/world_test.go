@@ -47,6 +47,7 @@ type world struct {
 	ids      []string              // sessions that were acknowledged
 	equipped map[string]uint64     // by session, the boot in which its tools were brought
 	number   int                   // of the newest request
+	given    map[string]string     // ids that were answered, and to what
 	effects  map[string]int        // what happened outside, by tool and arguments
 	runs     []run                 // sagas that were acknowledged
 	asked    []asked               // calls that wait for an approval
@@ -54,12 +55,13 @@ type world struct {
 	apart    map[policy.DID]int    // quarantines that were acknowledged, and how many records there were
 	files    map[string]string     // of the drive
 
-	book  *book
-	stats *stats
-	wrong *violation
-	sum   hash.Hash
-	keeps bool // the trace is kept for reading
-	trace []string
+	thread string // the goroutine of the history
+	book   *book
+	stats  *stats
+	wrong  *violation
+	sum    hash.Hash
+	keeps  bool // the trace is kept for reading
+	trace  []string
 }
 
 // An asked is a call that needs an approval.
@@ -77,7 +79,7 @@ type run struct {
 
 func newWorld(p *plan, keepTrace bool) *world {
 	w := &world{dice: p.dice(wholeSeed), plan: p, turn: wholeSeed, log: memlog.New(), clock: hypervisortest.NewClock(), boot: p.seed << 20,
-		equipped: map[string]uint64{}, effects: map[string]int{}, stops: map[policy.Scope]stop{}, apart: map[policy.DID]int{},
+		equipped: map[string]uint64{}, given: map[string]string{}, effects: map[string]int{}, stops: map[policy.Scope]stop{}, apart: map[policy.DID]int{},
 		files: map[string]string{}, stats: newStats(), sum: sha256.New(), keeps: keepTrace}
 	w.book = newBook(w)
 	w.odds = weather(w.dice)
@@ -95,6 +97,7 @@ func newWorld(p *plan, keepTrace bool) *world {
 
 // note writes a line of the trace, which the history's hash is of.
 func (w *world) note(format string, args ...any) {
+	w.sameThread()
 	line := fmt.Sprintf(format, args...)
 	w.sum.Write([]byte(line))
 	w.sum.Write([]byte{'\n'})
@@ -113,16 +116,19 @@ func (w *world) noteRecord(rec *eventlog.Append) {
 // history lives through the plan's turns and the aftermath, and returns the hash of all that happened.
 func (w *world) history() string {
 	began := time.Now()
+	w.thread = goroutine()
 	w.unwound(func() {
 		w.live(func() {}) // the first process
 		for turn := range w.plan.turns {
-			if w.plan.takes(turn) {
+			if w.plan.takes(turn) && w.wrong == nil {
 				w.turn, w.dice = turn, w.plan.dice(turn)
 				w.live(w.takeTurn)
 			}
 		}
 		w.turn, w.dice = aftermath, w.plan.dice(aftermath)
-		w.settle()
+		if w.wrong == nil {
+			w.settle()
+		}
 	})
 	w.stats.seeds, w.stats.records, w.stats.took = 1, w.book.records, time.Since(began)
 	w.stats.most = w.stats.took
