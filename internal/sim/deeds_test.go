@@ -211,7 +211,7 @@ func (w *world) asks(s *hypervisor.Session, did policy.DID, c session.Act) hyper
 	book := w.book.session(s.ID())
 	d := book.deeds[out.ID]
 	lossy := book.eventual && c.Action == "read" && (d == nil || d.outcome == "") // such a read may be lost
-	running := out.State == "running" && d != nil && d.outcome == "" // a repeat finds what is in a record, and no more
+	running := out.State == "running" && d != nil && d.outcome == ""              // a repeat finds what is in a record, and no more
 	w.must(acknowledged, lossy || running || d != nil && d.outcome == out.State, "%s/%s is answered as %s, and recorded as %s: %+v", s.ID(), out.ID, out.State, d, d)
 	key := s.ID() + "/" + out.ID
 	w.must(idsOnce, w.given[key] == "" || w.given[key] == string(c.Args), "%s was answered to two", key)
