@@ -25,11 +25,8 @@ type breakage struct {
 var breakages = []breakage{
 	{"an append that failed is taken for one that did not", acknowledged, []edit{
 		{"stream.go", "	if t.err != nil {\n		return away(t.err)", "	if t.err != nil && !broken(1) {\n		return away(t.err)"}}},
-	{"a step that was under way when the process died is taken for one that was not sent", harmOnce, []edit{
-		{"session/saga.go", `	if why == WhyClosing || why == whyProcessEnded {`, `	if why == whyProcessEnded && broken(2) {
-		return saga.Unsent
-	}
-	if why == WhyClosing || why == whyProcessEnded {`}}},
+	{"a call is made again where its answer was lost", harmOnce, []edit{
+		{"act.go", "	result, err := s.hv.do(c)\n", "	result, err := s.hv.do(c)\n	if err != nil && broken(2) {\n		result, err = s.hv.do(c)\n	}\n"}}},
 	{"no wait of a saga has an end", sagasEnd, []edit{
 		{"saga/run.go", "	if r.State.Ended() {\n		return due", "	if r.State.Ended() || broken(3) {\n		return due"},
 		{"session/state.go", "	case Terminating:\n", "	case Terminating:\n		if broken(3) && !s.idle() {\n			return time.Time{}\n		}\n"},
