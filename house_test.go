@@ -65,8 +65,9 @@ var beside = map[string][]string{
 	"internal/sealer":   {"eventlog", "audit"},
 	"internal/auth":     {"eventlog", "audit"},
 
-	"internal/watcher":    {"session", "drift", "policy", "action", "ring", "audit"},
-	"internal/reputation": {"agent", "policy", "action", "ring", "audit"},
+	"internal/service":    {},
+	"internal/watcher":    {"internal/service", "session", "drift", "policy", "action", "ring", "audit"},
+	"internal/reputation": {"internal/service", "agent", "policy", "action", "ring", "audit"},
 	"internal/address":    {".", "action"},
 	"internal/config":     {"eventlog", "audit", "packs", "internal/address", "internal/document"}, // an allowlist is the book's own
 	"internal/httpapi":    {"eventlog", "audit", "api", "internal/document"},

@@ -17,6 +17,7 @@ import (
 	"github.com/agenthypervisor/hypervisor/internal/document"
 	"github.com/agenthypervisor/hypervisor/internal/gateway"
 	"github.com/agenthypervisor/hypervisor/internal/reputation"
+	"github.com/agenthypervisor/hypervisor/internal/service"
 	"github.com/agenthypervisor/hypervisor/internal/watcher"
 )
 
@@ -172,7 +173,7 @@ func ratingOf(cfg *config.Config) (r rating, err error) {
 		if err != nil {
 			return rating{}, err
 		}
-		if r.asked, err = reputation.New(reputation.Options{URL: c.URL, Headers: headers, Timeout: c.Timeout, Keep: c.Cache}); err != nil {
+		if r.asked, err = reputation.New(service.Options{URL: c.URL, Headers: headers, Timeout: c.Timeout, Keep: c.Cache}); err != nil {
 			return rating{}, err
 		}
 		r.told = !c.NoReports
@@ -182,7 +183,7 @@ func ratingOf(cfg *config.Config) (r rating, err error) {
 		if err != nil {
 			return rating{}, err
 		}
-		if r.drift, err = watcher.New(watcher.Options{URL: c.URL, Headers: headers, Timeout: c.Timeout, Keep: c.Cache}); err != nil {
+		if r.drift, err = watcher.New(service.Options{URL: c.URL, Headers: headers, Timeout: c.Timeout, Keep: c.Cache}); err != nil {
 			return rating{}, err
 		}
 	}

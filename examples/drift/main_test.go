@@ -11,6 +11,7 @@ import (
 	"github.com/agenthypervisor/hypervisor/hypervisortest"
 	"github.com/agenthypervisor/hypervisor/internal/auth"
 	"github.com/agenthypervisor/hypervisor/internal/httpapi"
+	"github.com/agenthypervisor/hypervisor/internal/service"
 	watching "github.com/agenthypervisor/hypervisor/internal/watcher"
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/ring"
@@ -67,7 +68,7 @@ func TestWhatTheHypervisorAsksDemotesTheAgent(t *testing.T) {
 	w := newWatcher("", "")
 	server := httptest.NewServer(w.handler())
 	defer server.Close()
-	asked, err := watching.New(watching.Options{URL: server.URL, Keep: 1})
+	asked, err := watching.New(service.Options{URL: server.URL, Keep: 1})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/agenthypervisor/hypervisor/agent"
 	"github.com/agenthypervisor/hypervisor/hypervisortest"
 	"github.com/agenthypervisor/hypervisor/internal/reputation"
+	remote "github.com/agenthypervisor/hypervisor/internal/service"
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/ring"
 	"github.com/agenthypervisor/hypervisor/session"
@@ -27,7 +28,7 @@ func TestAScoreThatIsAskedForDecidesTheRing(t *testing.T) {
 	s.scores = map[string]int{"did:mesh:ann": 990, "did:mesh:bob": 420, "did:mesh:cem": 950}
 	server := httptest.NewServer(s.handler())
 	defer server.Close()
-	rep, err := reputation.New(reputation.Options{URL: server.URL})
+	rep, err := reputation.New(remote.Options{URL: server.URL})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,7 +69,7 @@ func TestAScoreThatIsAskedForDecidesTheRing(t *testing.T) {
 	if p := join("did:mesh:eve"); p.SigmaEff != ring.Newcomer {
 		t.Errorf("of a service that is down: %+v", p)
 	}
-	if _, err := rep.Score(ctx, "did:mesh:eve"); !errors.Is(err, reputation.ErrUnknown) {
+	if _, err := rep.Score(ctx, "did:mesh:eve"); !errors.Is(err, remote.ErrUnknown) {
 		t.Error(err)
 	}
 }
@@ -107,7 +108,7 @@ func TestASlashIsReportedAndCountsOnce(t *testing.T) {
 		s.handler().ServeHTTP(w, r)
 	}))
 	defer server.Close()
-	rep, err := reputation.New(reputation.Options{URL: server.URL, Keep: 1, Headers: map[string]string{"Authorization": "Bearer secret"}})
+	rep, err := reputation.New(remote.Options{URL: server.URL, Keep: 1, Headers: map[string]string{"Authorization": "Bearer secret"}})
 	if err != nil {
 		t.Fatal(err)
 	}

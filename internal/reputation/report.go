@@ -1,12 +1,10 @@
 package reputation
 
 import (
-	"bytes"
 	"context"
+	"errors"
 	"fmt"
-	"io"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -37,41 +35,25 @@ type notice struct {
 // Report tells the service of an entry, and returns true once it has said that it has it, false where it has read it and does not
 // take it.
 func (s *Service) Report(ctx context.Context, n agent.Notice) (taken bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, s.opts.Timeout)
-	defer cancel()
 	body, err := json.Marshal(notice{n.ID, n.Agent, n.Kind, uint32(n.Sigma) / perThousandth, n.Time.UTC(), n.Session, n.Share, n.Severity, n.Lost, n.Cause})
 	if err != nil {
 		return false, err
 	}
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, strings.TrimSuffix(s.at.String(), "/")+"/reports", bytes.NewReader(body))
-	if err != nil {
-		return false, err
-	}
-	r.Header.Set("Content-Type", "application/json")
-	for name, value := range s.opts.Headers {
-		r.Header.Set(name, value)
-	}
-	r.Header.Set("Idempotency-Key", n.ID.String())
-	w, err := s.client.Do(r)
-	if err != nil {
-		return false, fmt.Errorf("reporting to the reputation service: %w", err)
-	}
-	defer w.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(w.Body, maxAnswer+1))
+	a, err := s.asked.Tell(ctx, "/reports", n.ID.String(), body, maxAnswer)
 	switch {
 	case err != nil:
-		return false, fmt.Errorf("reading the answer to a report: %w", err)
-	case w.StatusCode == http.StatusUnprocessableEntity:
+		return false, err
+	case a.Status == http.StatusUnprocessableEntity:
 		return false, nil
-	case w.StatusCode != http.StatusOK && w.StatusCode != http.StatusCreated:
-		return false, fmt.Errorf("the reputation service answers a report with %s", w.Status)
+	case a.Status != http.StatusOK && a.Status != http.StatusCreated:
+		return false, fmt.Errorf("the reputation service answers a report with %d %s", a.Status, http.StatusText(a.Status))
 	}
 	var said struct {
 		ID audit.Hash `json:"id"`
 	}
 	// A page that something on the way answers with says nothing of the report.
-	if err := json.Unmarshal(bytes.TrimSpace(b), &said); err != nil || len(b) > maxAnswer || said.ID != n.ID {
-		return false, fmt.Errorf("the reputation service answers a report with something else than its id")
+	if err := json.Unmarshal(a.Body, &said); err != nil || said.ID != n.ID {
+		return false, errors.New("the reputation service answers a report with something else than its id")
 	}
 	return true, nil
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/agenthypervisor/hypervisor/agent"
 	"github.com/agenthypervisor/hypervisor/audit"
+	"github.com/agenthypervisor/hypervisor/internal/service"
 	"github.com/agenthypervisor/hypervisor/ring"
 )
 
@@ -42,7 +43,7 @@ func schemaOf(t *testing.T, file string) *jsonschema.Resolved {
 func TestAReportIsWhatTheSchemaSays(t *testing.T) {
 	schema := schemaOf(t, "report.schema.json")
 	var body []byte
-	s, told := served(t, Options{Headers: map[string]string{"Authorization": "Bearer x", "Idempotency-Key": "mine"}}, func(w http.ResponseWriter, r *http.Request) {
+	s, told := served(t, service.Options{Headers: map[string]string{"Authorization": "Bearer x", "Idempotency-Key": "mine"}}, func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodPost || r.URL.Path != "/v1/reports" || r.Header.Get("Authorization") != "Bearer x" || r.Header.Get("Idempotency-Key") != slashed.ID.String() {
 			t.Errorf("%s %s %v", r.Method, r.URL.Path, r.Header)
 		}
@@ -95,19 +96,19 @@ func TestWhatIsNoReceiptLeavesTheReportOwed(t *testing.T) {
 		"the end of it":  func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
 		"accepted, only": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusAccepted) },
 	} {
-		s, _ := served(t, Options{}, answer)
+		s, _ := served(t, service.Options{}, answer)
 		if taken, err := s.Report(context.Background(), slashed); taken || err == nil {
 			t.Errorf("%s: taken %t, %v", name, taken, err)
 		}
 	}
-	s, _ := served(t, Options{Timeout: time.Millisecond}, func(_ http.ResponseWriter, r *http.Request) {
+	s, _ := served(t, service.Options{Timeout: time.Millisecond}, func(_ http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body) // only then a server sees that its client has gone
 		<-r.Context().Done()
 	})
 	if taken, err := s.Report(context.Background(), slashed); taken || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("one that does not answer: %t, %v", taken, err)
 	}
-	s, _ = served(t, Options{}, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusUnprocessableEntity) })
+	s, _ = served(t, service.Options{}, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusUnprocessableEntity) })
 	if taken, err := s.Report(context.Background(), slashed); taken || err != nil {
 		t.Errorf("one that does not want it: %t, %v", taken, err)
 	}
@@ -115,14 +116,14 @@ func TestWhatIsNoReceiptLeavesTheReportOwed(t *testing.T) {
 
 // A service that takes no reports is asked for scores all the same.
 func TestReportsThatFailKeepNoScoreBack(t *testing.T) {
-	s, _ := served(t, Options{}, func(w http.ResponseWriter, r *http.Request) {
+	s, _ := served(t, service.Options{}, func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodPost {
 			w.WriteHeader(http.StatusNotFound)
 			return
 		}
 		fmt.Fprint(w, `{"agent":"did:mesh:ann","score":725}`)
 	})
-	for range 2 * breakAfter {
+	for range 2 * service.BreakAfter {
 		if _, err := s.Report(context.Background(), slashed); err == nil {
 			t.Error("taken")
 		}

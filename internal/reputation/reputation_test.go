@@ -15,11 +15,12 @@ import (
 
 	"github.com/google/jsonschema-go/jsonschema"
 
+	"github.com/agenthypervisor/hypervisor/internal/service"
 	"github.com/agenthypervisor/hypervisor/policy"
 )
 
 // served is a service that answers with what it is told to, and counts.
-func served(t *testing.T, opts Options, answer func(w http.ResponseWriter, r *http.Request)) (*Service, *atomic.Int64) {
+func served(t *testing.T, opts service.Options, answer func(w http.ResponseWriter, r *http.Request)) (*Service, *atomic.Int64) {
 	t.Helper()
 	var asked atomic.Int64
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -41,7 +42,7 @@ const ann = policy.DID("did:mesh:ann")
 func TestAScoreIsAskedForAndRememberedForAWhile(t *testing.T) {
 	now := time.Unix(0, 0)
 	score := 725
-	s, asked := served(t, Options{Headers: map[string]string{"Authorization": "Bearer x"}, Now: func() time.Time { return now }}, func(w http.ResponseWriter, r *http.Request) {
+	s, asked := served(t, service.Options{Headers: map[string]string{"Authorization": "Bearer x"}, Now: func() time.Time { return now }}, func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/v1/agents/did:mesh:ann/score" || r.Header.Get("Authorization") != "Bearer x" {
 			t.Errorf("%s %v", r.URL.Path, r.Header)
 		}
@@ -52,7 +53,7 @@ func TestAScoreIsAskedForAndRememberedForAWhile(t *testing.T) {
 		score int
 		want  string
 		asked int64
-	}{{0, 725, "0.725", 1}, {DefaultKeep - 1, 100, "0.725", 1}, {1, 100, "0.10", 2}} {
+	}{{0, 725, "0.725", 1}, {service.DefaultKeep - 1, 100, "0.725", 1}, {1, 100, "0.10", 2}} {
 		now, score = now.Add(c.after), c.score
 		if got, err := s.Score(context.Background(), ann); err != nil || got.String() != c.want || asked.Load() != c.asked {
 			t.Errorf("after %v: %s, %v, asked %d times", c.after, got, err, asked.Load())
@@ -64,18 +65,18 @@ func TestAScoreIsAskedForAndRememberedForAWhile(t *testing.T) {
 func TestWhatIsNoScoreIsUnknown(t *testing.T) {
 	for _, text := range []string{``, `{}`, `[]`, `{"agent":"did:mesh:ann"}`, `{"agent":"did:mesh:bob","score":900}`, `{"agent":"did:mesh:ann","score":1001}`, `{"agent":"did:mesh:ann","score":-1}`,
 		`{"agent":"did:mesh:ann","score":7.5}`, `{"agent":"did:mesh:ann","score":1,"score":900}`, `{"agent":"did:mesh:ann","Score":900}`, strings.Repeat(" ", maxAnswer) + `{"agent":"did:mesh:ann","score":900}`} {
-		if s, _ := served(t, Options{}, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, text) }); true {
-			if got, err := s.Score(context.Background(), ann); !errors.Is(err, ErrUnknown) || got != 0 {
+		if s, _ := served(t, service.Options{}, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, text) }); true {
+			if got, err := s.Score(context.Background(), ann); !errors.Is(err, service.ErrUnknown) || got != 0 {
 				t.Errorf("%.60s: %s, %v", text, got, err)
 			}
 		}
 	}
-	s, _ := served(t, Options{}, func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere", http.StatusFound) })
-	if _, err := s.Score(context.Background(), ann); !errors.Is(err, ErrUnknown) {
+	s, _ := served(t, service.Options{}, func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere", http.StatusFound) })
+	if _, err := s.Score(context.Background(), ann); !errors.Is(err, service.ErrUnknown) {
 		t.Errorf("a redirect: %v", err)
 	}
-	s, _ = served(t, Options{Timeout: time.Millisecond}, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
-	if _, err := s.Score(context.Background(), ann); !errors.Is(err, ErrUnknown) || !errors.Is(err, context.DeadlineExceeded) {
+	s, _ = served(t, service.Options{Timeout: time.Millisecond}, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	if _, err := s.Score(context.Background(), ann); !errors.Is(err, service.ErrUnknown) || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("one that does not answer: %v", err)
 	}
 }
@@ -83,28 +84,28 @@ func TestWhatIsNoScoreIsUnknown(t *testing.T) {
 // "a breaker": a service that fails is left alone; one that knows nobody does not fail.
 func TestAServiceThatFailsIsLeftAlone(t *testing.T) {
 	status := http.StatusNotFound
-	s, asked := served(t, Options{}, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) })
+	s, asked := served(t, service.Options{}, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) })
 	ask := func(times int) {
 		for range times {
-			if _, err := s.Score(context.Background(), ann); !errors.Is(err, ErrUnknown) {
+			if _, err := s.Score(context.Background(), ann); !errors.Is(err, service.ErrUnknown) {
 				t.Error(err)
 			}
 		}
 	}
-	ask(2 * breakAfter)
-	if asked.Load() != 2*breakAfter {
+	ask(2 * service.BreakAfter)
+	if asked.Load() != 2*service.BreakAfter {
 		t.Errorf("asked %d times of who is not known", asked.Load())
 	}
 	status = http.StatusInternalServerError
-	ask(3 * breakAfter)
-	if got := asked.Load(); got != 3*breakAfter {
-		t.Errorf("asked %d times, want %d", got, 3*breakAfter)
+	ask(3 * service.BreakAfter)
+	if got := asked.Load(); got != 3*service.BreakAfter {
+		t.Errorf("asked %d times, want %d", got, 3*service.BreakAfter)
 	}
 }
 
 func TestAddressesThatAreNone(t *testing.T) {
 	for _, bad := range []string{"", "reputation.example", "ftp://x", "http://", ":"} {
-		if _, err := New(Options{URL: bad}); err == nil {
+		if _, err := New(service.Options{URL: bad}); err == nil {
 			t.Errorf("%q is taken", bad)
 		}
 	}

@@ -1,53 +1,33 @@
 package watcher
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net/http"
 	"net/url"
-	"strings"
 	"sync"
-	"time"
 
-	"github.com/failsafe-go/failsafe-go/circuitbreaker"
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/agenthypervisor/hypervisor/drift"
+	"github.com/agenthypervisor/hypervisor/internal/service"
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/ring"
 	"github.com/agenthypervisor/hypervisor/session"
 )
 
-// What a service is given unless the configuration says otherwise.
 const (
-	DefaultTimeout = 2 * time.Second
-	DefaultKeep    = 5 * time.Minute
+	maxAnswer = 256 << 10 // bytes: two embeddings
+	maxAsking = 32        // at once
 )
-
-const (
-	maxAnswer  = 256 << 10 // bytes: two embeddings
-	maxKept    = 10_000    // agents in sessions of which something is known
-	maxAsking  = 32        // at once
-	breakAfter = 5         // answers that failed, one after the other
-	breakFor   = 30 * time.Second
-)
-
-// ErrUnknown is returned, wrapped with why, where the service does not say how far an agent has moved.
-var ErrUnknown = errors.New("the drift service does not say")
 
 // A Service is one drift service. Safe for concurrent use.
 type Service struct {
-	opts    Options
-	at      *url.URL
-	client  *http.Client
-	breaker circuitbreaker.CircuitBreaker[any]
+	asked *service.Service
+	fresh *service.Kept[subject, struct{}] // of whom what is known is not old, or is being asked
 
 	mu     sync.Mutex
-	fresh  map[subject]time.Time // until when what is known is not old
 	asking int
 }
 
@@ -57,114 +37,45 @@ type subject struct {
 	agent   policy.DID
 }
 
-// Options say which service, and how it is asked.
-type Options struct {
-	URL     string            // what the paths of docs/drift.md stand under
-	Headers map[string]string // sent with every question
-	Timeout time.Duration     // of one question; zero: DefaultTimeout
-	Keep    time.Duration     // how long an answer is good; zero: DefaultKeep
-	Now     func() time.Time  // nil: the machine's clock
-}
-
-// New returns a service; nothing is asked yet. It returns an error for a URL that is not http or https.
-func New(opts Options) (*Service, error) {
-	at, err := url.Parse(opts.URL)
-	if err != nil || at.Scheme != "http" && at.Scheme != "https" || at.Host == "" {
-		return nil, fmt.Errorf("drift service: want an address such as https://drift.example, got %q", opts.URL)
+// New returns a service; nothing is asked yet. The paths of docs/drift.md stand under the URL. It returns an error for one that is not
+// http or https.
+func New(opts service.Options) (*Service, error) {
+	s, err := service.New("drift", opts)
+	if err != nil {
+		return nil, err
 	}
-	if opts.Timeout == 0 {
-		opts.Timeout = DefaultTimeout
-	}
-	if opts.Keep == 0 {
-		opts.Keep = DefaultKeep
-	}
-	if opts.Now == nil {
-		opts.Now = time.Now
-	}
-	return &Service{opts: opts, at: at, fresh: map[subject]time.Time{},
-		// A redirect would take the headers, and the question, to where nobody has sent them.
-		client:  &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
-		breaker: circuitbreaker.NewBuilder[any]().WithFailureThreshold(breakAfter).WithDelay(breakFor).Build()}, nil
+	return &Service{asked: s, fresh: service.NewKept[subject, struct{}](s)}, nil
 }
 
 // Wants reports whether the service is to be asked about an agent now: what is known of it is old, and the service answers. Whoever is
 // told so asks, with Observe; meanwhile nobody else is.
 func (s *Service) Wants(id string, did policy.DID) bool {
-	of, now := subject{id, did}, s.opts.Now()
+	of := subject{id, did}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if until, known := s.fresh[of]; known && now.Before(until) || s.asking >= maxAsking || !s.breaker.TryAcquirePermit() {
+	if _, known := s.fresh.Said(of); known || s.asking >= maxAsking || !s.asked.Permit() {
 		return false
 	}
-	if len(s.fresh) >= maxKept {
-		for other, until := range s.fresh {
-			if !now.Before(until) {
-				delete(s.fresh, other)
-			}
-		}
-	}
-	for other := range s.fresh {
-		if len(s.fresh) < maxKept {
-			break
-		}
-		delete(s.fresh, other)
-	}
 	s.asking++
-	s.fresh[of] = now.Add(s.opts.Keep)
+	s.fresh.Keep(of, struct{}{})
 	return true
 }
 
-// Observe asks how far an agent has moved, after Wants. The error is ErrUnknown where the service does not answer, answers something
-// else, or does not know.
-func (s *Service) Observe(ctx context.Context, id string, did policy.DID) (session.ReportDrift, error) {
-	said, err := s.ask(ctx, id, did)
+// Observe asks how far an agent has moved, after Wants. The error is service.ErrUnknown where the service does not answer, answers
+// something else, or has observed nothing.
+func (s *Service) Observe(ctx context.Context, id string, did policy.DID) (said session.ReportDrift, err error) {
+	path := "/sessions/" + url.PathEscape(id) + "/agents/" + url.PathEscape(string(did)) + "/drift"
+	err = s.asked.Ask(ctx, path, maxAnswer, func(answer []byte) (err error) {
+		said, err = parse(answer, did)
+		return err
+	})
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.asking--
-	switch {
-	case err == nil, errors.Is(err, errNothing):
-		s.breaker.RecordSuccess()
-	default:
-		s.breaker.RecordFailure()
-		s.fresh[subject{id, did}] = s.opts.Now().Add(min(breakFor, s.opts.Keep))
+	if err != nil && !errors.Is(err, service.ErrNothing) {
+		s.fresh.KeepUntilRetry(subject{id, did}, struct{}{})
 	}
-	if err != nil {
-		return session.ReportDrift{}, fmt.Errorf("%w: %w", ErrUnknown, err)
-	}
-	return said, nil
-}
-
-// errNothing is an answer: the service has observed nothing.
-var errNothing = errors.New("it has observed nothing")
-
-func (s *Service) ask(ctx context.Context, id string, did policy.DID) (none session.ReportDrift, err error) {
-	ctx, cancel := context.WithTimeout(ctx, s.opts.Timeout)
-	defer cancel()
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet,
-		strings.TrimSuffix(s.at.String(), "/")+"/sessions/"+url.PathEscape(id)+"/agents/"+url.PathEscape(string(did))+"/drift", nil)
-	if err != nil {
-		return none, err
-	}
-	for name, value := range s.opts.Headers {
-		r.Header.Set(name, value)
-	}
-	w, err := s.client.Do(r)
-	if err != nil {
-		return none, err
-	}
-	defer w.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(w.Body, maxAnswer+1))
-	switch {
-	case err != nil:
-		return none, err
-	case w.StatusCode == http.StatusNotFound:
-		return none, errNothing
-	case w.StatusCode != http.StatusOK:
-		return none, fmt.Errorf("it answers %s", w.Status)
-	case len(b) > maxAnswer:
-		return none, fmt.Errorf("its answer is longer than %d bytes", maxAnswer)
-	}
-	return parse(b, did)
+	return said, err
 }
 
 // A number is a JSON number as it is written.
@@ -189,7 +100,7 @@ func parse(b []byte, did policy.DID) (none session.ReportDrift, err error) {
 		Distance *ring.Sigma `json:"distance"`
 		Reason   string      `json:"reason"`
 	}
-	if err := json.Unmarshal(bytes.TrimSpace(b), &said); err != nil {
+	if err := json.Unmarshal(b, &said); err != nil {
 		return none, fmt.Errorf("its answer cannot be read: %w", err)
 	}
 	c := session.ReportDrift{Agent: did, Reason: said.Reason}

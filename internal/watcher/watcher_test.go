@@ -11,12 +11,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/agenthypervisor/hypervisor/internal/service"
 	"github.com/agenthypervisor/hypervisor/policy"
 )
 
 const ann = policy.DID("did:mesh:ann")
 
-func served(t *testing.T, opts Options, answer http.HandlerFunc) (*Service, *atomic.Int64) {
+func served(t *testing.T, opts service.Options, answer http.HandlerFunc) (*Service, *atomic.Int64) {
 	t.Helper()
 	var asked atomic.Int64
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -35,7 +36,7 @@ func served(t *testing.T, opts Options, answer http.HandlerFunc) (*Service, *ato
 // SPEC §9: "services over HTTP with … an expiring cache".
 func TestAnAgentIsAskedAboutWhenWhatIsKnownIsOld(t *testing.T) {
 	now := time.Unix(0, 0)
-	s, asked := served(t, Options{Headers: map[string]string{"X-Key": "k"}, Now: func() time.Time { return now }}, func(w http.ResponseWriter, r *http.Request) {
+	s, asked := served(t, service.Options{Headers: map[string]string{"X-Key": "k"}, Now: func() time.Time { return now }}, func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/v1/sessions/ses-1/agents/did:mesh:ann/drift" || r.Header.Get("X-Key") != "k" {
 			t.Errorf("%s %v", r.URL.Path, r.Header)
 		}
@@ -44,7 +45,7 @@ func TestAnAgentIsAskedAboutWhenWhatIsKnownIsOld(t *testing.T) {
 	for _, c := range []struct {
 		after time.Duration
 		wants bool
-	}{{0, true}, {0, false}, {DefaultKeep - 1, false}, {1, true}} {
+	}{{0, true}, {0, false}, {service.DefaultKeep - 1, false}, {1, true}} {
 		now = now.Add(c.after)
 		if got := s.Wants("ses-1", ann); got != c.wants {
 			t.Errorf("after %v: %t", c.after, got)
@@ -65,20 +66,20 @@ func TestWhatIsNoAnswerIsUnknown(t *testing.T) {
 		`{"agent":"did:mesh:ann","distance":0.5,"metric":"cosine"}`, `{"agent":"did:mesh:ann","distance":0.5,"claimed":[1],"observed":[1]}`, `{"agent":"did:mesh:ann","claimed":[1]}`,
 		`{"agent":"did:mesh:ann","claimed":[1],"observed":[1,2]}`, `{"agent":"did:mesh:ann","claimed":["1"],"observed":[1]}`, `{"agent":"did:mesh:ann","claimed":[1],"observed":[1],"metric":"x"}`,
 		`{"agent":"did:mesh:ann","distance":0.1,"distance":0.9}`, `<html>`, strings.Repeat(" ", maxAnswer) + `{"agent":"did:mesh:ann","distance":0.9}`} {
-		s, _ := served(t, Options{}, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, text) })
+		s, _ := served(t, service.Options{}, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, text) })
 		if !s.Wants("s", ann) {
 			t.Fatal("not asked")
 		}
-		if said, err := s.Observe(context.Background(), "s", ann); !errors.Is(err, ErrUnknown) || said.Agent != "" {
+		if said, err := s.Observe(context.Background(), "s", ann); !errors.Is(err, service.ErrUnknown) || said.Agent != "" {
 			t.Errorf("%.60s: %+v, %v", text, said, err)
 		}
 	}
-	s, _ := served(t, Options{Timeout: time.Millisecond}, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	s, _ := served(t, service.Options{Timeout: time.Millisecond}, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	s.Wants("s", ann)
-	if _, err := s.Observe(context.Background(), "s", ann); !errors.Is(err, ErrUnknown) || !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := s.Observe(context.Background(), "s", ann); !errors.Is(err, service.ErrUnknown) || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("one that does not answer: %v", err)
 	}
-	s, _ = served(t, Options{}, func(w http.ResponseWriter, _ *http.Request) {
+	s, _ = served(t, service.Options{}, func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprint(w, `{"agent":"did:mesh:ann","claimed":[0.1,0],"observed":[0.1,3.5e-1],"metric":"euclidean","more":1}`)
 	})
 	s.Wants("s", ann)
@@ -90,30 +91,30 @@ func TestWhatIsNoAnswerIsUnknown(t *testing.T) {
 // "a breaker": a service that fails is left alone; one that has observed nothing does not fail.
 func TestAServiceThatFailsIsLeftAlone(t *testing.T) {
 	status := http.StatusNotFound
-	s, asked := served(t, Options{}, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) })
+	s, asked := served(t, service.Options{}, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) })
 	ask := func(from, to int) {
 		for i := from; i < to; i++ {
 			if id := fmt.Sprint("ses-", i); s.Wants(id, ann) {
-				if _, err := s.Observe(context.Background(), id, ann); !errors.Is(err, ErrUnknown) {
+				if _, err := s.Observe(context.Background(), id, ann); !errors.Is(err, service.ErrUnknown) {
 					t.Error(err)
 				}
 			}
 		}
 	}
-	ask(0, 2*breakAfter)
-	if asked.Load() != 2*breakAfter {
+	ask(0, 2*service.BreakAfter)
+	if asked.Load() != 2*service.BreakAfter {
 		t.Errorf("asked %d times", asked.Load())
 	}
 	status = http.StatusInternalServerError
-	ask(2*breakAfter, 6*breakAfter)
-	if asked.Load() != 3*breakAfter {
-		t.Errorf("asked %d times, want %d", asked.Load(), 3*breakAfter)
+	ask(2*service.BreakAfter, 6*service.BreakAfter)
+	if asked.Load() != 3*service.BreakAfter {
+		t.Errorf("asked %d times, want %d", asked.Load(), 3*service.BreakAfter)
 	}
 }
 
 func TestAddressesThatAreNone(t *testing.T) {
 	for _, bad := range []string{"", "drift.example", "ftp://x", "http://", ":"} {
-		if _, err := New(Options{URL: bad}); err == nil {
+		if _, err := New(service.Options{URL: bad}); err == nil {
 			t.Errorf("%q is taken", bad)
 		}
 	}

@@ -25,6 +25,7 @@ import (
 	agents "github.com/agenthypervisor/hypervisor/agent"
 	"github.com/agenthypervisor/hypervisor/eventlog"
 	"github.com/agenthypervisor/hypervisor/internal/reputation"
+	"github.com/agenthypervisor/hypervisor/internal/service"
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/ring"
 	"github.com/agenthypervisor/hypervisor/session"
@@ -111,7 +112,7 @@ func bondsJob(ctx context.Context) error {
 }
 
 func reportTo(hv *hypervisor.Hypervisor, url string) error {
-	service, err := reputation.New(reputation.Options{URL: url, Timeout: patience})
+	service, err := reputation.New(service.Options{URL: url, Timeout: patience})
 	if err != nil {
 		return err
 	}
