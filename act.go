@@ -119,6 +119,12 @@ func (s *Session) ask(ctx context.Context, caller policy.Caller, c session.Act, 
 	}
 	owner := s.ownerOf(caller, c)
 	tool, found := s.prepareCall(owner, c)
+	if c.Saga != nil && found != nil {
+		if err := s.untriedUndo(ctx, *c.Saga, found); err != nil {
+			s.hv.exec.Release()
+			return session.Outcome{}, nil, err
+		}
+	}
 	stamp := func(e *session.Env) {
 		e.Call = found
 		s.live.state.Narrow(caller.DID, found)
@@ -136,9 +142,7 @@ func (s *Session) ask(ctx context.Context, caller policy.Caller, c session.Act, 
 	}
 	out, t, err := s.propose(ctx, caller, c, stamp, begin)
 	if errors.Is(err, session.ErrImageWanted) {
-		if err = s.takeImage(ctx, party{owner, s.lineOf(caller)}, tool, found); err == nil && c.Saga != nil {
-			err = s.imageBeforeTries(ctx, *c.Saga, tool, found)
-		}
+		err = s.lookBefore(ctx, party{owner, s.lineOf(caller)}, c.Saga, tool, found)
 		if err == nil {
 			out, t, err = s.propose(ctx, caller, c, stamp, begin)
 		}
@@ -153,6 +157,19 @@ func (s *Session) ask(ctx context.Context, caller policy.Caller, c session.Act, 
 		s.abandon(started, err)
 	}
 	return out, started, err
+}
+
+// lookBefore finds out what is there before a call, and whether what would take it back can be called. The error is ctx's, or that
+// the session could not be read.
+func (s *Session) lookBefore(ctx context.Context, p party, t *session.SagaTry, tool *handler, found *session.Call) error {
+	err := s.takeImage(ctx, p, tool, found)
+	if err == nil && t != nil {
+		err = s.imageBeforeTries(ctx, *t, tool, found)
+	}
+	if err == nil && t != nil {
+		err = s.checkUndo(ctx, *t, p, tool, found)
+	}
+	return err
 }
 
 // DryRun answers what Act would, and records nothing. It takes no image: an action that wants one is answered as if that were

@@ -21,6 +21,7 @@ import (
 // places are addresses of one host, each of which can be out of reach, or have no time.
 type places struct {
 	away   bool
+	sick   string        // the path that nobody answers at; empty: none
 	busy   int           // so many calls are postponed
 	after  time.Duration // for so long
 	called []string      // PATH and the effect's name
@@ -49,7 +50,7 @@ func (p *places) Address(at string) (hypervisor.Tool, error) {
 		},
 		Reaches: func(context.Context) error {
 			p.looks++
-			if p.away {
+			if p.away || path == p.sick {
 				return errors.New("nobody")
 			}
 			return nil
@@ -294,5 +295,109 @@ func TestARetriedStepIsTakenBackToWhatWasBeforeItsFirstTry(t *testing.T) {
 				t.Errorf("%s, and the file reads %q, want %q", got, d.files["/a"], c.want)
 			}
 		})
+	}
+}
+
+// SPEC §4: an action "whose undo endpoint failed its health check" is non-reversible, and decided as such: a ring-2 agent's step waits for
+// an approver, who knows what is asked; or until its undo can be called again. Either way it is not called before.
+func TestAStepWhoseUndoCannotBeCalledIsDecidedAsOneThatCannotBeTakenBack(t *testing.T) {
+	ctx := context.Background()
+	var hv *hypervisor.Hypervisor
+	var clock *hypervisortest.Clock
+	grants := func(s *hypervisor.Session, approval string) {
+		id := strings.TrimPrefix(approval, "approval ")
+		if d, err := s.Grant(ctx, policy.Approver("did:mesh:boss"), session.Grant{Approval: id, Digest: digestOf(t, s, id)}); err != nil || !d.Allowed {
+			t.Errorf("%+v %v", d, err)
+		}
+	}
+	for _, c := range []struct {
+		name, want, admitted string
+		ends                 func(*hypervisor.Session, *places, hypervisor.SagaView)
+	}{
+		{"an approver grants it", "completed: east committed west committed", "none", func(s *hypervisor.Session, _ *places, v hypervisor.SagaView) {
+			grants(s, v.Steps[0].Waits)
+		}},
+		{"its undo answers again", "completed: east committed west committed", "partial", func(s *hypervisor.Session, p *places, v hypervisor.SagaView) {
+			p.sick = ""
+			if d, err := s.ResolveSaga(ctx, admin, v.ID, "east", "retry"); err != nil || !d.Allowed {
+				t.Errorf("%+v %v", d, err)
+			}
+		}},
+		{"its undo answers again, and nobody says so", "completed: east committed west committed", "partial", func(_ *hypervisor.Session, p *places, _ hypervisor.SagaView) {
+			passes(hv, clock, 30*time.Second)
+			p.sick = ""
+			passes(hv, clock, 10*time.Second)
+		}},
+		{"it answers again when it is granted", "completed: east committed west committed", "partial", func(s *hypervisor.Session, p *places, v hypervisor.SagaView) {
+			p.sick = ""
+			grants(s, v.Steps[0].Waits)
+		}},
+		{"it is denied", "compensated: east failed west pending", "", func(s *hypervisor.Session, _ *places, v hypervisor.SagaView) {
+			id := strings.TrimPrefix(v.Steps[0].Waits, "approval ")
+			if d, err := s.Deny(ctx, policy.Approver("did:mesh:boss"), session.Deny{Approval: id, Digest: digestOf(t, s, id)}); err != nil || !d.Allowed {
+				t.Errorf("%+v %v", d, err)
+			}
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p := &places{sick: "east/back"}
+			var d saga.Definition
+			var s *hypervisor.Session
+			hv, s, clock, d = addressed(t, p)
+			v := runs(t, s, d)
+			if got := stepStates(v); got != "waiting: east executing west pending" || !strings.HasPrefix(v.Steps[0].Waits, "approval ") || v.Steps[0].Why != "irreversible" || len(p.called) != 0 {
+				t.Fatalf("%s: %+v, called %v", got, v.Steps[0], p.called)
+			}
+			c.ends(s, p, v)
+			v = rests(t, s, v.ID)
+			if got := stepStates(v); got != c.want {
+				t.Errorf("%s, want %s", got, c.want)
+			}
+			if c.admitted == "" {
+				return
+			}
+			if a, err := s.Action(ctx, v.Steps[0].Action); err != nil || a.Reversibility.String() != c.admitted {
+				t.Errorf("admitted as %s, want %s; %v", a.Reversibility, c.admitted, err)
+			}
+		})
+	}
+}
+
+// What only reads leaves nothing to take back, and of what takes a step back that is no address its server is asked; what the
+// embedding program brings with its functions is waited for, as before.
+func TestWhoIsAskedWhetherAnUndoCanBeCalled(t *testing.T) {
+	asked := 0
+	_, s, _, d := addressed(t, &places{})
+	done := func(context.Context, json.RawMessage) (json.RawMessage, error) { return nil, nil }
+	tools := []hypervisor.Tool{
+		{Descriptor: action.Descriptor{ID: "up.do", Reversibility: action.Partial}, Do: done},
+		{Descriptor: action.Descriptor{ID: "up.read", ReadOnly: true}, Do: done},
+		{Descriptor: action.Descriptor{ID: "up.undo", Reversibility: action.Partial}, Do: done, Answers: func(context.Context) error { asked++; return errors.New("its server is down") }},
+	}
+	if err := s.SetTools("", "up.", tools); err != nil {
+		t.Fatal(err)
+	}
+	step := func(execute, undo string) string {
+		d.Steps = []saga.Step{{ID: "one", Agent: ann, Execute: execute, Undo: undo}}
+		v := runs(t, s, d)
+		return v.State + " " + v.Steps[0].Why
+	}
+	if got := step("mcp:up/read", "mcp:up/undo"); got != "completed " || asked != 0 {
+		t.Errorf("a step that only reads: %s, asked %d times", got, asked)
+	}
+	if got := step("mcp:up/do", "mcp:up/undo"); got != "waiting irreversible" || asked != 1 {
+		t.Errorf("a server that is down: %s, asked %d times", got, asked)
+	}
+	tools[2].Answers, tools[2].Changed = nil, true
+	if err := s.SetTools("", "up.", tools); err != nil {
+		t.Fatal(err)
+	}
+	d.Steps[0].Args = json.RawMessage(`{"again":true}`)
+	if got := step("mcp:up/do", "mcp:up/undo"); got != "waiting irreversible" {
+		t.Errorf("an undo that is not the one that was pinned: %s", got)
+	}
+	s.Register(action.Descriptor{ID: "undo", Reversibility: action.Partial}, done)
+	if got := step("mcp:up/do", "func:undo"); got != "completed " {
+		t.Errorf("a function: %s", got)
 	}
 }

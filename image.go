@@ -118,6 +118,9 @@ func (s *Session) takeImage(ctx context.Context, p party, t *handler, found *ses
 
 // imageBefore returns the image, nil for an action that has none, or why the action is one that cannot be taken back.
 func (s *Session) imageBefore(ctx context.Context, p party, t *handler, args map[string]any) (*action.Image, error) {
+	if t.Descriptor.Undo == nil && t.Descriptor.UndoAbsent == nil {
+		return nil, nil
+	}
 	if err := s.undoFault(p.owner, t); err != nil {
 		return nil, err
 	}

@@ -238,8 +238,12 @@ func (s *Session) send(ctx context.Context, t session.SagaTry) (again bool, err 
 		return false, nil // somebody was faster, or it is not wanted any more
 	case errors.Is(err, ErrOverloaded):
 		return true, nil
+	case errors.Is(err, errUnreached):
+		return false, s.unreached(ctx, t)
 	case err == nil && started != nil:
 		s.limit(started, step.Timeout)
+	case err == nil && out.Code == policy.ApprovalRequired && step.Undo != "" && !t.Undo:
+		s.lookLater() // for what takes it back, if that is why it counts as one that needs an approval
 	case err == nil && (out.Code == policy.UnknownAction || out.Code == policy.ToolChanged):
 		s.hv.opts.Logger.Info("a step of a saga waits for its tool", "session", s.id, "saga", t.Saga, "step", step.ID, "error", missing)
 		s.lookLater()
@@ -400,6 +404,7 @@ type heldStep struct {
 	agent  policy.DID
 	action string
 	there  bool // the tool is, and reached nobody
+	undo   bool // the step waits until its undo can be called, or an approver wants it done all the same
 }
 
 // heldForTools returns the steps that wait for a tool. The lock is held.
@@ -410,10 +415,11 @@ func (s *Session) heldForTools() (held []heldStep) {
 	for _, id := range s.live.state.SagasOpen {
 		g := s.live.state.Sagas[id]
 		for i, r := range g.Run.Steps {
-			if r.Hold != session.HeldForTool && r.Hold != session.Unreachable {
+			undo := g.WantsUndo(i)
+			if r.Hold != session.HeldForTool && r.Hold != session.Unreachable && undo == "" {
 				continue
 			}
-			h := heldStep{session.ResolveSaga{Saga: id, Step: g.Steps[i].ID, How: "retry"}, g.Steps[i].Agent, g.Steps[i].Action, r.Hold == session.Unreachable}
+			h := heldStep{session.ResolveSaga{Saga: id, Step: g.Steps[i].ID, How: "retry"}, g.Steps[i].Agent, cmp.Or(undo, g.Steps[i].Action), r.Hold == session.Unreachable, undo != ""}
 			if r.State == saga.CompensatingStep {
 				h.action = cmp.Or(g.Steps[i].Undo, h.action)
 			}
@@ -430,7 +436,7 @@ func (s *Session) toolsCame(ctx context.Context) {
 	s.mu.Unlock()
 	again := false
 	for _, h := range held {
-		if t, _, err := s.hv.toolFor(ctx, s, h.agent, h.action); err != nil || t.Changed || h.there && t.unreachable(ctx) != nil {
+		if !s.cameFor(ctx, h) {
 			again = true
 			continue
 		}
@@ -441,6 +447,15 @@ func (s *Session) toolsCame(ctx context.Context) {
 	if again {
 		s.lookLater()
 	}
+}
+
+// cameFor reports whether what a step waits for is here.
+func (s *Session) cameFor(ctx context.Context, h heldStep) bool {
+	if h.undo {
+		return s.healthOf(ctx, party{owner: h.agent}, h.action) == nil
+	}
+	t, _, err := s.hv.toolFor(ctx, s, h.agent, h.action)
+	return err == nil && !t.Changed && (!h.there || t.unreachable(ctx) == nil)
 }
 
 // lookLater looks again for the tools that steps wait for.

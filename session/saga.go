@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
+	"github.com/agenthypervisor/hypervisor/action"
 	"github.com/agenthypervisor/hypervisor/audit"
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/ring"
@@ -311,6 +313,9 @@ func (s *State) followSagas(env *Env, c Command, out *Outcome) {
 	}
 	if act, ok := c.(Act); ok && act.Saga != nil && !out.Allowed {
 		w := of(act.Saga.Saga)
+		if env.Call != nil && env.Call.Image == action.ImageFailed {
+			w.because = whyIrreversible
+		}
 		w.answer(w.inPlace(s.refusedTry(act.Saga.Step, env, out)), "")
 	}
 	for _, e := range out.Events {
@@ -373,6 +378,18 @@ const (
 	holdKill       = "kill"      // of everything
 	holdQuarantine = "quarantine"
 )
+
+// whyIrreversible is why a step waits for an approval that it would not need if it could be taken back.
+const whyIrreversible = "irreversible"
+
+// WantsUndo returns the action of its own that a step waits for, in the approval's stead: as long as it cannot be called, the step
+// counts as one that cannot be taken back. Empty: it does not wait for that.
+func (g *Saga) WantsUndo(i int) string {
+	if r := &g.Run.Steps[i]; r.State != saga.Executing || !strings.HasPrefix(r.Hold, holdApproval) || g.Whys[i] != whyIrreversible {
+		return ""
+	}
+	return g.Steps[i].Undo
+}
 
 // shortly is how long a try waits that found no room.
 const shortly = time.Second

@@ -66,6 +66,7 @@ type SagaStepHeld struct {
 	Step  string    `json:"step"`
 	For   string    `json:"for"` // approval apr-12, tool, kill
 	Until time.Time `json:"until"`
+	Why   string    `json:"why,omitempty"` // irreversible: it counts as one that cannot be taken back; empty: there is no more to say
 }
 
 // SagaStepSettled is recorded, as saga.step_committed, …_failed, …_unknown, …_compensated, …_compensation_failed or
@@ -162,7 +163,7 @@ func (e SagaStepRetried) Append(dst []byte) []byte {
 }
 
 func (e SagaStepHeld) Append(dst []byte) []byte {
-	return audit.Event(dst, sagaStepHeldType).Str("saga", e.Saga).Str("step", e.Step).Str("for", e.For).Time("until", e.Until).End()
+	return audit.Event(dst, sagaStepHeldType).Str("saga", e.Saga).Str("step", e.Step).Str("for", e.For).Time("until", e.Until).OptStr("why", e.Why).End()
 }
 
 func (e SagaStepSettled) Append(dst []byte) []byte {
@@ -248,7 +249,12 @@ func (e SagaStepRetried) apply(s *State, _ Stamp) {
 }
 
 func (e SagaStepHeld) apply(s *State, _ Stamp) {
-	s.happened(e.Saga, func(g *Saga) saga.Event { return saga.Held{Step: g.step(e.Step), For: e.For, Until: e.Until} })
+	s.happened(e.Saga, func(g *Saga) saga.Event {
+		if e.Why != "" {
+			g.Whys[g.step(e.Step)] = e.Why
+		}
+		return saga.Held{Step: g.step(e.Step), For: e.For, Until: e.Until}
+	})
 }
 
 func (e SagaStepSettled) apply(s *State, _ Stamp) {

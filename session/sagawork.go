@@ -22,9 +22,10 @@ type sagaWork struct {
 	run    *saga.Run
 	events []Event
 
-	gone map[policy.DID]bool // who is stopped or leaves in the same record; nil: nobody
-	on   string              // the step on whose account it turns
-	whys map[int]string      // why steps came to where they are, as decided already; nil: none has
+	gone    map[policy.DID]bool // who is stopped or leaves in the same record; nil: nobody
+	on      string              // the step on whose account it turns
+	because string              // what is to be said of a step that is held now; empty: nothing
+	whys    map[int]string      // why steps came to where they are, as decided already; nil: none has
 }
 
 func (g *Saga) work(s *State, env *Env, id string) *sagaWork {
@@ -95,7 +96,7 @@ func (w *sagaWork) add(e saga.Event, action string) {
 	case saga.Deferred:
 		w.events = append(w.events, SagaStepRetried{w.id, name(e.Step), e.After, e.Counted, e.Maybe, e.Why})
 	case saga.Held:
-		w.events = append(w.events, SagaStepHeld{w.id, name(e.Step), e.For, e.Until})
+		w.events = append(w.events, SagaStepHeld{w.id, name(e.Step), e.For, e.Until, w.because})
 	case saga.Settled:
 		w.settled(e)
 		w.events = append(w.events, SagaStepSettled{To: e.To, Saga: w.id, Step: name(e.Step), Action: action, Why: e.Why, Until: e.Until})

@@ -68,6 +68,7 @@ listen: 127.0.0.1:0
 session: {network_allow: [127.0.0.1]}
 addresses:
   %q: {reversibility: partial, private: [127.0.0.0/8], secret: "${HYPERVISOR_TEST_SECRET}"}
+  "http://127.0.0.1:1/": {reversibility: partial, private: [127.0.0.0/8]}
 agents: [{did: "did:mesh:ann", sigma: 0.80}]
 `, p.URL+"/do/")
 }
@@ -131,6 +132,11 @@ steps:
 	}
 	if got := p.took(); !slices.Equal(got, []string{"do/north {}", "do/south {}", "do/west {}", "do/south/rollback {}", "do/north/rollback {}"}) {
 		t.Errorf("asked %q", got)
+	}
+	// SPEC §4: a step whose undo nobody answers for counts as one that cannot be taken back, so that ring 2 needs an approval.
+	blind := file("saga: blind\nsteps: [{id: a, agent: 'did:mesh:ann', execute: 'AT/do/a', undo: 'http://127.0.0.1:1/a'}]\n")
+	if code, out, errout := d.run("saga", "run", blind, "--session", "dev"); code != exitRefused || !strings.Contains(out, "waits for approval apr-") || !strings.Contains(out, "(irreversible)") {
+		t.Errorf("%d %s%s", code, out, errout)
 	}
 	bad := file(`saga: astray
 steps:

@@ -144,10 +144,8 @@ func (f *sagaFollower) more(step *api.SagaStep) (text string) {
 		text += "  " + t.ended.Sub(t.began).Round(time.Millisecond).String()
 	}
 	switch {
-	case step.Waits != "" && step.Until != nil:
-		text += "  waits for " + step.Waits + " until " + when(*step.Until)
 	case step.Waits != "":
-		text += "  waits for " + step.Waits
+		text += "  " + waitsFor(step)
 	case step.Why != "":
 		text += "  (" + step.Why + ")"
 	}

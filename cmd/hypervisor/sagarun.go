@@ -133,10 +133,7 @@ func (g *globals) showSaga(s api.Saga) error {
 	for i, step := range s.Steps {
 		more := step.Why
 		if step.Waits != "" {
-			more = "waits for " + step.Waits
-			if step.Until != nil {
-				more += " until " + when(*step.Until)
-			}
+			more = waitsFor(&step)
 		}
 		rows[i] = []string{step.ID, step.Agent, step.Action, strings.Join(step.Needs, ", "), step.State, step.ActionID, strconv.Itoa(step.Tries), more}
 	}
@@ -149,6 +146,18 @@ func (g *globals) showSaga(s api.Saga) error {
 	}
 	g.printShares(s.Shares)
 	return nil
+}
+
+// waitsFor is what a step waits for, until when, and why it must.
+func waitsFor(step *api.SagaStep) string {
+	text := "waits for " + step.Waits
+	if step.Until != nil {
+		text += " until " + when(*step.Until)
+	}
+	if step.Why != "" {
+		text += " (" + step.Why + ")"
+	}
+	return text
 }
 
 func sagaList(g *globals) *cobra.Command {
