@@ -22,6 +22,8 @@ import (
 type places struct {
 	away   bool
 	sick   string        // the path that nobody answers at; empty: none
+	flaps  bool          // somebody answers, and no call reaches anybody
+	tried  int           // calls that reached nobody
 	busy   int           // so many calls are postponed
 	after  time.Duration // for so long
 	called []string      // PATH and the effect's name
@@ -39,7 +41,8 @@ func (p *places) Address(at string) (hypervisor.Tool, error) {
 	return hypervisor.Tool{Descriptor: action.Descriptor{ID: at, Reversibility: action.Partial},
 		Do: func(ctx context.Context, _ json.RawMessage) (json.RawMessage, error) {
 			switch {
-			case p.away:
+			case p.away, p.flaps:
+				p.tried++
 				return nil, action.ErrUnreachable
 			case p.busy > 0:
 				p.busy--
@@ -128,6 +131,36 @@ func TestAStepWaitsForWhoDoesNotAnswer(t *testing.T) {
 			c.ends(hv, s, clock, p, out.ID)
 			if got := stepStates(rests(t, s, out.ID)); got != c.want {
 				t.Errorf("%s, want %s", got, c.want)
+			}
+		})
+	}
+}
+
+// Whoever takes connections and does not keep them holds up a saga no longer than who takes none: the deadline is of the wait as a
+// whole, unless a person says that it is worth another.
+func TestAnEndpointThatFlapsIsWaitedForAsLongAsOneThatDoesNotAnswer(t *testing.T) {
+	ctx := context.Background()
+	for _, c := range []struct {
+		name string
+		says time.Duration // when an operator has it retried; zero: never
+		ends time.Duration
+	}{{"nobody says anything", 0, 15 * time.Minute}, {"an operator has it retried", 10 * time.Minute, 25 * time.Minute}} {
+		t.Run(c.name, func(t *testing.T) {
+			p := &places{flaps: true}
+			hv, s, clock, d := addressed(t, p)
+			v := runs(t, s, d)
+			began := hv.Now()
+			for v.Ended.IsZero() && hv.Now().Sub(began) < time.Hour {
+				passes(hv, clock, 5*time.Second)
+				if c.says != 0 && hv.Now().Sub(began) == c.says {
+					if decision, err := s.ResolveSaga(ctx, admin, v.ID, "east", "retry"); err != nil || !decision.Allowed {
+						t.Errorf("%+v %v", decision, err)
+					}
+				}
+				v = rests(t, s, v.ID)
+			}
+			if got, took := stepStates(v), v.Ended.Sub(began); got != "compensated: east failed west pending" || took < c.ends || took > c.ends+10*time.Second || p.tried < 80 {
+				t.Errorf("%s after %v and %d tries, want it after %v", got, took, p.tried, c.ends)
 			}
 		})
 	}

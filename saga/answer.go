@@ -43,7 +43,7 @@ func (p *Plan) Settle(r *Run, a Answer, now time.Time, random uint64) Event {
 		}
 		return Settled{Step: a.Step, To: Committed}
 	case OnHold:
-		return Held{a.Step, a.Why, a.Until}
+		return s.held(a)
 	case Unsent:
 		return Deferred{Step: a.Step, After: latest(now, a.Until), Why: a.Why}
 	case Interrupted:
@@ -68,13 +68,21 @@ func (p *Plan) Settle(r *Run, a Answer, now time.Time, random uint64) Event {
 		if left {
 			return retry
 		}
-		return Held{a.Step, a.Why, a.Until}
+		return s.held(a)
 	case Refused:
 		if left && again {
 			return retry
 		}
 	}
 	return p.conclude(r, a.Step, now, a.Why)
+}
+
+// held returns that a step waits for what an answer says: no longer than it would have, had it not seemed to be there meanwhile.
+func (s *StepRun) held(a Answer) Event {
+	if s.LimitOf == a.Why && s.Limit.Before(a.Until) {
+		a.Until = s.Limit
+	}
+	return Held{a.Step, a.Why, a.Until}
 }
 
 // harmless reports whether a step, or its undo, can be tried again though it may have happened.
@@ -134,12 +142,24 @@ func (p *Plan) Resolve(r *Run, i int, happened bool) Event {
 	return nil
 }
 
-// Release returns what it means that a step need not wait any longer for what it was held for; nil if it waits for nothing.
-func (p *Plan) Release(r *Run, i int, now time.Time) Event {
+// Why a step that was held is tried again.
+const (
+	released = "released"
+	found    = "found"
+)
+
+// Release returns what it means that a step need not wait any longer for what it was held for; nil if it waits for nothing. Should it
+// have to wait for the same again, that is another wait.
+func (p *Plan) Release(r *Run, i int, now time.Time) Event { return r.goesOn(i, now, released) }
+
+// Found is Release by who only looks whether what the step waits for is there: a wait that was not over then goes on.
+func (p *Plan) Found(r *Run, i int, now time.Time) Event { return r.goesOn(i, now, found) }
+
+func (r *Run) goesOn(i int, now time.Time, why string) Event {
 	if s := &r.Steps[i]; !s.timed() || s.Hold == "" {
 		return nil
 	}
-	return Deferred{Step: i, After: now, Why: "released"}
+	return Deferred{Step: i, After: now, Why: why}
 }
 
 // Deny returns what it means that what a step is held for will not come; nil if it waits for nothing.

@@ -83,6 +83,9 @@ type StepRun struct {
 	Tries   int       // retries used up, in this direction
 	Hold    string    // what the next try waits for, in a word; empty: nothing
 	After   time.Time // the next try is not before; with a Hold, or unknown: how long is waited
+	// Limit is the end of a wait for LimitOf that is not over, though a try was begun meanwhile: what was waited for seemed to be there.
+	Limit   time.Time `json:",omitzero"`
+	LimitOf string    `json:",omitempty"`
 }
 
 // Clone returns a copy that shares nothing with r.
@@ -191,12 +194,16 @@ func (e Deferred) apply(r *Run) {
 	if e.Counted {
 		s.Tries++
 	}
+	if e.Counted || e.Maybe || e.Why == released {
+		s.Limit, s.LimitOf = time.Time{}, ""
+	}
 	r.Waits = false
 }
 
 func (e Held) apply(r *Run) {
 	s := &r.Steps[e.Step]
 	s.Flying, s.Hold, s.After = false, e.For, e.Until
+	s.Limit, s.LimitOf = e.Until, e.For
 	r.Waits = false
 }
 

@@ -127,6 +127,8 @@ func (p *player) perform(words []string) {
 		p.answer(saga.Answer{Step: p.index(rest[0]), Result: saga.OnHold, Why: rest[1], Until: p.now.Add(d)})
 	case "release":
 		p.happened(p.plan.Release(p.run, p.index(rest[0]), p.now))
+	case "found":
+		p.happened(p.plan.Found(p.run, p.index(rest[0]), p.now))
 	case "resolve":
 		p.happened(p.plan.Resolve(p.run, p.index(rest[0]), rest[1] == "happened"))
 	case "cancel":

@@ -270,6 +270,10 @@ func decideResolveSaga(s *State, env *Env, c ResolveSaga) Outcome {
 	case "happened", "not":
 		e = w.plan.Resolve(w.run, i, c.How == "happened")
 	case "retry":
+		if env.Caller.Role == policy.SystemRole { // it has looked, and may be wrong again
+			e = w.plan.Found(w.run, i, env.Now)
+			break
+		}
 		e = w.plan.Release(w.run, i, env.Now)
 	default:
 		return refuse(policy.InvalidArguments, "a wait ends with happened, not or retry")
