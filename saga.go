@@ -275,10 +275,13 @@ func (s *Session) limit(c *call, d time.Duration) {
 	c.unlimit = stop
 }
 
-// sendUndo takes back the action that a step was, with the authority of who runs the saga.
+// sendUndo takes back the action that a step was, with the authority of who runs the saga, or the system's, where that agent cannot.
 func (s *Session) sendUndo(ctx context.Context, t session.SagaTry, g *session.Saga) (again bool, err error) {
 	caller := policy.Operator(g.By).Through("saga")
-	if g.Agent {
+	switch {
+	case g.Agent && s.standsIn(t):
+		caller = policy.System.Through("saga")
+	case g.Agent:
 		caller = policy.Agent(g.By).Through("saga")
 	}
 	answer := session.AnswerSaga{SagaTry: t, Result: saga.Refused, Why: "no_action"} // committed because somebody said so

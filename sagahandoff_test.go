@@ -3,8 +3,10 @@ package hypervisor_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/agenthypervisor/hypervisor"
@@ -12,6 +14,7 @@ import (
 	"github.com/agenthypervisor/hypervisor/hypervisortest"
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/saga"
+	"github.com/agenthypervisor/hypervisor/session"
 )
 
 // SPEC §7: a kill "cancels running ones …, hands in-flight saga steps to a registered substitute … or compensates". ann is killed while
@@ -120,5 +123,67 @@ func TestWhatAKilledAgentDidIsUndoneByTheSystem(t *testing.T) {
 	}
 	if last := actions[len(actions)-1]; last.Agent != policy.System.DID || last.Action != "una" {
 		t.Errorf("%+v", last)
+	}
+}
+
+// SPEC §7: an agent that is killed, or has left, does not keep what its own saga has done: the system takes it back, as its tool's
+// descriptor says. What the agent itself named as an undo is not done with more than the agent had: an action that cannot be taken
+// back waits for an approver.
+func TestWhatAnAgentsOwnSagaDidIsUndoneThoughItIsGone(t *testing.T) {
+	ctx := context.Background()
+	for name, goes := range map[string]func(*testing.T, *hypervisor.Hypervisor, *hypervisor.Session){
+		"killed": func(t *testing.T, hv *hypervisor.Hypervisor, _ *hypervisor.Session) {
+			if _, err := hv.Kill(ctx, admin, policy.Kill{Scope: policy.Scope{Agent: ann}, Reason: policy.Manual}); err != nil {
+				t.Error(err)
+			}
+		},
+		"left": func(t *testing.T, _ *hypervisor.Hypervisor, s *hypervisor.Session) {
+			if err := s.Leave(ctx, policy.Agent(ann), session.Leave{}); err != nil {
+				t.Error(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			hv := hypervisortest.Open(t, nil)
+			s := hypervisortest.Session(t, hv, nil, map[policy.DID]string{ann: "0.80", bob: "0.80"})
+			d := newDrive()
+			d.put("a", "before")
+			d.on(t, s)
+			b := &workbench{fails: map[string]func(context.Context) error{"last": func(context.Context) error {
+				goes(t, hv, s)
+				return errors.New("no")
+			}}}
+			b.on(s, "put", "last")
+			s.Register(action.Descriptor{ID: "wipe"}, b.does("wipe"))
+			out, err := s.RunSaga(ctx, policy.Agent(ann), saga.Definition{Name: "own", Steps: []saga.Step{
+				{ID: "write", Agent: ann, Action: "drive.write", Args: json.RawMessage(`{"path":"a","text":"ann's"}`)},
+				{ID: "put", Agent: ann, Execute: "func:put", Undo: "func:wipe", Needs: []string{"write"}},
+				{ID: "last", Agent: ann, Action: "last", Needs: []string{"put"}},
+			}})
+			if err != nil || !out.Allowed {
+				t.Fatal(out.Decision, err)
+			}
+			v := rests(t, s, out.ID)
+			if v.Steps[2].State == "unknown" { // killed while it was under way
+				if d, err := s.ResolveSaga(ctx, admin, out.ID, "last", "not"); err != nil || !d.Allowed {
+					t.Fatal(d, err)
+				}
+				v = rests(t, s, out.ID)
+			}
+			if v.State != "waiting" || !strings.HasPrefix(v.Steps[1].Waits, "approval apr-") || slices.Contains(b.calls, "wipe{}") {
+				t.Fatalf("%s, it waits for %q: %v", stepStates(v), v.Steps[1].Waits, b.calls)
+			}
+			id := strings.TrimPrefix(v.Steps[1].Waits, "approval ")
+			open, err := s.Approvals(ctx)
+			if err != nil || len(open) != 1 {
+				t.Fatal(open, err)
+			}
+			if d, err := s.Deny(ctx, admin, session.Deny{Approval: id, Digest: open[0].Digest.String()}); err != nil || !d.Allowed {
+				t.Fatal(d, err)
+			}
+			if got := stepStates(rests(t, s, out.ID)); got != "escalated: write compensated put compensation_failed last failed" || d.files["a"] != "before" {
+				t.Errorf("%s, and a is %q", got, d.files["a"])
+			}
+		})
 	}
 }

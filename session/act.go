@@ -1,6 +1,7 @@
 package session
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/json"
 	"time"
@@ -73,7 +74,8 @@ type admission struct {
 
 	agent    policy.DID
 	operator bool
-	member   *Participant // nil for an operator
+	instead  policy.DID   // in whose place the system undoes what it did in a saga of its own; empty: in nobody's
+	member   *Participant // nil for an operator, and the system
 	ring     ring.Ring
 	score    ring.Sigma
 	tally    Tally
@@ -87,7 +89,10 @@ type admission struct {
 
 // decideAct asks one question after the other; the first that refuses answers.
 func decideAct(s *State, env *Env, c Act) (Outcome, error) {
-	a := &admission{s: s, env: env, act: c, agent: env.Caller.DID, operator: env.Caller.Role == policy.OperatorRole || env.Caller.Role == policy.SystemRole && c.Saga != nil && c.Saga.Undo}
+	a := &admission{s: s, env: env, act: c, agent: env.Caller.DID, operator: env.Caller.Role == policy.OperatorRole}
+	if env.Caller.Role == policy.SystemRole && c.Saga != nil && c.Saga.Undo {
+		a.operator, a.instead = s.standingIn(c.Saga)
+	}
 	out, err := a.decide((*admission).inactive, (*admission).absent, (*admission).brokenOff, (*admission).tooFast, (*admission).tooMany,
 		(*admission).outOfCourse, (*admission).notKnown, (*admission).setApart, (*admission).aboveRing, (*admission).beyondCapability, (*admission).againstPolicy)
 	if err == nil && out.Allowed && env.Call.Untried {
@@ -123,6 +128,10 @@ func (a *admission) inactive() *policy.Decision {
 func (a *admission) absent() *policy.Decision {
 	if a.operator {
 		a.ring, a.score = ring.Root, ring.One
+		return a.stopped("")
+	}
+	if a.instead != "" { // what takes a step back is the agent's own word: it gets no further by being away
+		a.ring, a.score = ring.Standard, a.s.sigmaEff(a.env, a.instead)
 		return a.stopped("")
 	}
 	if a.env.Caller.Role != policy.AgentRole {
@@ -287,7 +296,7 @@ func (a *admission) againstPolicy() *policy.Decision {
 
 func (a *admission) ruled(call *Call) *policy.Decision {
 	v := a.env.Rules.Evaluate(policy.Request{
-		Agent: a.agent, Action: call.Descriptor, Args: call.Values, Resource: call.Resource,
+		Agent: cmp.Or(a.instead, a.agent), Action: call.Descriptor, Args: call.Values, Resource: call.Resource,
 		Session: a.s.ID, Name: a.s.Config.Name, Ring: a.ring, Sigma: a.score, Now: a.env.Now,
 	})
 	switch v.Effect {

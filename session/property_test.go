@@ -163,7 +163,7 @@ func city() *witness {
 		}
 		w.tools[id] = call
 	}
-	w.rules = rules{{policy.Verdict{Effect: policy.Deny, Rule: "no"}, "t.denied"}, {policy.Verdict{Effect: policy.RequireApproval, Rule: "ask"}, "t.asked"}}
+	w.rules = rules{{policy.Verdict{Effect: policy.Deny, Rule: "no"}, "t.denied", ""}, {policy.Verdict{Effect: policy.RequireApproval, Rule: "ask"}, "t.asked", ""}}
 	return w
 }
 

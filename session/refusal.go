@@ -76,7 +76,7 @@ func (a *admission) refused(d policy.Decision) Outcome {
 	}
 	out := Outcome{Decision: d, Events: a.s.ringChange(a.env, a.agent), Durable: a.s.strong()}
 	who := a.agent
-	if !a.operator && a.s.Participants[who] == nil {
+	if !a.operator && a.instead == "" && a.s.Participants[who] == nil {
 		who = ""
 	}
 	if !a.counted {

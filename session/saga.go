@@ -497,7 +497,7 @@ func (s *State) released(of func(string) *sagaWork, hold string, never policy.Co
 			if s.Sagas[id].Run.Steps[i].Hold == hold {
 				w := of(id)
 				e := w.plan.Release(w.run, i, w.env.Now)
-				if to, _ := w.substitute(i); never != "" && to == "" {
+				if to, _ := w.substitute(i, w.run.Steps[i].State == saga.CompensatingStep); never != "" && to == "" {
 					e = w.plan.Deny(w.run, i, w.env.Now, string(never))
 				}
 				if e != nil {

@@ -17,6 +17,7 @@ const handoffType = "security.saga_handoff"
 const (
 	whyQuarantined = "quarantined"
 	whyGone        = "left"
+	whyLowered     = "demoted" // of an undo alone: its ring does not suffice for it any more
 )
 
 // SagaHandedOff is recorded when another agent does a step from now on.
@@ -25,7 +26,7 @@ type SagaHandedOff struct {
 	Step string     `json:"step"`
 	From policy.DID `json:"from"`
 	To   policy.DID `json:"to"`
-	Why  string     `json:"why"` // killed, quarantined, left
+	Why  string     `json:"why"` // killed, quarantined, left; of an undo also demoted
 }
 
 // away says why an agent does none of its steps: killed, quarantined or left; empty: it does. A kill of everything stops every other
@@ -44,11 +45,36 @@ func (s *State) away(env *Env, did policy.DID, readOnly bool) string {
 	return ""
 }
 
-// StandsIn reports whether the system itself does a step's undo that is an action of its own: its agent is away, and nobody stands
-// in for it (SPEC §7 "or compensates under the system's authority").
+// unable says why an agent takes back none of what it did in a saga: it is away, or its ring does not suffice any more. Empty: it does.
+func (s *State) unable(env *Env, step *SagaStep) string {
+	if why := s.away(env, step.Agent, false); why != "" {
+		return why
+	}
+	p := s.Participants[step.Agent]
+	if p == nil { // a kill of everything: who is here is not asked
+		return ""
+	}
+	if _, suffices := s.suffices(env, step.Agent, p, step.Requires); !suffices {
+		return whyLowered
+	}
+	return ""
+}
+
+// StandsIn reports whether the system itself takes a step back that its agent, or who runs the saga, was to: that agent is not able
+// to, and nobody stands in for it (SPEC §7 "or compensates under the system's authority").
 func StandsIn(s *State, env *Env, t SagaTry) bool {
 	g := s.Sagas[t.Saga]
-	return g != nil && t.Undo && s.away(env, g.Steps[t.Step].Agent, false) != ""
+	return g != nil && t.Undo && s.unable(env, &g.Steps[t.Step]) != ""
+}
+
+// standingIn returns with what authority the system does an undo that is an action of its own. An operator's saga says what takes a
+// step back, and so it is done as an operator's. What an agent's saga says is that agent's word, in whose place it is done: with ring
+// 2, its policies, and an approver's grant where it cannot be taken back.
+func (s *State) standingIn(t *SagaTry) (operator bool, instead policy.DID) {
+	if g := s.Sagas[t.Saga]; g.Agent {
+		return false, g.By
+	}
+	return true, ""
 }
 
 // leavers returns who is stopped here, or leaves, by these events.
@@ -71,14 +97,17 @@ func leavers(events []Event) (gone map[policy.DID]bool) {
 	return gone
 }
 
-// substitute returns who does a step in its agent's place, and why; an empty to: nobody does, or nobody has to. What an agent runs
-// is handed to nobody: it would act in others' names.
-func (w *sagaWork) substitute(i int) (to policy.DID, why string) {
+// substitute returns who does a step, or its undo, in its agent's place, and why; an empty to: nobody does, or nobody has to. What an
+// agent runs is handed to nobody: it would act in others' names.
+func (w *sagaWork) substitute(i int, undo bool) (to policy.DID, why string) {
 	step := &w.saga.Steps[i]
 	if w.saga.Agent {
 		return "", ""
 	}
-	if why = w.away(step.Agent, step.ReadOnly); why == "" {
+	if why = w.away(step.Agent, step.ReadOnly); why == "" && undo {
+		why = w.state.unable(w.env, step)
+	}
+	if why == "" {
 		return "", ""
 	}
 	named := step.Substitutes
@@ -111,20 +140,23 @@ func (w *sagaWork) handOff(e saga.Begun) {
 	if e.Undo && step.Undo == "" {
 		return
 	}
-	if to, why := w.substitute(e.Step); to != "" {
+	if to, why := w.substitute(e.Step, e.Undo); to != "" {
 		w.events = append(w.events, SagaHandedOff{w.id, step.ID, step.Agent, to, why})
 	}
 }
 
-// inPlace is what became of a try of an agent's that is away, where a substitute is to do it: what did not run is begun anew, and
-// uses up no retry. What may have run is not, unless that does no harm.
+// inPlace is what became of a try of an agent's that is away, where another is to do it: what did not run is begun anew, and
+// uses up no retry. What may have run is not, unless that does no harm. An undo that the agent was refused is the system's next.
 func (w *sagaWork) inPlace(a saga.Answer) saga.Answer {
-	wanted := a.Result == saga.NotRun || a.Result == saga.NoAnswer ||
-		slices.Contains([]string{string(policy.AgentKilled), string(policy.NotAParticipant), holdQuarantine}, a.Why)
-	if !wanted {
+	undo := w.run.Steps[a.Step].State == saga.CompensatingStep
+	refused := slices.Contains([]string{string(policy.AgentKilled), string(policy.NotAParticipant), holdQuarantine}, a.Why) ||
+		undo && a.Why == string(policy.RingInsufficient)
+	if !refused && a.Result != saga.NotRun && a.Result != saga.NoAnswer {
 		return a
 	}
-	if to, _ := w.substitute(a.Step); to == "" {
+	to, _ := w.substitute(a.Step, undo)
+	systems := undo && refused && w.env.Caller.Role == policy.AgentRole && w.state.unable(w.env, &w.saga.Steps[a.Step]) != ""
+	if to == "" && !systems {
 		return a
 	}
 	if a.Result == saga.NoAnswer {

@@ -117,6 +117,9 @@ func (p *player) try(l line) (by policy.Caller, c session.Command, err error) {
 		name = s.Undo
 	}
 	c = session.Act{Action: name, Args: []byte("{}"), Saga: &t}
+	if by := l.named["by"]; by != "" { // as it was asked for before what has happened since
+		return policy.Agent(did(by)).Through("saga"), c, nil
+	}
 	if env := p.env(policy.System, c, ""); session.StandsIn(p.live, &env, t) {
 		return policy.System.Through("saga"), c, nil
 	}

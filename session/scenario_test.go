@@ -157,9 +157,12 @@ func (p *player) perform(text string) ([]string, error) {
 	case "forget": // forget files.write: its server is not here any more
 		delete(p.tools, name)
 		return nil, nil
-	case "rule": // rule deny|require NAME ACTION [because=WHY]
+	case "rule": // rule deny|require NAME ACTION [because=WHY] [agent=ann]
 		effect := map[string]policy.Effect{"deny": policy.Deny, "require": policy.RequireApproval}[name]
-		p.rules = append(slices.Clone(p.rules), rules{{policy.Verdict{Effect: effect, Rule: l.word(2), Reason: l.named["because"]}, l.word(3)}}...)
+		p.rules = append(slices.Clone(p.rules), rules{{policy.Verdict{Effect: effect, Rule: l.word(2), Reason: l.named["because"]}, l.word(3), ""}}...)
+		if name := l.named["agent"]; name != "" {
+			p.rules[len(p.rules)-1].agent = did(name)
+		}
 		p.version++
 		return nil, nil
 	case "operators": // operators 2
@@ -294,7 +297,7 @@ func (p *player) command(l line) (by policy.Caller, c session.Command, err error
 	case "saga": // saga [any(a+b)] release a:ann:files.write b:ann:files.move:needs=a:retries=2:undo=files.move
 		c, err := p.saga(strings.Fields(l.text)[1:])
 		return l.by(operator), c, err
-	case "try": // try sag-5 a: what is owed for a step, or with an answer what came of its undo: try sag-5 a ok
+	case "try": // try sag-5 a [by=ann]: what is owed for a step, or with an answer what came of its undo: try sag-5 a ok
 		return p.try(l)
 	case "end-wait": // end-wait sag-5 a happened|not|retry
 		return l.by(operator), session.ResolveSaga{Saga: name, Step: l.word(2), How: l.word(3)}, nil

@@ -55,11 +55,12 @@ func newWorld() *world {
 type rules []struct {
 	verdict policy.Verdict
 	action  string
+	agent   policy.DID // whose calls it is about; empty: everybody's
 }
 
 func (r rules) Evaluate(q policy.Request) (v policy.Verdict) {
 	for _, rule := range r {
-		if rule.action == q.Action.ID && rule.verdict.Effect > v.Effect {
+		if rule.action == q.Action.ID && (rule.agent == "" || rule.agent == q.Agent) && rule.verdict.Effect > v.Effect {
 			v = rule.verdict
 		}
 	}
