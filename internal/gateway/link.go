@@ -165,6 +165,9 @@ func (l *link) run(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 		why = context.Cause(ctx)
+		if errors.Is(why, errBarred) {
+			l.callOff()
+		}
 	case <-l.exited():
 		<-ended // its last answers are still in the pipe
 	case <-ended:
@@ -175,6 +178,15 @@ func (l *link) run(ctx context.Context) error {
 	l.cause = l.explain(why)
 	close(l.dead)
 	return l.cause
+}
+
+// callOff tells the server which calls are cancelled before its process ends: whoever made them may not have come to it.
+func (l *link) callOff() {
+	ctx, stop := withTimeout(context.Background(), l.upstream.opt.Clock, callOffFor, errPatience)
+	defer stop()
+	if err := l.conn.callOff(ctx, errBarred.Error()); err != nil {
+		l.upstream.opt.Log.Warn("not told that its calls are cancelled", "server", l.upstream.name, "error", err)
+	}
 }
 
 // close ends all of the link and waits for it.

@@ -50,6 +50,7 @@ func InheritedEnvironment(environ []string) []string {
 
 // How long a server that is told to end has for each step before it is killed.
 const (
+	callOffFor = time.Second // first, if it is stopped in the middle of calls, to read that they are cancelled
 	stopByEOF  = 2 * time.Second
 	stopByTerm = 1 * time.Second
 	drainFor   = time.Second // how long what a dead server has written is still read, should a stranger hold its pipe open

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,12 +35,13 @@ type upstreamConn struct {
 	asking     context.Context
 	stopAsking context.CancelFunc
 
-	mu   sync.Mutex
-	taps map[jsonrpc.ID]*tap
+	mu      sync.Mutex
+	taps    map[jsonrpc.ID]*tap
+	pending map[jsonrpc.ID]bool // requests that had a tap: neither answered nor cancelled
 }
 
 func newUpstreamConn(w wire) *upstreamConn {
-	c := &upstreamConn{wire: w, changed: make(chan struct{}, 1), taps: map[jsonrpc.ID]*tap{}}
+	c := &upstreamConn{wire: w, changed: make(chan struct{}, 1), taps: map[jsonrpc.ID]*tap{}, pending: map[jsonrpc.ID]bool{}}
 	c.asking, c.stopAsking = context.WithCancel(context.Background())
 	return c
 }
@@ -198,6 +201,7 @@ func (c *upstreamConn) answer(e incoming) *jsonrpc.Response {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	delete(c.pending, e.id)
 	if t := c.taps[e.id]; t != nil {
 		delete(c.taps, e.id)
 		t.answered, t.result, t.err = true, e.result, e.envelope.err
@@ -210,6 +214,7 @@ func (c *upstreamConn) answer(e incoming) *jsonrpc.Response {
 func (c *upstreamConn) unanswered(o *outgoing, why error) jsonrpc.Message {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	delete(c.pending, o.id)
 	if t := c.taps[o.id]; t != nil {
 		delete(c.taps, o.id)
 		t.broken = why
@@ -290,6 +295,27 @@ func (c *upstreamConn) untap(t *tap) bool {
 	return t.answered
 }
 
+// callCancelled is the notification that a request's answer is not waited for any more (MCP, "Cancellation").
+const callCancelled = "notifications/cancelled"
+
+// callOff tells the upstream that each request it has not answered is cancelled (MCP, notifications/cancelled). The SDK does when
+// its caller gives up, but not before that goes on. One that it tells of at the same time is told of twice.
+func (c *upstreamConn) callOff(ctx context.Context, why string) error {
+	c.mu.Lock()
+	open := slices.Collect(maps.Keys(c.pending))
+	c.mu.Unlock()
+	for _, id := range open {
+		params, err := json.Marshal(map[string]any{"requestId": id.Raw(), "reason": why})
+		if err != nil {
+			return fmt.Errorf("encoding message: %w", err)
+		}
+		if err := c.Write(ctx, &jsonrpc.Request{Method: callCancelled, Params: params}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Write sends a message; a request made with a tap is entered under it first.
 func (c *upstreamConn) Write(ctx context.Context, msg jsonrpc.Message) error {
 	text, err := jsonrpc.EncodeMessage(msg)
@@ -302,10 +328,29 @@ func (c *upstreamConn) Write(ctx context.Context, msg jsonrpc.Message) error {
 		if t, ok := ctx.Value(tapKey{}).(*tap); ok {
 			c.mu.Lock()
 			t.id = r.ID
-			c.taps[r.ID] = t
+			c.taps[r.ID], c.pending[r.ID] = t, true
 			c.mu.Unlock()
 			t.line.Store(o)
 		}
 	}
-	return c.send(ctx, o)
+	err = c.send(ctx, o)
+	if r, ok := msg.(*jsonrpc.Request); ok && r.Method == callCancelled && err == nil {
+		c.settle(r.Params)
+	}
+	return err
+}
+
+// settle takes note that the upstream was told of a request's cancellation.
+func (c *upstreamConn) settle(params json.RawMessage) {
+	var p struct {
+		ID any `json:"requestId"`
+	}
+	if json.Unmarshal(params, &p) != nil {
+		return // not of the SDK's making, nor of callOff's: then it is told again
+	}
+	if id, err := jsonrpc.MakeID(p.ID); err == nil {
+		c.mu.Lock()
+		delete(c.pending, id)
+		c.mu.Unlock()
+	}
 }
