@@ -100,7 +100,7 @@ func (s *Session) admit(ctx context.Context, caller policy.Caller, c session.Act
 		}
 		return nil, Outcome{}, err
 	case out.Repeats != nil:
-		out, err := s.repeat(ctx, out)
+		out, err := s.repeat(ctx, out, waits)
 		return nil, out, err
 	case started == nil:
 		return nil, Outcome{Decision: out.Decision}, nil
@@ -496,12 +496,15 @@ func (s *Session) cancelCalls(why error) {
 }
 
 // repeat answers an Act whose idempotency key was used before: from the call if it is under way, else from its records.
-func (s *Session) repeat(ctx context.Context, out session.Outcome) (Outcome, error) {
+func (s *Session) repeat(ctx context.Context, out session.Outcome, waits bool) (Outcome, error) {
 	use := out.Repeats
 	s.mu.Lock()
 	for _, c := range s.calls {
 		if c.seq == use.Seq {
 			s.mu.Unlock()
+			if !waits {
+				return Outcome{Decision: out.Decision, ID: c.id, State: "running"}, nil
+			}
 			return c.wait(ctx, s.hv)
 		}
 	}

@@ -12,8 +12,8 @@ import (
 
 // ReportDrift says how far an agent has moved from what it claims to do: medium holds it one ring lower, high slashes it, critical
 // quarantines it besides. A service's, or an operator's. The agents' own streams are told before it returns, unless the store is
-// away. It returns the event that was recorded, the zero one where the distance is none. The error is *Refused where the rules
-// say no.
+// away. It returns the event that was recorded; where the level is none, nothing is recorded and the event has no ID and no By. The
+// error is *Refused where the rules say no.
 func (s *Session) ReportDrift(ctx context.Context, caller policy.Caller, c session.ReportDrift) (session.BehaviorDrift, error) {
 	if err := s.hv.enter(); err != nil {
 		return session.BehaviorDrift{}, err
@@ -30,20 +30,20 @@ func (s *Session) ReportDrift(ctx context.Context, caller policy.Caller, c sessi
 	if err := refusedOr(out.Decision, err); err != nil {
 		return session.BehaviorDrift{}, err
 	}
-	seq := out.Seq
-	if out.Repeats != nil {
-		seq = out.Repeats.Seq
-	} else if len(out.Events) > 0 {
+	switch {
+	case out.Repeats != nil:
+		return s.driftAt(ctx, out.Repeats.Seq)
+	case out.Seq == 0:
+		distance, err := c.Measured()
+		return session.BehaviorDrift{Agent: c.Agent, Distance: distance, Metric: c.Metric}, err
+	case len(out.Events) > 0:
 		s.tell(ctx)
 	}
-	return s.driftAt(ctx, seq)
+	return s.driftAt(ctx, out.Seq)
 }
 
-// driftAt returns the report that a record tells of; zero: there is none.
+// driftAt returns the report that a record tells of.
 func (s *Session) driftAt(ctx context.Context, seq uint64) (session.BehaviorDrift, error) {
-	if seq == 0 {
-		return session.BehaviorDrift{}, nil
-	}
 	for r, err := range s.hv.read(ctx, audit.SessionPrefix+s.id, seq) {
 		if err != nil {
 			return session.BehaviorDrift{}, err

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -68,7 +69,7 @@ func (hv *Hypervisor) CreateSession(ctx context.Context, caller policy.Caller, c
 	if err := hv.random(b[:]); err != nil {
 		return nil, err
 	}
-	return hv.create(ctx, caller, "ses-"+hex.EncodeToString(b[:]), creation(cfg))
+	return hv.create(ctx, caller, session.IDPrefix+hex.EncodeToString(b[:]), creation(cfg))
 }
 
 // CreateSessionOnce is CreateSession that can be repeated: the id derives from the caller and the key, and where that session
@@ -79,7 +80,7 @@ func (hv *Hypervisor) CreateSessionOnce(ctx context.Context, caller policy.Calle
 	}
 	mac := hmac.New(sha256.New, []byte(caller.DID))
 	mac.Write([]byte(key))
-	id := "ses-" + hex.EncodeToString(mac.Sum(nil)[:10])
+	id := session.IDPrefix + hex.EncodeToString(mac.Sum(nil)[:10])
 	s, err := hv.Session(ctx, id)
 	if errors.Is(err, ErrNotFound) {
 		s, err = hv.create(ctx, caller, id, creation(cfg))
@@ -293,7 +294,8 @@ func (s *Session) Join(ctx context.Context, caller policy.Caller, c session.Join
 }
 
 // maySpawn refuses an agent that has a token of its own for this session: it comes by itself, and is nobody's child. One that was
-// brought before has its token by that.
+// brought before has its token by that. It refuses, too, who is known in another role: what an agent did is found by its DID, so a
+// child of an operator's name would be shown, and might take back, what the operator did.
 func (s *Session) maySpawn(ctx context.Context, did policy.DID) error {
 	state, err := s.State(ctx)
 	if err != nil {
@@ -302,10 +304,16 @@ func (s *Session) maySpawn(ctx context.Context, did policy.DID) error {
 	if state.Participants[did] != nil || state.Left[did] != nil {
 		return nil // the session knows whose it is
 	}
+	if did == state.Opener || slices.Contains(s.hv.opts.Operators, did) {
+		return &Refused{policy.Refuse(policy.Forbidden, "%s is no agent", did)}
+	}
 	for _, t := range s.hv.Tokens() {
 		id := t.Session
 		if t.Alias != "" {
 			id, _ = s.hv.Named(t.Alias)
+		}
+		if t.Subject == did && t.Role != policy.AgentRole {
+			return &Refused{policy.Refuse(policy.Forbidden, "%s is no agent: it has a token as %s", did, t.Role)}
 		}
 		if t.Subject == did && t.Role == policy.AgentRole && id == s.id {
 			return &Refused{policy.Refuse(policy.Forbidden, "%s has a token for session %s and comes by itself; an agent brings one that has none", did, s.id)}

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -62,8 +63,9 @@ const (
 	MaxListEntries         = 256  // of network_allow and files_scope
 	MaxEntryBytes          = 1024 // of each of them
 	MaxIDBytes             = 256
-	maxConcurrentApprovals = 8  // open, per agent
-	maxKeptApprovals       = 64 // open, granted, denied or run out and not yet told of, per agent
+	IDPrefix               = "ses-" // of the ids that sessions are given; no session's name begins with it
+	maxConcurrentApprovals = 8      // open, per agent
+	maxKeptApprovals       = 64     // open, granted, denied or run out and not yet told of, per agent
 )
 
 // Config is what a session is created with. Zero values are the defaults.
@@ -117,6 +119,8 @@ func (c Config) Resolved() (Config, error) {
 		return c, fmt.Errorf("%w: network_allow and files_scope take at most %d entries each", ErrConfig, MaxListEntries)
 	case slices.ContainsFunc(c.NetworkAllow, badEntry) || slices.ContainsFunc(c.FilesScope, badEntry):
 		return c, fmt.Errorf("%w: an entry of network_allow or files_scope is text of 1 to %d bytes", ErrConfig, MaxEntryBytes)
+	case strings.HasPrefix(c.Name, IDPrefix):
+		return c, fmt.Errorf("%w: name %q: ids begin with %q, and names do not", ErrConfig, c.Name, IDPrefix)
 	case c.Name != "" && !ValidID(c.Name):
 		return c, fmt.Errorf("%w: name %q: letters, digits and ._:- within, at most %d bytes", ErrConfig, c.Name, MaxIDBytes)
 	}

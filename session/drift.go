@@ -32,6 +32,14 @@ type ReportDrift struct {
 
 func (ReportDrift) command() {}
 
+// Measured returns the distance that is reported, measured here where a Metric says how, or drift.ErrVector where that cannot be.
+func (c ReportDrift) Measured() (ring.Sigma, error) {
+	if c.Metric == "" {
+		return c.Distance, nil
+	}
+	return drift.Measure(c.Metric, c.Claimed, c.Observed)
+}
+
 // BehaviorDrift is recorded when a report comes to a level.
 type BehaviorDrift struct {
 	ID       string      `json:"id"`
@@ -55,12 +63,9 @@ func decideReportDrift(s *State, env *Env, c ReportDrift) Outcome {
 	case len(c.Reason) > maxReasonBytes || !utf8.ValidString(c.Reason):
 		return refuse(policy.InvalidArguments, "a reason is text of at most %d bytes", maxReasonBytes)
 	}
-	distance := c.Distance
-	if c.Metric != "" {
-		var err error
-		if distance, err = drift.Measure(c.Metric, c.Claimed, c.Observed); err != nil {
-			return refuse(policy.InvalidArguments, "%v", err)
-		}
+	distance, err := c.Measured()
+	if err != nil {
+		return refuse(policy.InvalidArguments, "%v", err)
 	}
 	if distance > ring.One {
 		return refuse(policy.InvalidArguments, "a distance is from 0 to 1, and %d millionths are more", distance)

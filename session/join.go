@@ -88,6 +88,9 @@ func decideJoin(s *State, env *Env, c Join) Outcome {
 	if _, err := policy.ParseDID(string(c.Agent)); err != nil {
 		return refuse(policy.InvalidArguments, "the agent to join: %v", err)
 	}
+	if c.Agent == policy.System.DID {
+		return refuse(policy.Forbidden, "%s is the hypervisor itself, and no agent", c.Agent)
+	}
 	if c.Manifest != nil && c.Manifest.Agent != c.Agent {
 		return refuse(policy.InvalidArguments, "the manifest is of %s, and %s is to join", c.Manifest.Agent, c.Agent)
 	}

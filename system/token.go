@@ -64,6 +64,8 @@ func decideIssue(s *State, env *Env, c IssueToken) Outcome {
 		return refuse(policy.InvalidArguments, "a token needs an id, a subject and a hash")
 	case t.Role == policy.NoRole || t.Role == policy.SystemRole:
 		return refuse(policy.InvalidArguments, "nobody comes as %s", t.Role)
+	case t.Subject == policy.System.DID:
+		return refuse(policy.InvalidArguments, "nobody comes as %s, the hypervisor itself", t.Subject)
 	case life <= 0 || life > MaxTokenLife:
 		return refuse(policy.InvalidArguments, "a token lives at most %d days", MaxTokenLife/(24*time.Hour))
 	case agents && (t.Session == "") == (t.Alias == ""):

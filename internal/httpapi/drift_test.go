@@ -30,8 +30,14 @@ func TestAServiceReportsDrift(t *testing.T) {
 	if w := h.ask("service", "POST", target, `{"agent":"did:mesh:nobody","distance":0.9}`, ""); w.Code != http.StatusForbidden {
 		t.Errorf("who takes no part: %d %s", w.Code, w.Body)
 	}
-	if d := get[api.Drift](t, h.ask("service", "POST", target, `{"agent":"did:mesh:ann","claimed":[1,0],"observed":[2e0,0]}`, "")); d != (api.Drift{Level: "none", Distance: "0.00"}) {
-		t.Errorf("%+v", d)
+	for body, want := range map[string]api.Drift{
+		`{"agent":"did:mesh:ann","claimed":[1,0],"observed":[2e0,0]}`:                      {Level: "none", Distance: "0.00", Metric: "cosine"},
+		`{"agent":"did:mesh:ann","claimed":[0,0],"observed":[0,0.1],"metric":"euclidean"}`: {Level: "none", Distance: "0.10", Metric: "euclidean"},
+		`{"agent":"did:mesh:ann","distance":0.149999}`:                                     {Level: "none", Distance: "0.149999"},
+	} {
+		if d := get[api.Drift](t, h.ask("service", "POST", target, body, "")); d != want {
+			t.Errorf("%s: %+v, want %+v", body, d, want)
+		}
 	}
 	d := get[api.Drift](t, h.ask("service", "POST", target, `{"agent":"did:mesh:ann","claimed":[0.1,0],"observed":[0.1,0.35],"metric":"euclidean"}`, ""))
 	if d.ID == "" || d.Level != "medium" || d.Distance != "0.35" || d.Metric != "euclidean" {

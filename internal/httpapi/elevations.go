@@ -167,6 +167,9 @@ func (a *API) vote(ctx context.Context, caller policy.Caller, in request[api.Bal
 	return decided(s.Vote(ctx, caller, session.Vote{Approval: id, Digest: in.body.Digest, Against: against}))
 }
 
+// maxChildTokens bounds the tokens of one child that count, so that no agent uses up those that a hypervisor can have.
+const maxChildTokens = 16
+
 // seatChild issues the token of an agent that its caller has brought, for the same session and no longer than its own.
 func (a *API) seatChild(ctx context.Context, in request[api.SeatRequest], child policy.DID) (api.IssuedToken, error) {
 	if in.body.Session == "" || in.body.Alias != "" {
@@ -190,9 +193,18 @@ func (a *API) seatChild(ctx context.Context, in request[api.SeatRequest], child 
 	if err := duration("for", in.body.For, &life); err != nil {
 		return api.IssuedToken{}, err
 	}
+	alive := 0
+	for _, t := range a.hv.Tokens() {
+		if t.Subject == child && t.Session == s.ID() {
+			alive++
+		}
+	}
+	if alive >= maxChildTokens {
+		return api.IssuedToken{}, &hypervisor.Refused{Decision: policy.Refuse(policy.QuotaExceeded, "%s has %d tokens for session %s, and no agent's child has more; wait for their end, or have an operator revoke some", child, alive, s.ID())}
+	}
 	const margin = time.Second // a token's life is counted from when it is recorded, which is later
 	if life = min(life, in.who.Token.Expires.Sub(a.hv.Now())-margin); life <= 0 {
 		return api.IssuedToken{}, forbidden("the token of %s is about to run out", in.who.Caller.DID)
 	}
-	return a.give(ctx, policy.System.Through("parent "+string(in.who.Caller.DID)), in.key, system.Token{Subject: child, Role: policy.AgentRole, Session: s.ID()}, life.String())
+	return a.give(ctx, policy.System.Through("parent "+string(in.who.Caller.DID)), in.who.Caller.DID, in.key, system.Token{Subject: child, Role: policy.AgentRole, Session: s.ID()}, life.String())
 }

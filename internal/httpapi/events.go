@@ -60,11 +60,15 @@ func (a *API) events(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		err = mayRead(caller)
 	}
+	var s *hypervisor.Session
+	if text := in.query.text("session"); err == nil && text != "" {
+		s, err = a.named(r.Context(), text)
+	}
 	var from place
 	if id := r.Header.Get("Last-Event-ID"); err == nil && id != "" {
 		from, err = parsePlace(id)
-	} else if err == nil {
-		from, err = a.beginning(r.Context(), in.query.text("session"))
+	} else if err == nil && s != nil {
+		from, err = beginning(r.Context(), s)
 	}
 	if err != nil {
 		a.reply(w, r, nil, err)
@@ -77,7 +81,10 @@ func (a *API) events(w http.ResponseWriter, r *http.Request) {
 		a.reply(w, r, nil, fmt.Errorf("%w: %d streams of events are open", hypervisor.ErrOverloaded, maxStreams))
 		return
 	}
-	f := filter{session: in.query.text("session"), agent: in.query.text("agent")}
+	f := filter{agent: in.query.text("agent")}
+	if s != nil {
+		f.session = s.ID()
+	}
 	if types := in.query.text("type"); types != "" {
 		f.types = strings.Split(types, ",")
 	}
@@ -86,15 +93,8 @@ func (a *API) events(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// beginning returns where a follower that says no place begins: before the session it asks for, else before everything.
-func (a *API) beginning(ctx context.Context, session string) (place, error) {
-	if session == "" {
-		return place{}, nil
-	}
-	s, err := a.hv.Session(ctx, session)
-	if err != nil {
-		return place{}, err
-	}
+// beginning returns the place before a session's first record.
+func beginning(ctx context.Context, s *hypervisor.Session) (place, error) {
 	for rec, err := range s.Records(ctx, 1) {
 		return place{position: rec.Position}, err
 	}

@@ -151,7 +151,7 @@ func (a *API) seat(ctx context.Context, caller policy.Caller, in request[api.Sea
 			return api.IssuedToken{}, err
 		}
 	}
-	return a.give(ctx, caller, in.key, t, in.body.For)
+	return a.give(ctx, caller, caller.DID, in.key, t, in.body.For)
 }
 
 // seatIn tells an id from a name. A session that has ended is refused: a token for it would let nobody in.
@@ -188,18 +188,18 @@ func (a *API) issue(ctx context.Context, caller policy.Caller, in request[api.Ro
 	if t.Role == policy.AgentRole {
 		return api.IssuedToken{}, invalid("an agent's token is for a session: make it with 'agent token', or POST /v1/agents/%s/tokens", did)
 	}
-	return a.give(ctx, caller, in.key, t, in.body.For)
+	return a.give(ctx, caller, caller.DID, in.key, t, in.body.For)
 }
 
-// give issues a token. With an idempotency key its id derives from that, so that a repeat is refused rather than answered with
-// another secret: the first is kept nowhere.
-func (a *API) give(ctx context.Context, caller policy.Caller, key string, t system.Token, text string) (api.IssuedToken, error) {
+// give issues a token, as caller. With an idempotency key its id derives from that and from who asks, so that a repeat is refused
+// rather than answered with another secret: the first is kept nowhere.
+func (a *API) give(ctx context.Context, caller policy.Caller, asks policy.DID, key string, t system.Token, text string) (api.IssuedToken, error) {
 	var life time.Duration
 	if err := duration("for", text, &life); err != nil {
 		return api.IssuedToken{}, err
 	}
 	if key != "" {
-		sum := sha256.Sum256([]byte(string(caller.DID) + "\x00" + key))
+		sum := sha256.Sum256([]byte(string(asks) + "\x00" + key))
 		t.ID = "tok-" + hex.EncodeToString(sum[:10])
 	}
 	secret, t, err := a.door.Issue(ctx, caller, t, life)

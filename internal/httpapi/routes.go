@@ -135,7 +135,8 @@ func (a *API) isOwn(who auth.Identity, text string) error {
 	if t.Alias != "" {
 		own, _ = a.hv.Named(t.Alias)
 	}
-	if text == "" || text != own && text != t.Alias {
+	named, _ := a.hv.Named(text)
+	if text == "" || text != t.Alias && text != own && (own == "" || named != own) {
 		return forbidden("the token of %s is for another session", who.Caller.DID)
 	}
 	return nil
@@ -347,7 +348,11 @@ func (a *API) approvals(ctx context.Context, caller policy.Caller, in request[no
 	}
 	ids := a.hv.OpenSessions()
 	if one := in.query.text("session"); one != "" {
-		ids = []string{one}
+		s, err := a.named(ctx, one)
+		if err != nil {
+			return page, err
+		}
+		ids = []string{s.ID()}
 	}
 	for i, id := range ids {
 		if id <= in.query.text("cursor") {
@@ -385,7 +390,7 @@ func (a *API) find(ctx context.Context, q query, text string) (*hypervisor.Sessi
 	}
 	var hits []hit
 	for _, sid := range ids {
-		s, err := a.hv.Session(ctx, sid)
+		s, err := a.named(ctx, sid)
 		if err != nil {
 			return nil, hypervisor.ApprovalView{}, err
 		}
