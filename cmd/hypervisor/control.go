@@ -47,6 +47,9 @@ func sessionCreate(g *globals) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if cfg.MaxParticipants < 1 && cmd.Flags().Changed("max-participants") {
+				return usage("--max-participants: want a number from 1 to 1000, got %d", cfg.MaxParticipants)
+			}
 			if cfg.MinSigmaEff, err = decimal("--min-sigma-eff", sigma); err != nil {
 				return err
 			}

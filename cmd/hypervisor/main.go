@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/agenthypervisor/hypervisor/api"
 	"github.com/agenthypervisor/hypervisor/client"
@@ -100,6 +101,12 @@ func newRoot(g *globals) *cobra.Command {
 			if len(args) > 0 && args[0] == "" {
 				return usage("its argument is empty; see %s --help", cmd.CommandPath())
 			}
+			if name := emptyFlag(cmd); name != "" {
+				return usage("--%s is empty; leave it out, or say what; see %s --help", name, cmd.CommandPath())
+			}
+			if g.timeout < 0 {
+				return usage("--timeout %s: want a time such as 30s, or 0 to wait on", g.timeout)
+			}
 			g.begun = true
 			g.timed = cmd.Flags().Changed("timeout")
 			return nil
@@ -121,6 +128,17 @@ func newRoot(g *globals) *cobra.Command {
 	root.InitDefaultHelpCmd()
 	exampleOf(root)
 	return root
+}
+
+// emptyFlag returns the name of a flag that was said with nothing behind it. A script's variable that is not set would else widen
+// what is asked for: kill --agent DID --session "$S".
+func emptyFlag(cmd *cobra.Command) (name string) {
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		if f.Value.Type() == "string" && f.Value.String() == "" {
+			name = f.Name
+		}
+	})
+	return name
 }
 
 // exampleOf gives cobra's own commands an example each.
