@@ -25,6 +25,8 @@ const (
 	callPatience    = 15 * time.Minute // for a request to be answered
 	noticePatience  = 30 * time.Second // for a notification, or an answer of ours, to be taken
 	farewell        = 5 * time.Second  // for the server to be told that its session is over
+	hearing         = 5 * time.Second  // for the stream of what it says unasked to open before its tools are listed
+	maxIdleSockets  = 256              // kept for the next calls: a shared server has as many callers
 	maxReopenings   = 5                // of a stream, one after another, that brought nothing
 	firstReopening  = time.Second      // and twice that each time, maxBackoff at most
 	maxSessionBytes = 1 << 10          // of an Mcp-Session-Id
@@ -71,6 +73,8 @@ type httpWire struct {
 	work    sync.WaitGroup // added to under mu while cause is nil
 	session string         // as the server gave it; empty: none
 	version string         // as initialize settled it; empty: not yet, or every request says its own
+	opening chan struct{}  // closed once the first stream of what the server says unasked is open or cannot be; nil: none is asked for
+	late    bool           // nobody waited until it was
 }
 
 func newHTTPWire(at Endpoint, clock Clock, log *slog.Logger) *httpWire {
@@ -86,7 +90,7 @@ func newHTTPWire(at Endpoint, clock Clock, log *slog.Logger) *httpWire {
 func newHTTPClient() *http.Client {
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.MaxResponseHeaderBytes = 64 << 10
-	t.MaxIdleConnsPerHost = 8
+	t.MaxIdleConns, t.MaxIdleConnsPerHost = maxIdleSockets, maxIdleSockets
 	return &http.Client{Transport: t, CheckRedirect: func(r *http.Request, via []*http.Request) error {
 		first := via[0]
 		if r.URL.Scheme != first.URL.Scheme || r.URL.Host != first.URL.Host || r.Method != first.Method || len(via) > 3 {
@@ -169,6 +173,9 @@ func (w *httpWire) send(ctx context.Context, o *outgoing) error {
 	}
 	r, _ := o.msg.(*jsonrpc.Request)
 	if r != nil && r.IsCall() {
+		if r.Method == "subscriptions/listen" {
+			w.listens()
+		}
 		go func() {
 			defer w.work.Done()
 			w.ask(ctx, o, r)
@@ -192,6 +199,7 @@ func (w *httpWire) send(ctx context.Context, o *outgoing) error {
 		return fmt.Errorf("beginning the session: %w", err)
 	}
 	if w.begin() == nil {
+		w.listens()
 		go func() {
 			defer w.work.Done()
 			w.listen()
@@ -441,16 +449,20 @@ func (w *httpWire) readEvents(ctx context.Context, resp *http.Response, o *outgo
 }
 
 // readStream reads messages until the one that is waited for.
-func (w *httpWire) readStream(s *eventStream, o *outgoing, r *jsonrpc.Request, resp *http.Response) (bool, error) {
-	for {
-		text, err := s.next()
-		if err != nil {
-			return false, err
-		}
-		if done, err := w.take(text, o, r, resp); done || err != nil {
-			return done, err
-		}
+func (w *httpWire) readStream(s *eventStream, o *outgoing, r *jsonrpc.Request, resp *http.Response) (done bool, err error) {
+	for !done && err == nil {
+		done, err = w.readOne(s, o, r, resp)
 	}
+	return done, err
+}
+
+// readOne reads a message, and reports whether it is the one that is waited for.
+func (w *httpWire) readOne(s *eventStream, o *outgoing, r *jsonrpc.Request, resp *http.Response) (bool, error) {
+	text, err := s.next()
+	if err != nil {
+		return false, err
+	}
+	return w.take(text, o, r, resp)
 }
 
 // reopening is how long to wait before a stream is opened again.

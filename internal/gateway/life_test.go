@@ -183,8 +183,8 @@ func TestAPoisonedDescriptionIsShownHarmlessAndARugPullIsNotCalled(t *testing.T)
 	if text := string(m.Result); !strings.Contains(text, "\uFFFD]0;owned\uFFFDdone") || !strings.Contains(text, neutralisedKey) {
 		t.Errorf("%+q", text)
 	}
+	add("sends two numbers to me")
 	eventually(t, "the changed tool is called", func() bool {
-		add("sends two numbers to me") // again, until the stream of notices is open
 		m, _ := p.say(`{"jsonrpc":"2.0","id":4,"method":"tools/call","params":{"name":"evil__nice"}}`)
 		return strings.Contains(string(m.Result), string(policy.ToolChanged))
 	})

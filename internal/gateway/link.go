@@ -35,6 +35,7 @@ type link struct {
 	upstream *Upstream
 	process  *process // nil: reached over HTTP
 	conn     *upstreamConn
+	hear     func(context.Context) // waits until what the server says unasked is heard; nil: it always is
 	session  *mcp.ClientSession
 
 	dead  chan struct{} // closed when nothing of the link is left; cause is valid then
@@ -65,7 +66,7 @@ func (u *Upstream) start(ctx context.Context, legacy bool) (*link, []Tool, error
 	var err error
 	if l.session, err = client.Connect(ready, l.conn, opt); err != nil {
 		err = fmt.Errorf("shaking hands: %w", err)
-	} else if tools, err = l.list(ready); err != nil {
+	} else if tools, err = l.first(ready); err != nil {
 		err = fmt.Errorf("listing tools: %w", err)
 	}
 	if err == nil {
@@ -77,6 +78,14 @@ func (u *Upstream) start(ctx context.Context, legacy bool) (*link, []Tool, error
 	}
 	l.close()
 	return nil, nil, l.explain(err)
+}
+
+// first lists the tools for the first time, once it would be heard that they have changed.
+func (l *link) first(ctx context.Context) ([]Tool, error) {
+	if l.hear != nil {
+		l.hear(ctx)
+	}
+	return l.list(ctx)
 }
 
 // modern reports whether the server speaks modernProtocol.
@@ -99,7 +108,8 @@ func (l *link) askForLog(ctx context.Context) {
 func (l *link) open() error {
 	u := l.upstream
 	if u.endpoint != nil {
-		l.conn = newUpstreamConn(newHTTPWire(*u.endpoint, u.opt.Clock, u.opt.Log.With("server", u.name)))
+		w := newHTTPWire(*u.endpoint, u.opt.Clock, u.opt.Log.With("server", u.name))
+		l.conn, l.hear = newUpstreamConn(w), w.awaitHearing
 		l.conn.lists, l.conn.updated, l.conn.may = u.listsChanged, u.updated, u.opt.Questions
 		return nil
 	}
