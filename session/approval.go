@@ -242,7 +242,7 @@ func (a *admission) electors() []policy.DID {
 	var electors []policy.DID
 	for did := range a.s.Participants {
 		// A child is its parent (SPEC §2), so it has no vote beside it, and nobody one on its own proposal through a child.
-		if a.s.Participants[did].Parent == "" && did != a.s.root(a.agent) && ring.ByScore(a.env.sigma(did)) <= ring.Standard && !a.s.killedItself(a.env, did) && a.s.quarantined(a.env, did) == nil && !a.s.bonded(did, a.s.root(a.agent)) {
+		if a.s.Participants[did].Parent == "" && did != a.s.root(a.agent) && ring.ByScore(a.env.sigma(did)) <= ring.Standard && !a.s.slashed(a.env, did) && !a.s.killedItself(a.env, did) && a.s.quarantined(a.env, did) == nil && !a.s.bonded(did, a.s.root(a.agent)) {
 			electors = append(electors, did)
 		}
 	}
@@ -354,6 +354,8 @@ func decideVote(s *State, env *Env, c Vote) Outcome {
 		return Outcome{Decision: k.Refusal()}
 	case apart != nil:
 		return Outcome{Decision: *apart}
+	case s.slashed(env, voter): // it stays in the count, as who is killed does
+		return refuse(policy.Blacklisted, "%s was slashed, and has no voice", voter)
 	case s.kin(voter, ap.Agent): // it left since, and was brought back
 		return refuse(policy.Forbidden, "%s and %s answer as one", voter, ap.Agent)
 	case slices.Contains(ap.For, voter) || slices.Contains(ap.Against, voter):

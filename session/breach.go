@@ -68,8 +68,8 @@ type Window struct {
 	Actions   []ActionSeen `json:"actions,omitempty"` // distinct, of the calls that were judged
 	Level     BreachLevel  `json:"level,omitempty"`   // of a breach that was recorded and opened no breaker
 	LevelAt   time.Time    `json:"level_at,omitzero"`
-	Breaker   time.Time    `json:"breaker,omitzero"` // until when nothing is asked of the agent's calls
-	Criticals uint64       `json:"criticals,omitempty"`
+	Breaker   time.Time    `json:"breaker,omitzero"`    // until when nothing is asked of the agent's calls
+	Criticals uint64       `json:"criticals,omitempty"` // also of those whom it brought
 }
 
 // An ActionSeen is an action that an agent called.
@@ -226,13 +226,34 @@ func (s *State) breach(env *Env, denials ...Denial) []Event {
 	if b.Level <= known {
 		return nil
 	}
-	b.Slashes = b.Level == CriticalBreach && c.Criticals+1 >= lastBreach && !env.standing(s.root(did)).Blacklisted
+	b.Slashes = b.Level == CriticalBreach && s.criticals(did)+1 >= lastBreach && !env.standing(s.root(did)).Blacklisted
 	events := []Event{b}
 	if b.Level == CriticalBreach && p.Held < ring.Sandbox {
 		r, score := s.RingOf(env, did)
 		events = append(events, RingDemoted{Agent: did, From: r, Ring: ring.Sandbox, SigmaEff: score, Held: true, Why: whyBreach})
 	}
 	return events
+}
+
+// criticals counts the critical breaches in this session of who answers for an agent: its own, and those of whom it brought.
+func (s *State) criticals(did policy.DID) uint64 {
+	if p := s.Participants[s.root(did)]; p != nil && p.Window != nil {
+		return p.Window.Criticals
+	}
+	return 0
+}
+
+// breachedTogether has breaches of one record slash that are the second only together: of several whom one agent brought.
+func (s *State) breachedTogether(env *Env, events []Event) {
+	seen := map[policy.DID]uint64{}
+	for i, e := range events {
+		if b, ok := e.(BreachDetected); ok && b.Level == CriticalBreach {
+			root := s.root(b.Agent)
+			seen[root]++
+			b.Slashes = b.Slashes || seen[root] > 1 && s.criticals(root)+seen[root] >= lastBreach && !env.standing(root).Blacklisted
+			events[i] = b
+		}
+	}
 }
 
 // slashBreaker slashes the first of those whose second critical breach was recorded: one with a record, since a slash is computed
@@ -294,8 +315,8 @@ func (e BreachDetected) apply(s *State, at Stamp) {
 	}
 	c.Breaker = e.Breaker
 	if e.Level == CriticalBreach {
-		c.Criticals++
-		s.owe(s.root(e.Agent), agent.Entry{Kind: agent.Quarantine, Severity: ring.One, Cause: whyBreach}) // a child is its parent, for blame
+		s.Participants[s.root(e.Agent)].window().Criticals++ // a child is its parent, for blame
+		s.owe(s.root(e.Agent), agent.Entry{Kind: agent.Quarantine, Severity: ring.One, Cause: whyBreach})
 	}
 	if e.Slashes {
 		s.Breakers = append(s.Breakers, e.Agent)

@@ -120,7 +120,7 @@ func decideRaiseIncident(s *State, env *Env, c RaiseIncident) Outcome {
 		return out
 	}
 	out.Events = append(out.Events, attribution(raised, blame))
-	if most := mostBlamed(blame); most != "" && s.tookPart(most) && !env.standing(most).Blacklisted && !s.beingSlashed(most) {
+	if most := mostBlamed(blame); most != "" && s.tookPart(most) && !s.slashed(env, most) {
 		slash := SlashExecuted{Agent: most, Severity: cmp.Or(severity, ring.One), Cause: raised.ID}
 		if c.Agent != "" && by.Role == policy.OperatorRole { // nothing was computed: it is the operator's word, and so an act of ring 0
 			slash.Unwitnessed = env.Operators < 2

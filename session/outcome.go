@@ -196,8 +196,11 @@ func (e Completed) Append(dst []byte) []byte {
 }
 
 func (e Completed) apply(s *State, at Stamp) {
-	if r := s.Running[e.ID]; !r.ReadOnly && r.Undoes == "" && s.Participants[r.Agent] != nil {
+	r := s.Running[e.ID]
+	takesBack := r.Undoes != "" || r.Saga != nil && r.Saga.Undo
+	if !r.ReadOnly && !takesBack && s.Participants[r.Agent] != nil {
 		s.conduct(r.Agent).Changed++
+		s.didStep(r)
 	}
 	s.ended(e.ID, Done, at)
 }

@@ -172,6 +172,7 @@ func (s *State) flush(env *Env, all bool) []Event {
 			events = append(events, s.breach(env, denials...)...)
 		}
 	}
+	s.breachedTogether(env, events)
 	return events
 }
 

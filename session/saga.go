@@ -97,11 +97,13 @@ type Saga struct {
 	Steps   []SagaStep   `json:"steps"`
 	FanOut  []saga.Group `json:"fan_out,omitempty"`
 	Run     *saga.Run    `json:"run"`
-	Actions []string     `json:"actions"`       // the newest action of each step going forward; empty: none
-	Whys    []string     `json:"whys"`          // why each step came to where it is; empty: there is no more to say
-	Why     string       `json:"why,omitempty"` // the saga turned
-	On      string       `json:"on,omitempty"`  // the step on whose account; empty: somebody wanted it so
-	Ended   time.Time    `json:"ended,omitzero"`
+	Actions []string     `json:"actions"` // the newest action of each step going forward; empty: none
+	// Did is who did the steps that are taken back by actions which they name; nil: nobody has yet.
+	Did   map[int]policy.DID `json:"did,omitempty"`
+	Whys  []string           `json:"whys"`          // why each step came to where it is; empty: there is no more to say
+	Why   string             `json:"why,omitempty"` // the saga turned
+	On    string             `json:"on,omitempty"`  // the step on whose account; empty: somebody wanted it so
+	Ended time.Time          `json:"ended,omitzero"`
 
 	Failed    string           `json:"failed,omitempty"`    // the action by which it failed, where that is attributed
 	Faultless string           `json:"faultless,omitempty"` // why nobody bears that it failed

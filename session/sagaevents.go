@@ -261,6 +261,9 @@ func (e SagaStepSettled) apply(s *State, _ Stamp) {
 	s.happened(e.Saga, func(g *Saga) saga.Event {
 		i := g.step(e.Step)
 		g.Whys[i] = e.Why
+		if did, ok := g.Did[i]; ok && e.To == saga.Compensated {
+			s.uncredit(did)
+		}
 		return saga.Settled{Step: i, To: e.To, Why: e.Why, Until: e.Until}
 	})
 }

@@ -88,7 +88,7 @@ func decideSlash(s *State, env *Env, c Slash) Outcome {
 		return refuse(policy.SessionNotActive, "session %s is %s", s.ID, s.Lifecycle)
 	case s.Participants[c.Agent] == nil && s.Conduct[c.Agent] == nil:
 		return refuse(policy.NotAParticipant, "%s has done nothing in session %s; 'agent slash' without a session takes its standing all the same", c.Agent, s.ID)
-	case env.standing(c.Agent).Blacklisted || s.beingSlashed(c.Agent):
+	case s.slashed(env, c.Agent):
 		return Outcome{Decision: policy.Allow(), Durable: true} // nothing is left to take
 	case len(s.Slashes) >= maxLiveSlashes:
 		return refuse(policy.QuotaExceeded, "%d slashes are not over yet; try again", len(s.Slashes))
@@ -165,6 +165,11 @@ func (s *State) cascade(answers []Answer) (events []Event) {
 		}
 	}
 	return events
+}
+
+// slashed reports whether an agent has lost its standing and is not reinstated: it is so from the record of its slash on.
+func (s *State) slashed(env *Env, did policy.DID) bool {
+	return env.standing(did).Blacklisted || len(s.Slashes) > 0 && s.beingSlashed(did)
 }
 
 // beingSlashed reports whether an agent's stream is yet to be told of its slash: it counts already.

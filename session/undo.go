@@ -293,8 +293,8 @@ func (e Undone) Append(dst []byte) []byte {
 
 func (e Undone) apply(s *State, at Stamp) {
 	s.marked(e.ID, UndoMark{e.By, at.Seq, UndoDone})
-	if c := s.Conduct[e.Agent]; c != nil && s.Kind != KindUndo && c.Changed > 0 {
-		c.Changed-- // it earns no credit any more
+	if s.Kind != KindUndo {
+		s.uncredit(e.Agent)
 	}
 }
 

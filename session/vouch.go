@@ -127,7 +127,7 @@ func decideVouch(s *State, env *Env, c Vouch) Outcome {
 	voucher, vouchee := env.standing(by), env.standing(c.Vouchee)
 	amount := cmp.Or(c.Bond, ring.Sigma(uint64(voucher.Sigma)*uint64(agent.BondShare)/uint64(ring.One)))
 	switch {
-	case voucher.Blacklisted || vouchee.Blacklisted || s.beingSlashed(by) || s.beingSlashed(c.Vouchee):
+	case s.slashed(env, by) || s.slashed(env, c.Vouchee):
 		return refuse(policy.VouchRefused, "who was slashed neither vouches nor is vouched for")
 	case voucher.Sigma <= agent.VoucherAbove:
 		return refuse(policy.VouchRefused, "who vouches has σ above %s; %s has %s", agent.VoucherAbove, by, voucher.Sigma)
@@ -323,7 +323,7 @@ func (s *State) reserved(env *Env, b *Bond, a Answer) Event {
 		why = "session not active"
 	case s.Participants[b.Voucher] == nil || s.Participants[b.Vouchee] == nil:
 		why = whyLeft
-	case env.standing(b.Vouchee).Blacklisted || s.beingSlashed(b.Vouchee):
+	case s.slashed(env, b.Vouchee):
 		why = "slashed"
 	case b.over(env.Now):
 		why = "expired"
