@@ -190,3 +190,44 @@ func TestManyCallersDialOnce(t *testing.T) {
 		t.Errorf("%d callers at once dialled %d times, and once more %d times", callers, first, again-first)
 	}
 }
+
+// At the bound the answer may still come; above it the call's outcome is unknown.
+func TestAnAnswerThatBreaksOffIsResumedSoOftenAndNoMore(t *testing.T) {
+	for _, tt := range []struct {
+		empty int // resumed streams in a row that bring nothing
+		err   error
+	}{{maxReopenings - 1, nil}, {maxReopenings, errNoAnswer}} {
+		t.Run(fmt.Sprint(tt.empty), func(t *testing.T) {
+			var resumed atomic.Int64
+			var called atomic.Value
+			o := &oddServer{t: t, call: func(w http.ResponseWriter, _ *http.Request, id, _ string) {
+				called.Store(id)
+				w.Header().Set("Content-Type", "text/event-stream")
+				fmt.Fprint(w, "id: 1\ndata: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/message\",\"params\":{\"level\":\"info\",\"data\":\"x\"}}\n\n")
+			}}
+			srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.Method != http.MethodGet || r.Header.Get(lastEventHeader) == "" {
+					o.ServeHTTP(w, r)
+					return
+				}
+				w.Header().Set("Content-Type", "text/event-stream")
+				if n := int(resumed.Add(1)); n > tt.empty {
+					fmt.Fprintf(w, "data: {\"jsonrpc\":\"2.0\",\"id\":%s,\"result\":%s}\n\n", called.Load(), oddResult)
+				}
+			}))
+			t.Cleanup(srv.Close)
+			u := readyAt(t, Endpoint{URL: srv.URL})
+			answered := make(chan error, 1)
+			go func() {
+				_, err := u.Call(t.Context(), "odd", json.RawMessage(`{}`), nil)
+				answered <- err
+			}()
+			for tries := range maxReopenings {
+				u.clock.fire(reopening(tries, 0))
+			}
+			if err := <-answered; !errors.Is(err, tt.err) || resumed.Load() != maxReopenings {
+				t.Errorf("%v after %d tries to resume it, want %v after %d", err, resumed.Load(), tt.err, maxReopenings)
+			}
+		})
+	}
+}

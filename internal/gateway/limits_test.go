@@ -3,14 +3,18 @@
 package gateway
 
 import (
+	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 
+	"github.com/agenthypervisor/hypervisor/action"
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/ring"
 	"github.com/agenthypervisor/hypervisor/session"
@@ -130,5 +134,115 @@ func TestSeatsAreLimited(t *testing.T) {
 	h.Hub.mu.Unlock()
 	if resp = (postman{t: t, h: h, token: token}).do(http.MethodPost, hello); resp.StatusCode != http.StatusOK {
 		t.Errorf("with room again: %s", resp.Status)
+	}
+}
+
+// What does not fit is let go of with all the rest, and shown all the same.
+func TestSoManyDefinitionsAreKeptAsTheyAreShown(t *testing.T) {
+	h := newHall(t)
+	one, err := ParseTool(json.RawMessage(fmt.Sprintf(rawTool, "one")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	render := func(n int) Tool {
+		binary.BigEndian.PutUint64(one.Digest[:], uint64(n))
+		return h.render("up", one)
+	}
+	for i := range maxRendered {
+		render(i)
+	}
+	if len(h.rendered) != maxRendered {
+		t.Errorf("%d definitions are kept, want %d", len(h.rendered), maxRendered)
+	}
+	if shown := render(maxRendered); shown.Name != "up__one" || len(h.rendered) != 1 {
+		t.Errorf("one more is shown as %q, and %d are kept", shown.Name, len(h.rendered))
+	}
+}
+
+// A resource beyond the bound goes by a URI that names its server, and so is found again; a prompt beyond it is not.
+func TestSoManyResourcesAndPromptsAreKnownByTheirServer(t *testing.T) {
+	one := &face{source: NewUpstream("one", Command{}, nil)}
+	f := &Front{faces: []*face{one}}
+	list := func(method, item string) string {
+		t.Helper()
+		shown, err := f.route(one, method, json.RawMessage(item))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(shown)
+	}
+	for i := range maxRoutes - 1 {
+		list("resources/list", fmt.Sprintf(`{"uri":"a://%d"}`, i))
+	}
+	if shown := list("prompts/list", `{"name":"last"}`); shown != `{"name":"one__last"}` {
+		t.Errorf("the last that is known: %s", shown)
+	}
+	if r, err := f.promptOf(t.Context(), "one__last"); err != nil || r.own != "last" || f.routed(fmt.Sprintf("a://%d", maxRoutes-2)) != one {
+		t.Errorf("at the bound: %+v, %v", r, err)
+	}
+	if shown := list("resources/list", `{"uri":"a://more"}`); shown != `{"uri":"hypervisor:one/a://more"}` || f.routed("a://more") != nil {
+		t.Errorf("a resource more: %s", shown)
+	}
+	if c, uri, err := f.resourceOf(t.Context(), "hypervisor:one/a://more"); err != nil || c != one || uri != "a://more" {
+		t.Errorf("it is looked for at %q, %v", uri, err)
+	}
+	list("prompts/list", `{"name":"more"}`)
+	if _, err := f.promptOf(t.Context(), "one__more"); err == nil || !strings.Contains(err.Error(), "no server lists a prompt") {
+		t.Errorf("a prompt more: %v", err)
+	}
+}
+
+func TestOneOfManyServersSaysSoMuchOfItsUse(t *testing.T) {
+	f := &Front{}
+	for name, n := range map[string]int{"fits": maxInstructions, "more": maxInstructions + 1} {
+		u := NewUpstream(name, Command{}, nil)
+		u.has.Instructions, u.tools = strings.Repeat("x", n), []Tool{}
+		f.faces = append(f.faces, &face{source: u})
+	}
+	text, whole := f.Features().Instructions, strings.Repeat("x", maxInstructions)
+	for _, want := range []string{"# fits\n" + whole, "# more\n" + whole + "…"} {
+		if !slices.Contains(strings.Split(text, "\n\n"), want) {
+			t.Errorf("%d bytes of instructions are without %.20s… of %d", len(text), want, len(want))
+		}
+	}
+}
+
+// However many watch them: what is bounded are the resources.
+func TestSoManyResourcesOfOneServerAreSubscribedTo(t *testing.T) {
+	b := newBoard(t, "ann", nil)
+	u := readyAt(t, Endpoint{URL: b.at.URL})
+	watches := make([]*watch, maxWatched+1)
+	for i := range watches {
+		watches[i] = &watch{fmt.Sprint("note://", i), func() {}}
+		_, err := u.watch(t.Context(), watches[i])
+		if i < maxWatched && err != nil {
+			t.Fatal(err)
+		}
+		if i == maxWatched && (!errors.Is(err, errWatched) || !errors.Is(err, action.ErrNotDispatched) || !b.noted("+ "+watches[i].uri, 0)) {
+			t.Errorf("one more: %v", err)
+		}
+	}
+	if _, err := u.watch(t.Context(), &watch{watches[1].uri, func() {}}); err != nil {
+		t.Errorf("one more who watches the same: %v", err)
+	}
+	if _, err := u.unwatch(t.Context(), watches[0]); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := u.watch(t.Context(), watches[maxWatched]); err != nil {
+		t.Errorf("with room again: %v", err)
+	}
+}
+
+// What says why in more bytes than that is an HTTP error like any.
+func TestSoMuchIsReadOfAnErrorOverHTTP(t *testing.T) {
+	for more, want := range map[int]string{0: "it is full", 1: "it answered 400"} {
+		u, _ := oddAt(t, func(w http.ResponseWriter, _ *http.Request, id, _ string) {
+			w.WriteHeader(http.StatusBadRequest)
+			text := fmt.Sprintf(`{"jsonrpc":"2.0","id":%s,"error":{"code":-32000,"message":"it is full"}}`, id)
+			fmt.Fprintf(w, "%s%*s", text, maxErrorBytes-len(text)+more, "")
+		})
+		if _, err := u.Call(t.Context(), "odd", json.RawMessage(`{}`), nil); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%d bytes: %v, want %q", maxErrorBytes+more, err, want)
+		}
 	}
 }

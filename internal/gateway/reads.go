@@ -51,7 +51,8 @@ var readMethods = map[string]func(Features) bool{
 const (
 	// ownScheme begins the URI of a resource whose own URI another server has too: hypervisor:SERVER/URI.
 	ownScheme = ownPrefixScheme + ":"
-	// maxRoutes bounds the resources and prompts whose server is remembered. What is not is asked of the servers in order.
+	// maxRoutes bounds the resources and prompts whose server is remembered. A resource beyond it is listed by a URI that names its
+	// server; of many servers' prompts one beyond it is listed and not found.
 	maxRoutes = 20_000
 	// maxListPages bounds one look through a server's list.
 	maxListPages = 200
