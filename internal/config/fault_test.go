@@ -33,7 +33,10 @@ func TestEveryFaultSaysWhereAndWhat(t *testing.T) {
 		{"alias", "data: *a", `1:7: anchors, aliases and merge keys are not read here: write the value where it is used`},
 		{"merge key", "session:\n  <<: {audit: true}\n", `2:3: anchors, aliases and merge keys are not read here: write the value where it is used`},
 		{"tag", "data: !!str x", `1:7: tags are not read here: quote a text that starts with an exclamation mark`},
-		{"two documents", "data: a\n---\ndata: b\n---\n", `4:1: a second document begins here: there is only one`},
+		{"two documents", "data: a\n---\ndata: b\n---\n", `2:1: a second document begins here: there is only one`},
+		{"a document behind the first", "data: a\n---\npolicies: []\n", `2:1: a second document begins here: there is only one`},
+		{"two headers", "---\n---\npolicies: []\n", `2:1: a second document begins here: there is only one`},
+		{"words behind the end", "---\ndata: a\n...\n# nobody reads this\npolicies: []\n", `5:1: a second document begins here: there is only one`},
 		{"complex key", "? data\n: x\n", "1:1: keys are written \"name: value\", without a question mark"},
 		// simple values
 		{"listen", "listen: 7700", `1:9: listen: want a text, got 7700: put it in quotes`},

@@ -101,7 +101,8 @@ func (r *Reader) safe(tokens token.Tokens) bool {
 		r.FaultAt(at.Line, at.Column, "more than %d words and signs%s", maxTokens, r.TooMuch)
 		return false
 	}
-	depth, line, dashes, documents := 0, 0, 0, 0
+	depth, line, dashes := 0, 0, 0
+	var one document
 	for _, tk := range tokens {
 		what := ""
 		if tk.Position.Line != line {
@@ -120,10 +121,9 @@ func (r *Reader) safe(tokens token.Tokens) bool {
 			what = "tags are not read here: quote a text that starts with an exclamation mark"
 		case token.DirectiveType:
 			what = "directives are not read here"
-		case token.DocumentHeaderType:
-			if documents++; documents > 1 || depth > 0 {
-				what = "a second document begins here: there is only one"
-			}
+		}
+		if what == "" && one.over(tk.Type) {
+			what = "a second document begins here: there is only one"
 		}
 		if tk.Type == token.MappingKeyType {
 			what = `keys are written "name: value", without a question mark`
@@ -137,6 +137,26 @@ func (r *Reader) safe(tokens token.Tokens) bool {
 		}
 	}
 	return true
+}
+
+// A document is how far into its first document a file has been read. The zero document has not begun.
+type document struct{ headed, begun, ended bool }
+
+// over reports whether a token stands behind the first document: what nobody would read.
+func (d *document) over(t token.Type) bool {
+	switch t {
+	case token.CommentType:
+		return false
+	case token.DocumentEndType:
+		d.ended = true
+		return false
+	case token.DocumentHeaderType:
+		second := d.headed || d.begun || d.ended
+		d.headed = true
+		return second
+	}
+	d.begun = true
+	return d.ended
 }
 
 // syntax notes the parser's complaint, without the excerpt it draws.
