@@ -1,6 +1,22 @@
 package action
 
-import "strings"
+import (
+	"errors"
+	"strings"
+	"unicode"
+)
+
+// ErrHost is returned for what names no host.
+var ErrHost = errors.New("want a host such as api.example, api.example:8443 or *.example")
+
+// ParseHost returns an entry of a network allowlist in lower case: a host, one with a port, or "*.example.com" for all beneath it; or
+// ErrHost, for a URL or another text that would take in nothing.
+func ParseHost(text string) (string, error) {
+	if text == "" || strings.ContainsAny(text, "/@?#\\") || strings.ContainsFunc(text, unicode.IsSpace) || strings.Contains(strings.TrimPrefix(text, "*."), "*") {
+		return "", ErrHost
+	}
+	return strings.ToLower(text), nil
+}
 
 // HostCovers reports whether an entry of a session's network allowlist takes in a resource: a URL whose host is the entry,
 // on any port unless the entry names one, or, for an entry "*.example.com", a host beneath it. The resource MUST be normalised; one that is not a URL has no host.

@@ -25,6 +25,11 @@ import (
 
 // load reads the configuration for what the command line says. Faults are printed, a line each.
 func (d *daemon) load() (*config.Config, error) {
+	if d.listen != "" {
+		if err := config.CheckListen(d.listen); err != nil {
+			return nil, usage("--listen: %w", err)
+		}
+	}
 	opts := &config.Options{Listen: d.listen, Environ: os.LookupEnv}
 	var cfg *config.Config
 	var err error

@@ -215,12 +215,20 @@ func (l *loader) listen(it item) {
 	if !ok {
 		return
 	}
-	_, port, err := net.SplitHostPort(text)
-	if n, bad := parsePort(port); err != nil || bad || n > 65535 {
-		l.Fault(it, "want host:port such as %s, got %q", DefaultListen, document.Clip(text))
+	if err := CheckListen(text); err != nil {
+		l.Fault(it, "%v", err)
 		return
 	}
 	l.Listen = text
+}
+
+// CheckListen returns what is wrong with an address to listen on; nil: nothing is.
+func CheckListen(text string) error {
+	_, port, err := net.SplitHostPort(text)
+	if n, bad := parsePort(port); err != nil || bad || n > 65535 {
+		return fmt.Errorf("want host:port such as %s, got %q", DefaultListen, document.Clip(text))
+	}
+	return nil
 }
 
 // hostName reads a host or host:port, without a star.

@@ -1,9 +1,7 @@
 package config
 
 import (
-	"strings"
 	"time"
-	"unicode"
 
 	"github.com/agenthypervisor/hypervisor/action"
 	"github.com/agenthypervisor/hypervisor/internal/document"
@@ -66,11 +64,12 @@ func (l *loader) host(it item) (string, bool) {
 	if !ok {
 		return "", false
 	}
-	if strings.ContainsAny(s, "/@?#\\") || strings.ContainsFunc(s, unicode.IsSpace) || strings.Contains(strings.TrimPrefix(s, "*."), "*") {
-		l.Fault(it, `want a host such as api.example, api.example:8443 or *.example, got %q`, document.Clip(s))
+	host, err := action.ParseHost(s)
+	if err != nil {
+		l.Fault(it, "%v, got %q", err, document.Clip(s))
 		return "", false
 	}
-	return strings.ToLower(s), true
+	return host, true
 }
 
 // scope reads a place that a resource can be under.

@@ -69,10 +69,12 @@ func (a *API) settings(in api.SessionConfig) (cfg session.Config, err error) {
 		cfg.NoAudit = !*in.Audit
 	}
 	if in.NetworkAllow != nil {
-		cfg.NetworkAllow = in.NetworkAllow
+		if cfg.NetworkAllow, err = each("network_allow", in.NetworkAllow, action.ParseHost); err != nil {
+			return cfg, err
+		}
 	}
-	if in.FilesScope != nil {
-		if cfg.FilesScope, err = places(in.FilesScope); err != nil {
+	if in.FilesScope != nil { // what resources are under
+		if cfg.FilesScope, err = each("files_scope", in.FilesScope, action.NormaliseResource); err != nil {
 			return cfg, err
 		}
 	}
@@ -97,13 +99,13 @@ func (a *API) settings(in api.SessionConfig) (cfg session.Config, err error) {
 	return cfg, err
 }
 
-// places normalises what resources are under.
-func places(texts []string) ([]string, error) {
+// each reads the entries of a setting.
+func each(name string, texts []string, read func(string) (string, error)) ([]string, error) {
 	out := make([]string, len(texts))
 	for i, text := range texts {
 		var err error
-		if out[i], err = action.NormaliseResource(text); err != nil {
-			return nil, invalid("files_scope: %v", err)
+		if out[i], err = read(text); err != nil {
+			return nil, invalid("%s: %v, got %q", name, err, text)
 		}
 	}
 	return out, nil

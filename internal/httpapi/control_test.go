@@ -175,7 +175,8 @@ func TestASessionIsMadeWithItsSettingsOnce(t *testing.T) {
 		t.Errorf("the defaults are not the configuration's: %s", plain.Config)
 	}
 	for _, bad := range []string{`{"max_duration":"8d"}`, `{"max_duration":"soon"}`, `{"max_duration":"-1s"}`, `{"consistency":"weak"}`, `{"min_sigma_eff":1.1}`,
-		`{"max_participants":1001}`, `{"name":"a b"}`, `{"files_scope":[""]}`} {
+		`{"max_participants":1001}`, `{"name":"a b"}`, `{"files_scope":[""]}`,
+		`{"network_allow":["https://a.example/"]}`, `{"network_allow":["a b"]}`, `{"network_allow":["a.*.example"]}`} {
 		if w := h.ask("operator", "POST", "/v1/sessions", bad, ""); w.Code != http.StatusUnprocessableEntity {
 			t.Errorf("%s: %d %s", bad, w.Code, w.Body)
 		}
