@@ -27,6 +27,12 @@ var errTimedOut = fmt.Errorf("the step's time is over: %w", context.DeadlineExce
 // participants, an agent of its own steps. The answer's ID is the saga's; a refusal says which step it is about, and then nothing
 // was begun. The error is document.Faults for a definition that is not sound, else that nothing could be decided or recorded.
 func (s *Session) RunSaga(ctx context.Context, caller policy.Caller, d saga.Definition) (Outcome, error) {
+	return s.RunSagaOnce(ctx, caller, "", d)
+}
+
+// RunSagaOnce is RunSaga with an idempotency key: the same caller, key and definition answer with the saga that was begun, and begin no
+// other. An empty key is none.
+func (s *Session) RunSagaOnce(ctx context.Context, caller policy.Caller, key string, d saga.Definition) (Outcome, error) {
 	if err := s.hv.enter(); err != nil {
 		return Outcome{}, err
 	}
@@ -34,11 +40,17 @@ func (s *Session) RunSaga(ctx context.Context, caller policy.Caller, d saga.Defi
 	if faults := d.Check(saga.Known{}); faults != nil {
 		return Outcome{}, faults
 	}
-	return s.startSaga(ctx, caller, d, "")
+	return s.startSaga(ctx, caller, d, sagaAsked{Key: key})
 }
 
-// startSaga starts a saga of a sound definition; one that replays another does not do what stands of that.
-func (s *Session) startSaga(ctx context.Context, caller policy.Caller, d saga.Definition, replays string) (Outcome, error) {
+// A sagaAsked is how a saga was asked for, beside its definition.
+type sagaAsked struct {
+	Key     string // idempotency key; empty: none
+	Replays string // the saga of which what stands is not done again; empty: none
+}
+
+// startSaga starts a saga of a sound definition.
+func (s *Session) startSaga(ctx context.Context, caller policy.Caller, d saga.Definition, asked sagaAsked) (Outcome, error) {
 	c, args, refusal, err := s.prepareSaga(ctx, d)
 	switch {
 	case err != nil:
@@ -46,15 +58,49 @@ func (s *Session) startSaga(ctx context.Context, caller policy.Caller, d saga.De
 	case refusal != nil:
 		return Outcome{Decision: *refusal}, nil
 	}
-	c.Replays = replays
-	out, t, err := s.propose(ctx, caller, c, nil, func(out session.Outcome) { s.keepArgs(out.ID, args) })
+	c.Replays = asked.Replays
+	stamp := func(e *session.Env) { e.Key = key(e, asked.Key, askedSaga{d, asked.Replays}) }
+	out, t, err := s.propose(ctx, caller, c, stamp, func(out session.Outcome) {
+		if out.Repeats == nil {
+			s.keepArgs(out.ID, args)
+		}
+	})
 	if err == nil {
 		err = s.hv.wait(ctx, t)
+	}
+	if err == nil && out.Repeats != nil {
+		out.ID, err = s.begunIn(ctx, out.Repeats.Seq)
 	}
 	if err != nil {
 		s.sagaRested(session.Rest{Saga: out.ID})
 	}
 	return Outcome{Decision: out.Decision, ID: out.ID}, err
+}
+
+// An askedSaga is what an idempotency key stands on.
+type askedSaga struct {
+	Definition saga.Definition
+	Replays    string
+}
+
+// begunIn returns the saga that begins with a record.
+func (s *Session) begunIn(ctx context.Context, seq uint64) (string, error) {
+	for r, err := range s.hv.read(ctx, audit.SessionPrefix+s.id, seq) {
+		if err != nil {
+			return "", err
+		}
+		events, err := session.ParseEvents(r.Events)
+		if err != nil {
+			return "", fmt.Errorf("record %d: %w", r.Seq, err)
+		}
+		for _, e := range events {
+			if created, ok := e.(session.SagaCreated); ok {
+				return created.ID, nil
+			}
+		}
+		break
+	}
+	return "", fmt.Errorf("the saga of record %d: %w", seq, ErrNotFound)
 }
 
 // prepareSaga finds out what the rim must know before a saga is decided: of each step the action as it is described now. It returns a

@@ -14,6 +14,11 @@ import (
 // ReplaySaga starts a saga that does again what another, which has ended, has not reached: steps whose goals stand are skipped, and
 // those that only such steps need. The answer is RunSaga's. The error is ErrNotFound where the session does not remember the saga.
 func (s *Session) ReplaySaga(ctx context.Context, caller policy.Caller, id string) (Outcome, error) {
+	return s.ReplaySagaOnce(ctx, caller, "", id)
+}
+
+// ReplaySagaOnce is ReplaySaga with an idempotency key, as RunSagaOnce has it.
+func (s *Session) ReplaySagaOnce(ctx context.Context, caller policy.Caller, key, id string) (Outcome, error) {
 	if err := s.hv.enter(); err != nil {
 		return Outcome{}, err
 	}
@@ -34,7 +39,7 @@ func (s *Session) ReplaySaga(ctx context.Context, caller policy.Caller, id strin
 		d.Steps = append(d.Steps, saga.Step{ID: step.ID, Agent: step.Agent, Action: step.Action, Undo: step.Undo, Args: args[i], Needs: step.Needs,
 			Timeout: step.Timeout, Retries: step.Retries, Checkpoint: step.Checkpoint, Substitutes: step.Substitutes})
 	}
-	return s.startSaga(ctx, caller, d, id)
+	return s.startSaga(ctx, caller, d, sagaAsked{key, id})
 }
 
 // InvalidateGoal says that the goal of a step of a saga that has ended is reached no more, nor what depends on it: a replay does

@@ -41,7 +41,7 @@ func (a *API) runSaga(ctx context.Context, caller policy.Caller, in request[json
 	if err != nil {
 		return api.Saga{}, unsound(err)
 	}
-	out, err := s.RunSaga(ctx, caller, *d)
+	out, err := s.RunSagaOnce(ctx, caller, in.key, *d)
 	switch {
 	case err != nil:
 		return api.Saga{}, err
@@ -122,7 +122,7 @@ func (a *API) replaySaga(ctx context.Context, caller policy.Caller, in request[n
 	if err != nil {
 		return api.Saga{}, err
 	}
-	out, err := s.ReplaySaga(ctx, caller, in.path("sid"))
+	out, err := s.ReplaySagaOnce(ctx, caller, in.key, in.path("sid"))
 	switch {
 	case err != nil:
 		return api.Saga{}, err

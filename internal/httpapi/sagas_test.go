@@ -50,6 +50,21 @@ func TestASagaIsRunOverHTTP(t *testing.T) {
 			t.Errorf("%s %s %s: %d %s, want %d %s", c.who, c.method, c.body, w.Code, w.Body, c.status, c.code)
 		}
 	}
+	// What is sent again with its key, since an answer was lost, is one saga; another with the same key is none.
+	body := `{"saga":"once","steps":[` + step("a", "ann", "read") + `]}`
+	once := get[api.Saga](t, h.ask("operator", "POST", one+"?wait=true", body, "k1"))
+	if again := get[api.Saga](t, h.ask("operator", "POST", one+"?wait=true", body, "k1")); again.ID != once.ID {
+		t.Errorf("sent again: %s, and it was %s", again.ID, once.ID)
+	}
+	replay := get[api.Saga](t, h.ask("operator", "POST", one+"/"+once.ID+"/replay?wait=true", "", "k2"))
+	if again := get[api.Saga](t, h.ask("operator", "POST", one+"/"+once.ID+"/replay?wait=true", "", "k2")); again.ID != replay.ID || replay.Replays != once.ID {
+		t.Errorf("replayed again: %+v, and it was %+v", again, replay)
+	}
+	for _, other := range []string{strings.Replace(body, "once", "twice", 1), strings.Replace(body, `"read"`, `"read","args":{"n":1}`, 1)} {
+		if w := h.ask("operator", "POST", one, other, "k1"); w.Code != 409 || errorOf(t, w).Code != "idempotency_conflict" {
+			t.Errorf("%s: %d %s", other, w.Code, w.Body)
+		}
+	}
 	w := h.ask("operator", "POST", one, "{\n \"saga\":\"x\", \"steps\":[{\"id\":\"a\"}]}", "")
 	faults := errorOf(t, w).Details.Faults
 	if w.Code != http.StatusUnprocessableEntity || len(faults) != 2 || faults[0].Line != 2 || faults[0].Col != 23 || !strings.Contains(faults[0].What, "agent is missing") {
