@@ -3,8 +3,8 @@
 package sqlitelog
 
 import (
+	"bytes"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -18,10 +18,19 @@ import (
 // A real disk that is really full: nothing may be acknowledged that is not there, what is there can be read, and as soon as
 // there is room the store goes on by itself.
 func TestFullDisk(t *testing.T) {
-	disk := tmpfs(t, "4m")
+	t.Run("a small one, whose WAL grows", func(t *testing.T) { fullDisk(t, "4m", 4_200, false) })
+	t.Run("a large one, whose WAL is there before", func(t *testing.T) { fullDisk(t, "80m", 70_000, true) })
+}
+
+// fullDisk fills a disk of that size with payloads of so many bytes on average.
+func fullDisk(t *testing.T, size string, payload int, reserved bool) {
+	disk := tmpfs(t, size)
 	dir := filepath.Join(disk, "data")
 	s := open(t, dir).(*Store)
-	fullDisk := &filler{t: t, s: s, stream: eventlogtest.Stream{Name: "session/s"}}
+	if wal := fileSize(t, filepath.Join(dir, fileName+walSuffix)); (wal >= walBytes) != reserved {
+		t.Errorf("on a disk of %s the WAL of an empty log has %d bytes", size, wal)
+	}
+	fullDisk := &filler{t: t, s: s, payload: payload / 6, stream: eventlogtest.Stream{Name: "session/s"}}
 	for i, free := range []int64{0, 5_000, 20_000, 80_000, 200_000} { // where the writing stops differs
 		ballast := fillDisk(t, disk, free)
 		fullDisk.untilFull()
@@ -60,6 +69,7 @@ func TestFullDisk(t *testing.T) {
 type filler struct {
 	t                     *testing.T
 	s                     *Store
+	payload               int // of a record: up to twelve times as many bytes
 	stream                eventlogtest.Stream
 	acknowledged, refused int
 	blobsIn, blobsRefused int
@@ -94,7 +104,7 @@ func (f *filler) goesOn(n int) {
 func (f *filler) append() error {
 	before := f.stream
 	a := f.stream.Next("word")
-	a.Payload, a.Durable = make([]byte, 700*(f.acknowledged%13)), f.acknowledged%4 > 0
+	a.Payload, a.Durable = make([]byte, f.payload*(f.acknowledged%13)), f.acknowledged%4 > 0
 	for _, err := range f.s.Append(f.t.Context(), []eventlog.Append{a}) {
 		if err != nil {
 			f.stream = before
@@ -109,7 +119,7 @@ func (f *filler) append() error {
 func (f *filler) blobs() {
 	f.t.Helper()
 	for i := range 60 {
-		key, b := audit.Hash{byte(i)}, []byte(fmt.Sprintf("%0100000d", i))
+		key, b := audit.Hash{byte(i)}, bytes.Repeat([]byte{byte(i)}, 150*f.payload)
 		if err := f.s.PutBlob(f.t.Context(), key, b); err != nil {
 			f.blobsRefused++
 			if _, err := f.s.Blob(f.t.Context(), key); !errors.Is(err, eventlog.ErrNoBlob) {

@@ -28,7 +28,6 @@ const (
 	maxReaders  = 4        // connections beside the writer's
 	busyTimeout = 5_000    // milliseconds to wait for a reader of another process to let go
 	cacheKiB    = 16 << 10 // of the writer: room for the inner pages of the index
-	walPages    = 4_000    // write the WAL back when it is as long
 )
 
 // Open opens the log in dir, or makes it: dir with mode 0700, its files with 0600. It returns a *HeldError when another
@@ -83,6 +82,8 @@ func (s *Store) openFile(ctx context.Context) error {
 	if err := f.checkpoint(ctx); err != nil { // a verifier may be reading; the next durable commit will do
 		s.logger.Warn("log is not yet synced", "dir", s.dir, "err", err)
 		synced = 0
+	} else if err := reserveWAL(path + walSuffix); err != nil {
+		s.logger.Info("the WAL could not be made as long as it will be; it grows as it is written", "dir", s.dir, "err", err)
 	}
 	s.file = f
 	s.know(l, synced)

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"sync"
 
 	"github.com/agenthypervisor/hypervisor/eventlog"
@@ -171,19 +170,6 @@ func (s *Store) undo(ctx context.Context, err error) bool {
 		return false
 	}
 	return true
-}
-
-// syncWAL makes durable what is in the WAL, where it cannot be written back. SQLite has no locks on this file that closing a
-// descriptor of it could lose.
-func (s *Store) syncWAL() error {
-	wal, err := os.OpenFile(filepath.Join(s.dir, fileName+"-wal"), os.O_RDWR, 0)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	return errors.Join(wal.Sync(), wal.Close())
 }
 
 // Close implements eventlog.Store: it finishes the index, makes everything durable and lets go of the directory. An iterator
