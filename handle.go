@@ -201,9 +201,9 @@ func (s *Session) letGo(ctx context.Context) {
 	s.rest()
 }
 
-// idle reports whether nothing would be lost if the state were let go. The lock is held.
+// idle reports whether nothing would be lost if the state were let go, and nothing is looked for on its behalf. The lock is held.
 func (s *Session) idle() bool {
-	if s.live == nil || len(s.calls) > 0 || s.live.st.pending.Load() > 0 {
+	if s.live == nil || len(s.calls) > 0 || s.live.st.pending.Load() > 0 || session.Attends(s.live.state) {
 		return false
 	}
 	for _, t := range s.live.tallies {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/agenthypervisor/hypervisor/internal/killfile"
 	"github.com/agenthypervisor/hypervisor/policy"
+	"github.com/agenthypervisor/hypervisor/session"
 )
 
 // kill.go: the kill switch (SPEC §7): what is stopped now. It waits for nobody who waits for the store: a kill is swapped in,
@@ -154,17 +155,36 @@ func (ks *killSwitch) learn(k policy.Kill) {
 func (ks *killSwitch) drop(gone func(policy.Kill) bool) {
 	ks.mu.Lock()
 	any := ks.current().Any(gone)
+	_, before := ks.current().In(policy.Scope{All: true})
 	if any {
 		ks.swap(ks.current().Without(gone))
 	}
+	_, after := ks.current().In(policy.Scope{All: true})
 	ks.mu.Unlock()
 	if !any {
 		return
 	}
 	ks.changed.pass()
+	if before && !after {
+		ks.hv.offer(ks.hv.goOn)
+	}
 	if err := ks.save(); err != nil {
 		ks.hv.opts.Logger.Warn("kills that are over stay in the kill file for now", "error", err)
 	}
+}
+
+// goOn lets the steps of sagas go on that waited for the end of a kill of everything.
+func (hv *Hypervisor) goOn(ctx context.Context) {
+	for _, s := range hv.inMemory((*Session).attends) {
+		s.tick(ctx)
+	}
+}
+
+// attends reports whether the session is in memory, and a step in it waits for what happens elsewhere.
+func (s *Session) attends() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.live != nil && session.Attends(s.live.state)
 }
 
 // save makes the kills in force durable: it returns nil once the file holds them as they are now or were later.

@@ -510,6 +510,21 @@ func (s *State) released(of func(string) *sagaWork, hold string, never policy.Co
 	}
 }
 
+// Attends reports whether a step of a saga waits for what no record of this session tells of: its tool, who answers at its address, or
+// the end of a quarantine, or of a kill of everything. Who has the session in memory keeps it there, and gives it a Tick, or resolves the
+// wait, when that comes.
+func Attends(s *State) bool {
+	for _, id := range s.SagasOpen {
+		for i := range s.Sagas[id].Run.Steps {
+			switch s.Sagas[id].Run.Steps[i].Hold {
+			case HeldForTool, Unreachable, holdQuarantine, holdKill:
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // letGo lets the steps go on whose agents are free again: that is recorded elsewhere, and a Tick follows it.
 func (s *State) letGo(env *Env, of func(string) *sagaWork) {
 	for _, id := range s.openSagas() {

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/agenthypervisor/hypervisor"
 	"github.com/agenthypervisor/hypervisor/audit"
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/session"
@@ -34,6 +33,12 @@ func (w *world) settle() {
 	ctx := context.Background()
 	w.healthy, w.full, w.gone = true, 0, 0
 	w.start()
+	w.quieten()
+	for range 4 { // what is tried again by itself comes to rest
+		w.clock.Advance(lookedForEach)
+		w.quieten()
+	}
+	w.endWaits()
 	for _, wait := range slices.Concat(slices.Repeat([]time.Duration{10 * time.Second}, 12), slices.Repeat([]time.Duration{time.Minute}, 100)) {
 		w.quieten()
 		for _, id := range w.ids {
@@ -45,6 +50,7 @@ func (w *world) settle() {
 			w.equip(s)
 		}
 		w.quieten()
+		w.overdue()
 		w.clock.Advance(wait)
 	}
 	w.quieten()
@@ -77,11 +83,8 @@ func (w *world) judgeBonds() {
 
 // quieten does all that waits, of which there is an end.
 func (w *world) quieten() {
-	for n := 0; w.hv.Step(context.Background()); n++ {
-		w.stats.steps++
-		if n > mostSteps {
-			w.must(getsQuiet, false, "there is no end of what waits: %d steps", n)
-		}
+	for w.steps = 0; w.hv.Step(context.Background()); {
+		w.stats.steps++ // which choose bounds
 	}
 	w.must(getsQuiet, true, "")
 }
@@ -100,13 +103,8 @@ func (w *world) judgeCalls() {
 }
 
 // tookEffect reports whether a step of a saga happened, or its undo did.
-func (w *world) tookEffect(r run, v *hypervisor.SagaView, step string, undo bool) bool {
-	i := slices.IndexFunc(v.Steps, func(s hypervisor.SagaStepView) bool { return s.ID == step })
-	name := v.Steps[i].Does
-	if undo {
-		name = "un" + name
-	}
-	return w.effects[name+string(argsOf(r.number, i))] > 0
+func (w *world) tookEffect(session, saga, step string, undo bool) bool {
+	return w.effects[effectOf(session, saga, step, undo)] > 0
 }
 
 // judgeSaga compares what a saga claims with what happened.
@@ -118,7 +116,7 @@ func (w *world) judgeSaga(r *run) {
 	w.must(sagasEnd, !v.Ended.IsZero() && v.Rests() && w.book.session(r.session).sagas[r.id].ended == v.State, "%s/%s has not ended: %+v", r.session, r.id, v)
 	w.stats.ends[v.State]++
 	for _, step := range v.Steps {
-		happened, undone := w.tookEffect(*r, &v, step.ID, false), w.tookEffect(*r, &v, step.ID, true)
+		happened, undone := w.tookEffect(r.session, r.id, step.ID, false), w.tookEffect(r.session, r.id, step.ID, true)
 		admitted := slices.Contains([]string{"compensation_failed", "compensation_unknown", "unknown"}, step.State) ||
 			v.State == "escalated" && slices.Contains([]string{"committed", "executing", "compensating"}, step.State) // its session ended before
 		say := func(holds bool, what string) {

@@ -47,6 +47,7 @@ type sessionBook struct {
 	deeds     map[string]*deed
 	ids       map[string]bool
 	sagas     map[string]*sagaBook
+	waits     map[string]*wait  // of steps, by SAGA/STEP
 	approvals map[string]string // granted, denied; empty: neither
 	slashed   map[policy.DID]bool
 	bonds     map[string]*bond
@@ -69,7 +70,8 @@ type deed struct {
 	readOnly   bool
 	operator   bool // an operator's, or in one's name
 	undo       bool
-	position   int // records that were in before
+	effect     string // SESSION/sag-3/east of a saga's step, with /undo of its undo; empty: it is no step
+	position   int    // records that were in before
 	started    int
 	outcome    string // done, failed, unknown; empty: none yet
 	sent       int
@@ -81,8 +83,22 @@ type sagaBook struct {
 	steps     []session.SagaStep
 	committed []string // in order
 	settled   map[string]saga.StepState
+	undoing   map[string]bool // steps whose newest try is of their undo
 	undone    map[string]int
 	ended     string
+}
+
+func (g *sagaBook) step(id string) *session.SagaStep {
+	return &g.steps[slices.IndexFunc(g.steps, func(s session.SagaStep) bool { return s.ID == id })]
+}
+
+// effectOf names what a step of a saga brings about, or its undo.
+func effectOf(session, saga, step string, undo bool) string {
+	name := session + "/" + saga + "/" + step
+	if undo {
+		name += "/undo"
+	}
+	return name
 }
 
 // An agentBook is what the records of an agent say.
@@ -106,7 +122,7 @@ func (b *book) session(id string) *sessionBook {
 	s := b.sessions[id]
 	if s == nil {
 		s = &sessionBook{id: id, state: session.NewState(id), members: map[policy.DID]*member{}, deeds: map[string]*deed{},
-			ids: map[string]bool{}, sagas: map[string]*sagaBook{}, approvals: map[string]string{}, slashed: map[policy.DID]bool{},
+			ids: map[string]bool{}, sagas: map[string]*sagaBook{}, waits: map[string]*wait{}, approvals: map[string]string{}, slashed: map[policy.DID]bool{},
 			bonds: map[string]*bond{}, elevated: map[policy.DID]*elevation{}}
 		b.sessions[id] = s
 	}
@@ -177,7 +193,9 @@ func (b *book) addSession(s *sessionBook, rec *eventlog.Append, r audit.Record, 
 	b.w.must(decided, !s.archived, "record %d of %s follows its last", rec.Seq, s.id)
 	for _, e := range events {
 		b.sessionEvent(s, r, e)
+		b.waitEvent(s, rec.Seq, r.Time, e)
 	}
+	b.waitsLast(s, rec.Seq, r.Time)
 }
 
 // once notes that an id was given out.
@@ -236,8 +254,12 @@ func (b *book) sessionEvent(s *sessionBook, r audit.Record, e session.Event) {
 // admitted notes an admission, which takes a token of its agent's.
 func (b *book) admitted(s *sessionBook, r audit.Record, e session.Admitted) {
 	b.once(s, e.ID)
-	s.deeds[e.ID] = &deed{id: e.ID, action: e.Action, agent: e.Agent, readOnly: e.ReadOnly, position: b.records,
+	d := &deed{id: e.ID, action: e.Action, agent: e.Agent, readOnly: e.ReadOnly, position: b.records,
 		operator: r.Caller.Role != policy.AgentRole.String(), undo: e.Undoes != "" || e.Saga != nil && e.Saga.Undo}
+	s.deeds[e.ID] = d
+	if e.Saga != nil {
+		d.effect = effectOf(s.id, e.Saga.Saga, s.sagas[e.Saga.Saga].steps[e.Saga.Step].ID, e.Saga.Undo)
+	}
 	m := s.members[e.Agent]
 	if m == nil || r.Caller.Role != policy.AgentRole.String() {
 		return // an operator's
@@ -267,7 +289,7 @@ func (b *book) sagaEvent(s *sessionBook, e session.Event) {
 	switch e := e.(type) {
 	case session.SagaCreated:
 		b.once(s, e.ID)
-		s.sagas[e.ID] = &sagaBook{id: e.ID, steps: e.Steps, settled: map[string]saga.StepState{}, undone: map[string]int{}}
+		s.sagas[e.ID] = &sagaBook{id: e.ID, steps: slices.Clone(e.Steps), settled: map[string]saga.StepState{}, undoing: map[string]bool{}, undone: map[string]int{}}
 	case session.SagaStepStarted:
 		if e.Undo {
 			b.undoBegins(s, s.sagas[e.Saga], e.Step)

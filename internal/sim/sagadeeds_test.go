@@ -3,6 +3,7 @@ package sim
 import (
 	"context"
 
+	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/saga"
 )
 
@@ -27,8 +28,20 @@ func (w *world) runSaga() {
 		return
 	}
 	w.must(acknowledged, w.book.session(s.ID()).sagas[out.ID] != nil, "the saga %s/%s is acknowledged and not recorded", s.ID(), out.ID)
-	w.runs = append(w.runs, run{s.ID(), out.ID, w.number})
+	w.runs = append(w.runs, run{s.ID(), out.ID})
 	w.did("saga", "runs", out.ID)
+	w.stopsSaga(s.ID(), out.ID)
+}
+
+// stopsSaga has something come between a saga's beginning and its steps, now and then.
+func (w *world) stopsSaga(session, id string) {
+	steps := w.book.session(session).sagas[id].steps
+	switch w.deeds.IntN(12) {
+	case 0, 1:
+		w.quarantines(session, steps[w.deeds.IntN(len(steps))].Agent)
+	case 2:
+		w.kills(policy.Scope{All: true})
+	}
 }
 
 // define makes a saga of up to four steps, each needing some before it, perhaps with a group.
@@ -36,9 +49,12 @@ func (w *world) define(draw func() int, session string) saga.Definition {
 	in := w.book.session(session).present()
 	d := saga.Definition{Name: "weather", Fault: w.deeds.IntN(2) == 0}
 	for i := range 1 + w.deeds.IntN(4) {
-		name := []string{"write", "put"}[w.deeds.IntN(2)]
-		s := saga.Step{ID: string(rune('a' + i)), Agent: in[draw()], Execute: "func:" + name, Undo: "func:un" + name, Retries: w.deeds.IntN(3),
-			Args: argsOf(w.number, i)}
+		s := saga.Step{ID: string(rune('a' + i)), Agent: in[draw()], Retries: w.deeds.IntN(3), Args: argsOf(w.number, i)}
+		if name := []string{"write", "put", "write", "put", "destroy"}[w.deeds.IntN(5)]; name == "destroy" {
+			s.Execute = "func:destroy" // which somebody must approve, and nothing takes back
+		} else {
+			s.Execute, s.Undo = "func:"+name, "func:un"+name
+		}
 		for j := range i {
 			if w.deeds.IntN(3) == 0 {
 				s.Needs = append(s.Needs, string(rune('a'+j)))
@@ -72,32 +88,4 @@ func (w *world) cancelSaga() {
 	}
 	d, err := s.CancelSaga(ctx, admin, r.id)
 	w.answered("cancel saga", d, err)
-}
-
-// resolveSaga ends something that a saga waits for, or tries to.
-func (w *world) resolveSaga() {
-	r, ok := w.anyRun()
-	if !ok {
-		return
-	}
-	ctx := context.Background()
-	s, err := w.hv.Session(ctx, r.session)
-	if err != nil {
-		return
-	}
-	v, err := s.Saga(ctx, r.id)
-	if err != nil || len(v.Steps) == 0 {
-		return
-	}
-	w.equip(s)
-	step := v.Steps[w.deeds.IntN(len(v.Steps))]
-	how := "retry"
-	if step.Waits == "outcome" { // somebody looks, and says how it is
-		how = "not"
-		if undo := step.State == "compensation_unknown"; w.tookEffect(r, &v, step.ID, undo) {
-			how = "happened"
-		}
-	}
-	d, err := s.ResolveSaga(ctx, admin, r.id, step.ID, how)
-	w.answered("resolve saga "+how, d, err)
 }

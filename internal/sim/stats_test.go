@@ -15,6 +15,8 @@ type stats struct {
 	deeds   map[string]int // by kind, and what came of them
 	checks  map[invariant]int
 	ends    map[string]int // of sagas
+	waits   map[string]int // of sagas' steps, by what for
+	ended   map[string]int // waits that a command ended in good weather
 	seeds   int
 	steps   int
 	records int
@@ -23,7 +25,7 @@ type stats struct {
 }
 
 func newStats() *stats {
-	return &stats{faults: map[fault]int{}, deeds: map[string]int{}, checks: map[invariant]int{}, ends: map[string]int{}}
+	return &stats{faults: map[fault]int{}, deeds: map[string]int{}, checks: map[invariant]int{}, ends: map[string]int{}, waits: map[string]int{}, ended: map[string]int{}}
 }
 
 func addTo[K comparable](to, from map[K]int) {
@@ -37,6 +39,8 @@ func (s *stats) add(o *stats) {
 	addTo(s.deeds, o.deeds)
 	addTo(s.checks, o.checks)
 	addTo(s.ends, o.ends)
+	addTo(s.waits, o.waits)
+	addTo(s.ended, o.ended)
 	s.seeds, s.steps, s.records, s.took, s.most = s.seeds+o.seeds, s.steps+o.steps, s.records+o.records, s.took+o.took, max(s.most, o.most)
 }
 
@@ -50,6 +54,8 @@ func (s *stats) String() string {
 	list(&b, "faults injected", s.faults)
 	list(&b, "operations", s.deeds)
 	list(&b, "sagas", s.ends)
+	list(&b, "waits of sagas", s.waits)
+	list(&b, "waits ended by their commands when the weather had cleared", s.ended)
 	list(&b, "invariants checked", s.checks)
 	return strings.TrimSuffix(b.String(), "\n")
 }

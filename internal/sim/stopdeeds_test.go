@@ -34,7 +34,15 @@ func (w *world) kill() {
 			}
 		}
 	}
-	k.Reason = policy.Manual
+	w.kills(k.Scope)
+	if k.All && w.deeds.IntN(3) > 0 { // it would be a dull history
+		w.lift(k.Scope)
+	}
+}
+
+// kills stops a scope, and holds the answer against the log.
+func (w *world) kills(scope policy.Scope) {
+	k := policy.Kill{Scope: scope, Reason: policy.Manual}
 	report, err := w.hv.Kill(context.Background(), admin, k)
 	if err != nil {
 		w.did("kill", refusal(err), err)
@@ -45,9 +53,6 @@ func (w *world) kill() {
 	}
 	w.must(acknowledged, !report.Recorded || w.book.killed(k.Scope, report.Kill.ID), "the kill of %s is said to be recorded, and is not", k.Scope)
 	w.did("kill", "ok", k.Scope, report.Recorded)
-	if k.All && w.deeds.IntN(3) > 0 { // it would be a dull history
-		w.lift(k.Scope)
-	}
 }
 
 func (w *world) liftAny() {
@@ -72,8 +77,12 @@ func (w *world) quarantine() {
 	if s == nil {
 		return
 	}
-	did := w.anyone(s)
-	c := agent.EnterQuarantine{Reason: policy.Manual, For: time.Duration(1+w.deeds.IntN(600)) * time.Second, Session: s.ID()}
+	w.quarantines(s.ID(), w.anyone(s))
+}
+
+// quarantines lets an agent only read, and holds the answer against the log.
+func (w *world) quarantines(session string, did policy.DID) {
+	c := agent.EnterQuarantine{Reason: policy.Manual, For: time.Duration(1+w.deeds.IntN(600)) * time.Second, Session: session}
 	d, err := w.hv.Quarantine(context.Background(), admin, did, c)
 	w.answered("quarantine", d, err)
 	if err == nil && d.Allowed {

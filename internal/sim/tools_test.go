@@ -46,7 +46,7 @@ func (w *world) equip(s *hypervisor.Session) {
 func (w *world) tool(session, name string) action.Func {
 	return func(ctx context.Context, args json.RawMessage) (json.RawMessage, error) {
 		return w.weathered(ctx, session, name, args, func() (json.RawMessage, error) {
-			w.happens(name, args)
+			w.happens(w.book.session(session).deeds[hypervisor.ActionOf(ctx)], name, args)
 			return json.RawMessage(`"ok"`), nil
 		})
 	}
@@ -102,9 +102,12 @@ func (w *world) dispatched(session, name, id string, args json.RawMessage) {
 	w.still(s, d)
 }
 
-// happens is the effect.
-func (w *world) happens(name string, args json.RawMessage) {
+// happens is the effect of an action; nil: it is in no record yet.
+func (w *world) happens(d *deed, name string, args json.RawMessage) {
 	key := name + string(args)
+	if d != nil && d.effect != "" {
+		key = d.effect
+	}
 	w.effects[key]++
 	w.note("effect %s", short(key))
 	w.must(harmOnce, harmless[name] || w.effects[key] == 1, "%s took effect %d times", short(key), w.effects[key])

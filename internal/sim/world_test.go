@@ -42,6 +42,7 @@ type world struct {
 	full  int    // appends that the disk is full for yet
 	gone  int    // turns for which the tools cannot be reached yet
 	depth int    // of answers that wait for others
+	steps int    // that the turn has taken, those that calls take themselves as well
 
 	agents   []policy.DID
 	ids      []string              // sessions that were acknowledged
@@ -56,6 +57,7 @@ type world struct {
 	files    map[string]string     // of the drive
 
 	thread string // the goroutine of the history
+	places uint   // where another one could have come
 	book   *book
 	stats  *stats
 	wrong  *violation
@@ -74,7 +76,6 @@ type asked struct {
 // A run is a saga that was acknowledged.
 type run struct {
 	session, id string
-	number      int
 }
 
 func newWorld(p *plan, keepTrace bool) *world {
@@ -121,7 +122,7 @@ func (w *world) history() string {
 		w.live(func() {}) // the first process
 		for turn := range w.plan.turns {
 			if w.plan.takes(turn) && w.wrong == nil {
-				w.turn, w.dice = turn, w.plan.dice(turn)
+				w.turn, w.dice, w.steps = turn, w.plan.dice(turn), 0
 				w.live(w.takeTurn)
 			}
 		}
@@ -177,6 +178,9 @@ func (w *world) pass() {
 
 // choose says what is done next of what waits.
 func (w *world) choose(n int) int {
+	if w.steps++; w.steps > mostSteps {
+		w.must(getsQuiet, false, "there is no end of what waits: %d steps", w.steps)
+	}
 	if n > 1 && w.hits(reordered) {
 		return w.order.IntN(n)
 	}
@@ -210,9 +214,9 @@ func (w *world) survives(f func()) (alive bool) {
 
 func (w *world) start() {
 	w.boot++
-	loaded := 3 // so that sessions are let go all the time
-	if w.healthy {
-		loaded = 2 * mostSessions
+	loaded := 2 * mostSessions
+	if w.plan.seed%2 == 1 {
+		loaded = 3 // sessions are let go all the time
 	}
 	hv, err := hypervisor.Open(context.Background(), &hypervisor.Options{Store: &disk{w.log, w, w.boot}, Clock: w.clock, Stepped: true,
 		Choose: w.choose, Random: hypervisortest.NewSeeded(w.boot), MaxLoaded: loaded})
