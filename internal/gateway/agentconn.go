@@ -78,7 +78,7 @@ func (c *agentConn) Read(ctx context.Context) (jsonrpc.Message, error) {
 
 // accept turns a line into a message and enters a request as in flight.
 func (c *agentConn) accept(line []byte) (jsonrpc.Message, *fault) {
-	e, f := parse(line)
+	e, f := parseClients(line)
 	switch {
 	case f != nil:
 		return nil, f

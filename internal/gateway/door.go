@@ -209,7 +209,7 @@ func (v *visit) readBody(w *patientWriter, r *http.Request) (envelope, []byte, b
 		http.Error(w, "the body did not come", http.StatusBadRequest)
 		return envelope{}, nil, false
 	}
-	e, f := parse(body)
+	e, f := parseClients(body)
 	if f != nil {
 		answerFault(w, f)
 		return envelope{}, nil, false

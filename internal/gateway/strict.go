@@ -72,6 +72,17 @@ func parse(line []byte) (envelope, *fault) {
 	return e, f
 }
 
+// parseClients is parse for a client's line, which is also of the types that MCP wants.
+func parseClients(line []byte) (envelope, *fault) {
+	e, f := parse(line)
+	if f == nil {
+		if f = checkTypes(e); f != nil {
+			f.id = salvageID(line)
+		}
+	}
+	return e, f
+}
+
 func parseEnvelope(line []byte) (envelope, *fault) {
 	if err := action.WellFormed(line); err != nil {
 		return envelope{}, &fault{code: jsonrpc.CodeParseError, text: "parse error: " + err.Error()}
