@@ -149,7 +149,9 @@ func (d *served) desk(t *testing.T, program, token, file string) *desk {
 	path := filepath.Dir(os.Getenv(program)) + string(os.PathListSeparator) + filepath.Dir(os.Getenv(newNode)) + string(os.PathListSeparator) + os.Getenv("PATH")
 	p.env = []string{"HOME=" + p.home, "PATH=" + path, "HYPERVISOR_AGENT_TOKEN=" + token, "MODEL=" + model.URL,
 		"ANTHROPIC_BASE_URL=" + model.URL, "ANTHROPIC_API_KEY=none", "OPENAI_API_KEY=none",
-		"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC=1", "ENABLE_TOOL_SEARCH=false"} // else the tools are not in its first request
+		"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC=1",
+		// Else the tools are not in its first request: it looks for them later, or has waited for them five seconds only.
+		"ENABLE_TOOL_SEARCH=false", "MCP_CONNECTION_NONBLOCKING=false", "MCP_CONNECT_TIMEOUT_MS=300000", "MCP_TIMEOUT=300000"}
 	return p
 }
 
@@ -192,7 +194,7 @@ func codex(p *desk) {
 	if want := found(p.t, p.quickstart, "(?s)```toml\n(.*?)```"); err != nil || strings.TrimSpace(string(b)) != strings.TrimSpace(want) {
 		p.t.Errorf("it writes %q, %v; the page has %q", b, err, want)
 	}
-	p.sh(`codex exec --skip-git-repo-check --dangerously-bypass-approvals-and-sandbox -c model=scripted -c model_provider=script ` +
+	p.sh(`codex exec --skip-git-repo-check --dangerously-bypass-approvals-and-sandbox -c model=scripted -c model_provider=script -c mcp_servers.hypervisor.startup_timeout_sec=300 ` +
 		`-c "model_providers.script={name=\"script\",base_url=\"$MODEL/v1\",wire_api=\"responses\",env_key=\"OPENAI_API_KEY\"}" "write the file" < /dev/null`)
 }
 
