@@ -24,6 +24,11 @@ Where there is none, each action the file or a pack of its names is explained: t
 back, by which calls, which tool reads what was there before, and why; and each policy. It needs no hypervisor.`,
 		Example: "  hypervisor policy check hypervisor.yaml\n  hypervisor policy check wrap.yaml --name files",
 		RunE: func(_ *cobra.Command, args []string) error {
+			if name != "" {
+				if err := config.CheckServerName(name); err != nil {
+					return usage("--name: %w", err)
+				}
+			}
 			cfg, err := config.Load(args[0], &config.Options{Wrapped: name})
 			if err != nil {
 				return g.configFault(err)

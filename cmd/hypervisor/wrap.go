@@ -116,6 +116,9 @@ func (w *wrapping) misconfigured(err error) error {
 // setting reads the configuration, if there is one, and finds out for whom the calls are made.
 func (w *wrapping) setting() (setting, error) {
 	set := setting{agent: localAgent}
+	if err := config.CheckServerName(w.name); err != nil {
+		return set, fmt.Errorf("--name: %w", err)
+	}
 	if w.agent != "" {
 		did, err := policy.ParseDID(w.agent)
 		if err != nil {

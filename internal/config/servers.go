@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -45,14 +46,22 @@ var (
 	headerName = regexp.MustCompile("^[a-zA-Z0-9!#$%&'*+.^_`|~-]+$") // RFC 9110 §5.6.2
 )
 
+// CheckServerName returns why no server can have a name; nil: one can.
+func CheckServerName(name string) error {
+	switch {
+	case !serverName.MatchString(name):
+		return errors.New("a server's name has letters, digits, _ and - only, at most 64, and starts with a letter or digit")
+	case name == ownName:
+		return errors.New("the name is taken by the hypervisor's own tools")
+	}
+	return nil
+}
+
 // mcpServers reads upstreams from the configuration or, with its reader, from a client's file.
 func (l *loader) mcpServers(r *reader, it item) {
 	r.Mapping(it, func(name string, it item) {
-		switch {
-		case !serverName.MatchString(name):
-			r.Fault(it, "a server's name has letters, digits, _ and - only, at most 64, and starts with a letter or digit")
-		case name == ownName:
-			r.Fault(it, "the name is taken by the hypervisor's own tools")
+		if err := CheckServerName(name); err != nil {
+			r.Fault(it, "%v", err)
 		}
 		if _, twice := l.MCPServers[name]; twice {
 			r.Fault(it, "the server is in mcpServers and in mcpServersFile")

@@ -16,6 +16,7 @@ import (
 
 	"github.com/agenthypervisor/hypervisor"
 	"github.com/agenthypervisor/hypervisor/action"
+	"github.com/agenthypervisor/hypervisor/internal/document"
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/ring"
 	"github.com/agenthypervisor/hypervisor/session"
@@ -290,8 +291,11 @@ func (f *Front) actionID(name string) string {
 			return c.Name() + "." + rest
 		}
 	}
-	return server + "." + fmt.Sprintf("no-such-name-%x", sha256.Sum256([]byte(name)))[:len("no-such-name-")+12]
+	return server + "." + noSuchName + fmt.Sprintf("%x", sha256.Sum256([]byte(name)))[:12]
 }
+
+// noSuchName begins what stands in records for a name that no tool can have.
+const noSuchName = "no-such-name-"
 
 // loaded reports whether a face's tools are registered.
 func (f *Front) loaded(c *face) bool {
@@ -374,9 +378,13 @@ func (f *Front) outgrown(ctx context.Context) bool {
 
 // Act puts a call to the session.
 func (f *Front) Act(ctx context.Context, tool string, args json.RawMessage) (Reply, error) {
-	out, err := f.session.Act(ctx, f.agent, session.Act{Action: f.actionID(tool), Args: args})
+	id := f.actionID(tool)
+	out, err := f.session.Act(ctx, f.agent, session.Act{Action: id, Args: args})
 	switch {
 	case err == nil:
+		if _, name, _ := strings.Cut(id, "."); out.Code == policy.UnknownAction && strings.HasPrefix(name, noSuchName) {
+			out.Reason = fmt.Sprintf("there is no tool %q here; the list of tools names those there are", document.Clip(neutralText(tool)))
+		}
 		return Reply{Decision: out.Decision, Result: out.Result, Err: out.Err}, nil
 	case ctx.Err() != nil:
 		return Reply{}, ctx.Err()

@@ -110,6 +110,11 @@ func TestADeadServerDoesNotHideTheOthersAndSaysWhenItIsTriedAgain(t *testing.T) 
 	if text, code := call(t, cs, "bad__tool", `{}`); code != string(policy.UnknownAction) || !strings.Contains(text, "exit status 3") || !strings.Contains(text, "try again in") {
 		t.Errorf("%s %s", text, code)
 	}
+	for _, name := range []string{"hypervisor__file_read", "one.echo"} { // names that no server's tool can have are said as they were asked for
+		if text, code := call(t, cs, name, `{}`); code != string(policy.UnknownAction) || !strings.Contains(text, fmt.Sprintf("there is no tool %q here", name)) {
+			t.Errorf("%s: %s %s", name, code, text)
+		}
+	}
 	if text, _ := call(t, cs, "one__die", `{}`); !strings.Contains(text, "unknown") {
 		t.Error(text)
 	}
