@@ -74,7 +74,7 @@ type AgentView struct {
 	Killed      *policy.Kill       // everywhere; nil: it is not
 	Bonds       []agent.Bond       // outstanding, oldest first
 	Records     uint64             // in its stream
-	Changed     time.Time          // of the newest
+	Changed     time.Time          // of the newest; zero: there is none
 }
 
 // Agents yields the agents that have a ledger, in no order.
@@ -92,8 +92,24 @@ func (hv *Hypervisor) Agents(ctx context.Context) iter.Seq2[policy.DID, error] {
 	}
 }
 
-// Agent returns an agent, or ErrNotFound for one without a ledger.
+// Agent returns an agent. One without a ledger that takes part in a session in memory has the standing of a newcomer and no records;
+// of any other without one nothing is known: ErrNotFound.
 func (hv *Hypervisor) Agent(ctx context.Context, did policy.DID) (AgentView, error) {
+	v, err := hv.agentView(ctx, did)
+	if err != nil || v.Records > 0 {
+		return v, err
+	}
+	seats, err := hv.Seats(did)
+	if err == nil && len(seats) == 0 {
+		err = fmt.Errorf("agent %s: %w: nothing has been said of it, nothing has moved its standing, and it is in no session in memory", did, ErrNotFound)
+	}
+	if err != nil {
+		return AgentView{}, err
+	}
+	return v, nil
+}
+
+func (hv *Hypervisor) agentView(ctx context.Context, did policy.DID) (AgentView, error) {
 	h := hv.agents.handle(did)
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -101,9 +117,6 @@ func (hv *Hypervisor) Agent(ctx context.Context, did policy.DID) (AgentView, err
 		return AgentView{}, err
 	}
 	s := h.state
-	if s.Seq == 0 {
-		return AgentView{}, fmt.Errorf("agent %s: %w: nothing has been said of it, and nothing has moved its standing", did, ErrNotFound)
-	}
 	v := AgentView{DID: did, Sigma: s.Sigma(), Risk: s.Risk, Blacklisted: s.Blacklisted, Quarantine: s.Quarantine, Bonds: slices.Clone(s.Bonds), Records: s.Seq, Changed: s.Time}
 	if k, killed := hv.kills.current().In(policy.Scope{Agent: did}); killed {
 		v.Killed = &k

@@ -3,12 +3,14 @@ package hypervisor_test
 import (
 	"context"
 	"errors"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/agenthypervisor/hypervisor"
 	"github.com/agenthypervisor/hypervisor/agent"
+	"github.com/agenthypervisor/hypervisor/eventlog"
 	"github.com/agenthypervisor/hypervisor/hypervisortest"
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/ring"
@@ -121,9 +123,11 @@ func TestBondsAreCutNewestFirstWhenTheVoucherFalls(t *testing.T) {
 	}
 }
 
-// SPEC §3: "two vouches at once never spend the same collateral".
+// SPEC §3: "two vouches at once never spend the same collateral". All are decided in their sessions before any is recorded, so that
+// each finds nothing set aside yet and only the voucher's own stream can say no.
 func TestConcurrentVouchesNeverOverspend(t *testing.T) {
-	hv := open(t, nil)
+	store := newKept()
+	hv := open(t, &hypervisor.Options{Store: store})
 	ctx := context.Background()
 	const sessions = 12
 	var all []*hypervisor.Session
@@ -132,7 +136,11 @@ func TestConcurrentVouchesNeverOverspend(t *testing.T) {
 	}
 	var wg sync.WaitGroup
 	var mu sync.Mutex
-	given := ring.Sigma(0)
+	given, decided := ring.Sigma(0), make(chan struct{})
+	store.break_(func(recs []eventlog.Append) []error {
+		<-decided
+		return store.Store.Append(ctx, recs)
+	})
 	for i, s := range all {
 		for _, vouchee := range []policy.DID{bob, cem} {
 			wg.Go(func() {
@@ -147,6 +155,15 @@ func TestConcurrentVouchesNeverOverspend(t *testing.T) {
 			})
 		}
 	}
+	for _, s := range all {
+		for bonds := []hypervisor.Bond(nil); len(bonds) < 2; runtime.Gosched() {
+			var err error
+			if bonds, err = s.Bonds(ctx); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	close(decided)
 	wg.Wait()
 	v, err := hv.Agent(ctx, ann)
 	if err != nil || given > agent.MostBonded(v.Sigma) || given < 600_000 {

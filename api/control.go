@@ -171,8 +171,8 @@ type Agent struct {
 	Admission   string      `json:"admission"`             // how sessions admit it: yes, probation, risk_denied, blacklisted
 	Bonded      Decimal     `json:"bonded"`                // put up for others, in all sessions together
 	MayBond     Decimal     `json:"may_bond"`              // yet: 80 % of σ less what is bonded, and nothing up to 0.60
-	Records     uint64      `json:"records"`               // in its ledger
-	Changed     time.Time   `json:"changed"`
+	Records     uint64      `json:"records"`               // in its ledger; zero: it has none, and is in a session
+	Changed     time.Time   `json:"changed,omitzero"`      // time of the newest; left out: there is none
 
 	// Of one agent that is asked for: its bonds, and the newest entries its σ came from, oldest first.
 	Bonds   []AgentBond   `json:"bonds,omitempty"`

@@ -62,7 +62,7 @@ func agentDo(cmd *cobra.Command, g *globals, ask func(context.Context, *client.C
 	case g.json:
 		return g.printJSON(a)
 	}
-	stopped, apart := "", ""
+	stopped, apart, changed := "", "", ""
 	if q := a.Quarantine; q != nil {
 		apart = "until " + when(q.Until) + ": " + strings.Join(q.Reasons, "; ")
 		if q.Kills {
@@ -72,9 +72,12 @@ func agentDo(cmd *cobra.Command, g *globals, ask func(context.Context, *client.C
 	if k := a.Killed; k != nil {
 		stopped = "since " + when(k.At) + " by " + k.By + ": " + because(*k)
 	}
+	if a.Records > 0 {
+		changed = when(a.Changed)
+	}
 	g.printFields(field{"agent", a.DID}, field{"σ", string(a.Sigma)}, field{"risk", string(a.Risk)}, field{"ring", strconv.Itoa(a.Ring) + " by its σ alone"},
 		field{"admission", admissions[a.Admission]}, field{"bonded", string(a.Bonded) + ", and may bond " + string(a.MayBond) + " more"},
-		field{"quarantine", apart}, field{"killed", stopped}, field{"entries", strconv.FormatUint(a.Records, 10)}, field{"changed", when(a.Changed)})
+		field{"quarantine", apart}, field{"killed", stopped}, field{"entries", strconv.FormatUint(a.Records, 10)}, field{"changed", changed})
 	for _, b := range a.Bonds {
 		cut := ""
 		if b.Cut {
@@ -242,7 +245,7 @@ on a name whose session has ended opens its successor with the same settings.`,
 		},
 	}
 	cmd.Flags().StringVar(&in.Session, "session", "", "the session's id, or a name")
-	_ = cmd.MarkFlagRequired("session")
+	required(cmd, "session")
 	tokenFlags(cmd, &in.For, &file)
 	return cmd
 }

@@ -156,7 +156,7 @@ sessions, the one that ended first first: good ones raise nobody, bad ones hold 
 	cmd.Flags().StringVar(&sigma, "sigma", "", "its σ, from 0 to 1")
 	cmd.Flags().StringVar(&file, "manifest", "", "its IATP manifest, a JSON file")
 	cmd.Flags().StringVar(&past, "receipts", "", "receipts of its past sessions, a JSON file")
-	_ = cmd.MarkFlagRequired("agent")
+	required(cmd, "agent")
 	return cmd
 }
 
@@ -215,7 +215,7 @@ func sessionLeave(g *globals) *cobra.Command {
 		}, func() string { return agent + " has left" }),
 	}
 	cmd.Flags().StringVar(&agent, "agent", "", "the agent's DID")
-	_ = cmd.MarkFlagRequired("agent")
+	required(cmd, "agent")
 	return cmd
 }
 

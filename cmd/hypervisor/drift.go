@@ -58,7 +58,7 @@ the agent is held a ring lower until an operator lifts it, from 0.50 on it is sl
 	cmd.Flags().StringVar(&file, "embeddings", "", "what it claims and what was observed, a JSON file")
 	cmd.Flags().StringVar(&in.Metric, "metric", "", "how embeddings are compared: cosine (where nothing is said) or euclidean")
 	cmd.Flags().StringVar(&in.Reason, "reason", "", "what was observed, for the record")
-	_ = cmd.MarkFlagRequired("agent")
+	required(cmd, "agent")
 	return cmd
 }
 

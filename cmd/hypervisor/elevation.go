@@ -51,7 +51,7 @@ asks for itself; an operator names it.`,
 	cmd.Flags().IntVar(&in.Ring, "ring", 2, "the ring, 2 or 1")
 	cmd.Flags().StringVar(&in.For, "for", "", "how long, such as 10m; at most 1h (default 5m)")
 	cmd.Flags().StringVar(&in.Reason, "reason", "", "why, for who sponsors it")
-	_ = cmd.MarkFlagRequired("session")
+	required(cmd, "session")
 	return cmd
 }
 
@@ -73,7 +73,7 @@ func elevationList(g *globals) *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&session, "session", "", "the session's id, or a name")
-	_ = cmd.MarkFlagRequired("session")
+	required(cmd, "session")
 	return cmd
 }
 
@@ -105,7 +105,7 @@ func sessionLiftDemotion(g *globals) *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&agent, "agent", "", "the agent's DID")
-	_ = cmd.MarkFlagRequired("agent")
+	required(cmd, "agent")
 	return cmd
 }
 

@@ -81,7 +81,7 @@ func incidentList(g *globals) *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&session, "session", "", "the session's id, or a name")
-	_ = cmd.MarkFlagRequired("session")
+	required(cmd, "session")
 	return cmd
 }
 

@@ -177,6 +177,15 @@ type failure struct {
 func (f *failure) Error() string { return f.err.Error() }
 func (f *failure) Unwrap() error { return f.err }
 
+// required has a command refuse to run without these of its flags. A name that is none of its flags is a slip of ours.
+func required(cmd *cobra.Command, names ...string) {
+	for _, name := range names {
+		if err := cmd.MarkFlagRequired(name); err != nil {
+			panic("hypervisor: " + cmd.Name() + ": " + err.Error())
+		}
+	}
+}
+
 // usage is the error of a command line or a configuration that is wrong.
 func usage(format string, args ...any) error {
 	return &failure{exitUsage, fmt.Errorf(format, args...)}

@@ -178,7 +178,7 @@ func sagaList(g *globals) *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&session, "session", "", "the session's id, or a name")
-	_ = cmd.MarkFlagRequired("session")
+	required(cmd, "session")
 	return cmd
 }
 
@@ -236,7 +236,7 @@ steps again.`,
 		},
 	}
 	cmd.Flags().StringVar(&step, "step", "", "the step's id")
-	_ = cmd.MarkFlagRequired("step")
+	required(cmd, "step")
 	return cmd
 }
 
@@ -266,8 +266,7 @@ waits for a tool, a release or an approval can be told to retry.`,
 	}
 	cmd.Flags().StringVar(&step, "step", "", "the step's id")
 	cmd.Flags().StringVar(&how, "how", "", "happened, not or retry")
-	_ = cmd.MarkFlagRequired("step")
-	_ = cmd.MarkFlagRequired("how")
+	required(cmd, "step", "how")
 	return cmd
 }
 

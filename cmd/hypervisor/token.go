@@ -36,7 +36,7 @@ func tokenCreate(g *globals) *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&in.Role, "role", "", "operator, approver, auditor or service")
-	_ = cmd.MarkFlagRequired("role")
+	required(cmd, "role")
 	tokenFlags(cmd, &in.For, &file)
 	return cmd
 }

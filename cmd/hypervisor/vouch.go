@@ -53,7 +53,7 @@ together, in all sessions, are at most 80 %. It ends with the session, or when -
 	cmd.Flags().StringVar(&in.Vouchee, "vouchee", "", "the other agent's DID")
 	cmd.Flags().StringVar(&bond, "bond", "", "how much σ, from 0 to 1")
 	cmd.Flags().StringVar(&expires, "expires", "", "how long, such as 10m; with the session where nothing is said")
-	_ = cmd.MarkFlagRequired("vouchee")
+	required(cmd, "vouchee")
 	return cmd
 }
 

@@ -47,7 +47,7 @@ func (a *API) agent(ctx context.Context, caller policy.Caller, in request[none])
 	for _, b := range v.Bonds {
 		out.Bonds = append(out.Bonds, api.AgentBond{ID: b.ID, Session: b.Session, Vouchee: string(b.Vouchee), Bond: api.Decimal(b.Amount.String()), Cut: b.Cut})
 	}
-	for e, err := range a.hv.Ledger(ctx, did, v.Records-min(v.Records-1, newestRecords-1)) {
+	for e, err := range a.hv.Ledger(ctx, did, max(v.Records, newestRecords)-newestRecords+1) {
 		if err != nil {
 			return out, err
 		}
