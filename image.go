@@ -245,6 +245,8 @@ func (s *Session) leaving(ctx context.Context, c *call, result json.RawMessage) 
 type resolvedCall struct {
 	Tool string          `json:"tool"` // of the same server
 	Args json.RawMessage `json:"args"`
+
+	by *handler // what does it; nil: the tool of the server
 }
 
 // undoCalls returns what takes an action back, resolved, as JSON; nil: nothing does.
@@ -259,7 +261,7 @@ func undoCalls(d *action.Descriptor, scope action.Scope) ([]byte, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", c.Tool, err)
 		}
-		out[i] = resolvedCall{c.Tool, args}
+		out[i] = resolvedCall{Tool: c.Tool, Args: args}
 	}
 	return json.Marshal(out)
 }

@@ -144,10 +144,10 @@ func (s *Session) sagaView(id string, g *session.Saga) SagaView {
 			sv.Waits = "outcome"
 		}
 		switch {
-		case r.Skipped:
-			sv.Why = "stands since " + g.Replays
 		case r.Invalid:
 			sv.Why = "invalidated"
+		case r.Skipped:
+			sv.Why = "stands since " + g.Replays
 		}
 		v.Steps = append(v.Steps, sv)
 	}

@@ -3,12 +3,14 @@ package hypervisor
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/agenthypervisor/hypervisor/action"
 	"github.com/agenthypervisor/hypervisor/audit"
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/session"
@@ -34,6 +36,10 @@ type deed struct {
 	outcomeIn   string // the stream and the record that say how it ended, beside which its undo stands
 	outcomeSeq  uint64
 
+	try    *session.SagaTry // it was a step's; nil: it was none's
+	own    string           // the action that its saga's step names for its undo; empty: what takes it back stands beside its outcome
+	effect string           // what that is called for; with own
+
 	args  []byte // it was called with; nil: to be read from its record
 	calls []byte // what takes it back, as recorded; nil: to be read
 
@@ -49,12 +55,13 @@ func (d *deed) counts() bool { return d.Outcome != session.Unsuccessful && d.Und
 type history struct {
 	hv       *Hypervisor
 	criteria func(*session.Admitted, *audit.Record) bool
-	upTo     uint64            // the position read up to
-	seen     map[string]uint64 // the newest record read of each session
-	deeds    map[string]*deed  // by SESSION/act-12
-	order    []*deed           // by position
-	attempts map[string]string // undos, and what each takes back
-	places   map[string]bool   // resources of the wanted, and all above them
+	upTo     uint64             // the position read up to
+	seen     map[string]uint64  // the newest record read of each session
+	deeds    map[string]*deed   // by SESSION/act-12
+	order    []*deed            // by position
+	attempts map[string]string  // undos, and what each takes back
+	sagas    map[string]*ofSaga // of which wanted actions are steps, by SESSION/sag-3
+	places   map[string]bool    // resources of the wanted, and all above them
 	changes  ledger
 	planOnly bool // nothing will be taken back
 	held     int  // bytes of args and calls that are held
@@ -62,7 +69,7 @@ type history struct {
 
 // survey finds the actions that are wanted, and what else was done to the same since.
 func (hv *Hypervisor) survey(ctx context.Context, req *UndoRequest) (*history, error) {
-	h := &history{hv: hv, seen: map[string]uint64{}, deeds: map[string]*deed{}, attempts: map[string]string{}, places: map[string]bool{}, changes: newLedger(), planOnly: req.Plan}
+	h := &history{hv: hv, seen: map[string]uint64{}, deeds: map[string]*deed{}, attempts: map[string]string{}, sagas: map[string]*ofSaga{}, places: map[string]bool{}, changes: newLedger(), planOnly: req.Plan}
 	since := time.Time{}
 	if req.Since > 0 {
 		since = hv.Now().Add(-req.Since)
@@ -79,8 +86,84 @@ func (hv *Hypervisor) survey(ctx context.Context, req *UndoRequest) (*history, e
 	if first == 0 {
 		return h, nil
 	}
+	for name, g := range h.sagas {
+		if err := g.read(ctx, hv, name); err != nil {
+			return nil, err
+		}
+	}
 	h.upTo = first - 1
-	return h, h.catchUp(ctx)
+	if err := h.catchUp(ctx); err != nil {
+		return h, err
+	}
+	for _, d := range h.order {
+		if g := h.sagaOf(d); d.own != "" && g.open {
+			d.Open = d.Saga
+		}
+	}
+	return h, nil
+}
+
+// An ofSaga is what matters here of a saga: what takes its steps back, and whether it goes on.
+type ofSaga struct {
+	steps []session.SagaStep
+	agent bool // an agent runs it
+	open  bool
+}
+
+// read finds out about a saga, SESSION/sag-3: of its steps in the record that it is named after.
+func (g *ofSaga) read(ctx context.Context, hv *Hypervisor, name string) error {
+	in, id, _ := strings.Cut(name, "/")
+	seq, ok := seqOf(id)
+	if !ok {
+		return fmt.Errorf("saga %s: %w", name, ErrNotFound)
+	}
+	s, err := hv.Session(ctx, in)
+	if err != nil {
+		return err
+	}
+	for r, err := range hv.read(ctx, audit.SessionPrefix+in, seq) {
+		if err != nil {
+			return err
+		}
+		events, err := session.ParseEvents(r.Events)
+		if err != nil {
+			return fmt.Errorf("%s, record %d: %w", r.Stream, r.Seq, err)
+		}
+		for _, e := range events {
+			if e, ok := e.(session.SagaCreated); ok && e.ID == id {
+				g.steps, g.agent = e.Steps, e.Agent
+			}
+		}
+		break
+	}
+	v, err := s.Saga(ctx, id)
+	if errors.Is(err, ErrNotFound) {
+		return nil // it ended long ago
+	}
+	g.open = v.Ended.IsZero()
+	return err
+}
+
+// sagaOf returns what is known of the saga that a wanted action is of; nil: it is of none.
+func (h *history) sagaOf(d *deed) *ofSaga {
+	if d.try == nil {
+		return nil
+	}
+	return h.sagas[d.Session+"/"+d.try.Saga]
+}
+
+// ownUndo notes what the step that an action was names for its undo: nothing of that stands beside its outcome.
+func (h *history) ownUndo(d *deed) {
+	g := h.sagaOf(d)
+	if g == nil || d.try.Undo || d.try.Step >= len(g.steps) {
+		return
+	}
+	step := &g.steps[d.try.Step]
+	if d.own = step.Undo; d.own != "" {
+		d.Word = g.agent
+		d.Saga, d.effect = d.try.Saga, d.Session+"/"+d.try.Saga+"/"+step.ID+"/undo"
+		d.Reversibility = min(d.Reversibility, action.Partial) // whatever its descriptor's own undo could do
+	}
 }
 
 // oldest returns the position of the oldest wanted action, zero if there is none, and notes what they all touch.
@@ -99,6 +182,10 @@ func (h *history) oldest(ctx context.Context, req *UndoRequest, since time.Time)
 			}
 			if first == 0 {
 				first = rec.Position
+			}
+			if e.Saga != nil && !e.Saga.Undo {
+				name := strings.TrimPrefix(rec.Stream, audit.SessionPrefix) + "/" + e.Saga.Saga
+				h.sagas[name] = &ofSaga{}
 			}
 			h.places[e.Resource] = true
 			for above := range parents(e.Resource) {
@@ -277,7 +364,7 @@ func (h *history) note(e session.Event, in string, r *stored) {
 	case session.Completed:
 		if d := h.deeds[in+"/"+e.ID]; d != nil {
 			d.ended(session.Done, r)
-			d.Calls, d.after, d.afterAbsent = e.Undo != audit.Hash{}, e.After, e.AfterAbsent
+			d.Calls, d.after, d.afterAbsent = d.own != "" || e.Undo != audit.Hash{}, e.After, e.AfterAbsent
 			d.looked = e.AfterAbsent || e.After != audit.Hash{}
 			if d.wanted {
 				d.calls = h.hold(r, "undo")
@@ -300,7 +387,7 @@ func (h *history) note(e session.Event, in string, r *stored) {
 			d.ended(session.Unsuccessful, r)
 		default:
 			d.ended(session.Done, r)
-			d.Calls, d.after, d.afterAbsent = e.Undo != audit.Hash{}, e.After, e.AfterAbsent
+			d.Calls, d.after, d.afterAbsent = d.own != "" || e.Undo != audit.Hash{}, e.After, e.AfterAbsent
 			d.looked = e.AfterAbsent || e.After != audit.Hash{}
 		}
 	case session.Undone:
@@ -365,9 +452,10 @@ func (h *history) admitted(e session.Admitted, in string, r *stored) {
 	}
 	d := &deed{time: r.Time, pos: r.Position, seq: r.Seq, wanted: wanted, image: e.Absent || e.Image != audit.Hash{}, before: e.ImageMAC, absent: e.Absent,
 		Target: session.Target{Session: in, ID: e.ID, Agent: e.Agent, Action: e.Action, Required: e.RequiredRing, Reversibility: e.Reversibility,
-			ReadOnly: e.ReadOnly, Undoes: e.Undoes, Resource: e.Resource, Until: e.UndoUntil}}
+			ReadOnly: e.ReadOnly, Undoes: e.Undoes, Resource: e.Resource, Until: e.UndoUntil}, try: e.Saga}
 	if wanted {
 		d.args = h.hold(r, "args")
+		h.ownUndo(d)
 	}
 	h.deeds[d.Name()] = d
 	h.order = append(h.order, d)

@@ -1,6 +1,7 @@
 package hypervisor
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -75,6 +76,7 @@ type taking struct {
 	tool  *handler       // what did it; nil: it is not there
 	by    party          // whose tools are used, for whom
 	args  map[string]any // it was called with; nil: collected
+	said  []byte         // the same, as it was forwarded
 	reads session.Reading
 	fault string // why it cannot be taken back now, beside what the records say
 	now   *action.Image
@@ -104,7 +106,7 @@ func (u *undoing) take(ctx context.Context, place *Session, d *deed) (*taking, e
 	if err != nil {
 		return nil, fmt.Errorf("the arguments of %s: %w", d.Name(), err)
 	}
-	t.args = args.Values
+	t.args, t.said = args.Values, args.Canonical
 	if d.ReadOnly || d.Undoes != "" || d.Outcome == 0 || d.Outcome == session.Unsuccessful {
 		return t, nil // nothing more is asked about it
 	}
@@ -123,6 +125,9 @@ func (u *undoing) readCalls(ctx context.Context, t *taking) error {
 	if !t.Calls {
 		return nil
 	}
+	if t.own != "" {
+		return u.callOwn(ctx, t)
+	}
 	raw := t.deed.calls
 	if raw == nil {
 		var err error
@@ -137,6 +142,17 @@ func (u *undoing) readCalls(ctx context.Context, t *taking) error {
 	if err := json.Unmarshal(raw, &t.steps); err != nil {
 		return fmt.Errorf("the undo of %s: %w", t.Name(), err)
 	}
+	return nil
+}
+
+// callOwn is readCalls of a saga's step that names its undo: that is called as the saga would have done, with what the step was.
+func (u *undoing) callOwn(ctx context.Context, t *taking) error {
+	by, _, err := u.hv.toolFor(ctx, t.place, t.Agent, t.own)
+	if err != nil {
+		t.fault = err.Error()
+		return nil
+	}
+	t.steps = []resolvedCall{{t.own, t.said, by}}
 	return nil
 }
 
@@ -214,6 +230,10 @@ func (u *undoing) settleDoubts(ctx context.Context, t *taking, s *UndoStep) (boo
 	if t.Outcome == session.Uncertain && t.tool != nil && t.fault == "" {
 		if err := u.resolve(ctx, t); err != nil {
 			return false, err
+		}
+		if g := u.history.sagaOf(t.deed); t.Outcome == session.Done && g != nil && g.open {
+			s.State, s.Reason = StepLeft, fmt.Sprintf("it took place, and %s, which waited for that, goes on; cancel that, and it is taken back", t.try.Saga)
+			return true, nil
 		}
 	}
 	if t.Undo != session.UndoDoubtful || t.reads != session.ReadsAsBefore {
@@ -392,7 +412,10 @@ func (u *undoing) compose(t *taking) (*handler, *session.Call, string) {
 		found.Server = t.tool.Server
 		found.Resource = strings.TrimPrefix(t.Resource, t.tool.Server+":")
 		for _, c := range t.steps {
-			by := t.place.tool(t.by.owner, t.tool.sibling(c.Tool))
+			by := c.by
+			if by == nil {
+				by = t.place.tool(t.by.owner, t.tool.sibling(c.Tool))
+			}
 			if by == nil {
 				fault = fmt.Sprintf("its undo calls %s, which its server does not list", c.Tool)
 				continue
@@ -402,6 +425,9 @@ func (u *undoing) compose(t *taking) (*handler, *session.Call, string) {
 			found.Changed = found.Changed || one.Changed
 			if one.Fault != "" {
 				found.Fault = one.Fault
+			}
+			if t.own != "" {
+				fault = cmp.Or(u.asItsOwn(t, &d, by), fault)
 			}
 			found.Steps = append(found.Steps, *one)
 			steps = append(steps, composed{by, c.Args})
@@ -425,6 +451,17 @@ func (u *undoing) compose(t *taking) (*handler, *session.Call, string) {
 	return tool, found, fault
 }
 
+// asItsOwn makes an undo that a saga's step names no less than that action is by itself: nobody has checked what it would do. What an
+// agent has named is not done with an operator's authority where the agent would have needed an approval. It returns the fault.
+func (u *undoing) asItsOwn(t *taking, d *action.Descriptor, by *handler) string {
+	named := by.Descriptor.Effective(action.NoImage)
+	d.Reversibility, d.Admin = min(d.Reversibility, named), d.Admin || by.Descriptor.Admin
+	if t.Word && u.caller.Role != policy.AgentRole && (named == action.Irreversible || by.Descriptor.Admin) {
+		return fmt.Sprintf("%s has named %s for its undo, which cannot itself be taken back; call it yourself if that is wanted", t.Agent, t.own)
+	}
+	return ""
+}
+
 // do makes the calls, and looks whether all is as it was.
 func (u *undoing) do(ctx context.Context, t *taking, steps []composed) (json.RawMessage, error) {
 	results := make([]json.RawMessage, 0, len(steps))
@@ -432,7 +469,11 @@ func (u *undoing) do(ctx context.Context, t *taking, steps []composed) (json.Raw
 		if ctx.Err() != nil && i > 0 { // before the first the call itself has asked
 			return nil, fmt.Errorf("%w: %d of its %d calls were made; %w", errHalfDone, i, len(steps), context.Cause(ctx))
 		}
-		result, err := c.tool.Do(withEffect(ctx, fmt.Sprint(EffectOf(ctx), "/", i)), c.args)
+		effect := t.effect
+		if effect == "" {
+			effect = fmt.Sprint(EffectOf(ctx), "/", i)
+		}
+		result, err := c.tool.Do(withEffect(ctx, effect), c.args)
 		switch {
 		case err != nil && i > 0:
 			return nil, fmt.Errorf("%w: %d of its %d calls were made; %s: %w", errHalfDone, i, len(steps), c.tool.Descriptor.ID, err)

@@ -28,6 +28,20 @@ func (p *Plan) Invalidate(r *Run, i int) Event {
 	if !r.State.Ended() || !p.achieved(r, i) {
 		return nil
 	}
+	return p.invalidated(r, i)
+}
+
+// Undone returns what it means that somebody else has taken back what a step did: it stands no more, nor does what depends on it,
+// whether that names a goal or not. Nil if it does not stand.
+func (p *Plan) Undone(r *Run, i int) Event {
+	if !r.Steps[i].stands() {
+		return nil
+	}
+	return p.invalidated(r, i)
+}
+
+// invalidated is that a step stands no more, nor what depends on it.
+func (p *Plan) invalidated(r *Run, i int) Event {
 	after := p.dependents()
 	reached := make([]bool, len(p.Steps))
 	reached[i] = true

@@ -56,6 +56,34 @@ func TestReplaySkipsAchievedGoalsAndWhatOnlyTheyNeed(t *testing.T) {
 	}
 }
 
+// What somebody has taken back stands no more, nor what depends on it, whether it names a goal or not, and whether the saga has ended or not.
+func TestAStepThatIsTakenBackIsDoneAgain(t *testing.T) {
+	p := chainOf()
+	r := ended(p, 0, 1, 2, 3)
+	r.Apply(p.Undone(r, 1))
+	if got := p.Skips(r); !slices.Equal(got, []int{0}) {
+		t.Errorf("skips %v", got)
+	}
+	if e := p.Undone(r, 1); e != nil {
+		t.Errorf("taken back twice: %v", e)
+	}
+	r = p.Start()
+	if e := p.Undone(r, 0); e != nil {
+		t.Errorf("taken back, and it was not done: %v", e)
+	}
+	r.Apply(Begun{Step: 0})
+	r.Apply(Settled{Step: 0, To: Committed})
+	r.Apply(p.Undone(r, 0))
+	for _, i := range []int{1, 2, 3} {
+		r.Apply(Begun{Step: i})
+		r.Apply(Settled{Step: i, To: Committed})
+	}
+	r.Apply(Ended{Completed})
+	if got := p.Skips(r); !slices.Equal(got, []int{1, 2}) {
+		t.Errorf("of one that had not ended: skips %v", got)
+	}
+}
+
 // Whatever stands of a run, its replay comes to its end by doing exactly what it does not skip, each after what it needs; and undoes
 // nothing of what it skipped.
 func TestReplayDoesTheRestInOrder(t *testing.T) {

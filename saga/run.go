@@ -78,7 +78,7 @@ type StepRun struct {
 	GaveUp bool // unknown, and nobody found out in time
 	// Skipped says that an earlier run has committed it, or did not have to: it stands, and this one does nothing about it.
 	Skipped bool
-	Invalid bool      // committed, and its goal is reached no more; of a run that has ended
+	Invalid bool      // committed, and its goal is reached no more
 	No      int       // of the newest try, from 1, through both directions
 	Tries   int       // retries used up, in this direction
 	Hold    string    // what the next try waits for, in a word; empty: nothing

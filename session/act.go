@@ -345,6 +345,11 @@ func (a *admission) admitted(approval string) Outcome {
 	if a.undo != nil {
 		e.Undoes, e.UndoesOf = a.undo.Of.Name(), a.undo.Of.Agent
 	}
+	if t := a.act.Saga; t != nil && t.Undo { // of the step's own, by the action that it names for that
+		if g := a.s.Sagas[t.Saga]; g.Actions[t.Step] != "" {
+			e.Undoes, e.UndoesOf = a.s.ID+"/"+g.Actions[t.Step], g.Doers[t.Step]
+		}
+	}
 	out.Events = append(out.Events, e, Started{id, a.env.Incarnation})
 	out.Durable = a.s.strong() || !call.Descriptor.ReadOnly || approval != "" // a grant whose use is lost would be used again
 	out.Tallies = []TallyOf{{a.agent, a.tally}}
@@ -396,7 +401,8 @@ func (e Admitted) Append(dst []byte) []byte {
 func (e Admitted) apply(s *State, at Stamp) {
 	s.Running[e.ID] = &Running{Agent: e.Agent, Action: e.Action, ReadOnly: e.ReadOnly, Seq: at.Seq, During: e.During, Saga: e.Saga, Undoes: e.Undoes, UndoesOf: e.UndoesOf}
 	if e.Saga != nil && !e.Saga.Undo {
-		s.Sagas[e.Saga.Saga].Actions[e.Saga.Step] = e.ID
+		g := s.Sagas[e.Saga.Saga]
+		g.Actions[e.Saga.Step], g.Doers[e.Saga.Step] = e.ID, e.Agent
 	}
 	if e.Undoes != "" {
 		s.marked(e.Undoes, UndoMark{e.ID, at.Seq, UndoRunning})

@@ -92,6 +92,7 @@ func Decide(s *State, env Env, c Command) (Outcome, error) {
 	out, err := decide(s, &env, c)
 	if err == nil {
 		s.followSagas(&env, c, &out)
+		s.unreached(&out)
 	}
 	if err != nil || len(out.Events) == 0 {
 		return out, err

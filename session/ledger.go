@@ -63,21 +63,6 @@ func (s *State) uncredit(did policy.DID) {
 	}
 }
 
-// didStep notes who did a step that a named action takes back.
-func (s *State) didStep(r *Running) {
-	if r.Saga == nil {
-		return
-	}
-	g := s.Sagas[r.Saga.Saga]
-	if g == nil || g.Steps[r.Saga.Step].Undo == "" { // a session that has waited long enough forgets sagas whose calls still run
-		return
-	}
-	if g.Did == nil {
-		g.Did = map[int]policy.DID{}
-	}
-	g.Did[r.Saga.Step] = r.Agent
-}
-
 // Told says what agents' streams made of the entries they were told. The executor gives it.
 type Told struct{ Answers []Answer }
 

@@ -200,7 +200,6 @@ func (e Completed) apply(s *State, at Stamp) {
 	takesBack := r.Undoes != "" || r.Saga != nil && r.Saga.Undo
 	if !r.ReadOnly && !takesBack && s.Participants[r.Agent] != nil {
 		s.conduct(r.Agent).Changed++
-		s.didStep(r)
 	}
 	s.ended(e.ID, Done, at)
 }

@@ -97,13 +97,12 @@ type Saga struct {
 	Steps   []SagaStep   `json:"steps"`
 	FanOut  []saga.Group `json:"fan_out,omitempty"`
 	Run     *saga.Run    `json:"run"`
-	Actions []string     `json:"actions"` // the newest action of each step going forward; empty: none
-	// Did is who did the steps that are taken back by actions which they name; nil: nobody has yet.
-	Did   map[int]policy.DID `json:"did,omitempty"`
-	Whys  []string           `json:"whys"`          // why each step came to where it is; empty: there is no more to say
-	Why   string             `json:"why,omitempty"` // the saga turned
-	On    string             `json:"on,omitempty"`  // the step on whose account; empty: somebody wanted it so
-	Ended time.Time          `json:"ended,omitzero"`
+	Actions []string     `json:"actions"`       // the newest action of each step going forward; empty: none
+	Doers   []policy.DID `json:"doers"`         // whose those are
+	Whys    []string     `json:"whys"`          // why each step came to where it is; empty: there is no more to say
+	Why     string       `json:"why,omitempty"` // the saga turned
+	On      string       `json:"on,omitempty"`  // the step on whose account; empty: somebody wanted it so
+	Ended   time.Time    `json:"ended,omitzero"`
 
 	Failed    string           `json:"failed,omitempty"`    // the action by which it failed, where that is attributed
 	Faultless string           `json:"faultless,omitempty"` // why nobody bears that it failed
@@ -120,6 +119,11 @@ func (g *Saga) UnmarshalJSON(b []byte) error {
 	}
 	if g.Run != nil && !g.Run.State.Ended() {
 		g.plan = g.plans()
+	}
+	if g.Doers == nil { // it was saved before they were
+		for i := range g.Steps {
+			g.Doers = append(g.Doers, g.Steps[i].Agent)
+		}
 	}
 	return nil
 }
@@ -267,6 +271,9 @@ func decideResolveSaga(s *State, env *Env, c ResolveSaga) Outcome {
 		return refuse(policy.SagaInvalid, "saga %s is %s, and waits for nothing any more", c.Saga, g.Run.State)
 	}
 	w, i := g.work(s, env, c.Saga), g.step(c.Step)
+	if u, ok := s.undoneBy(g, i); ok && c.How == "happened" && w.plan.Resolve(w.run, i, true) != nil {
+		return allow(u) // what it means for the saga follows
+	}
 	var e saga.Event
 	switch c.How {
 	case "happened", "not":
@@ -285,6 +292,16 @@ func decideResolveSaga(s *State, env *Env, c ResolveSaga) Outcome {
 	}
 	w.add(e, "")
 	return allow(w.follow()...)
+}
+
+// undoneBy returns what it means that the undo of a step, of which that is not known, did happen; false: that is known.
+func (s *State) undoneBy(g *Saga, i int) (Undone, bool) {
+	name := s.ID + "/" + g.Actions[i]
+	m := s.Undos[name]
+	if m == nil || m.Status != UndoDoubtful || g.Run.Steps[i].State != saga.CompensationUnknown {
+		return Undone{}, false
+	}
+	return Undone{ID: name, Agent: g.Doers[i], By: m.By, Observed: true}, true
 }
 
 func decideCancelSaga(s *State, env *Env, c CancelSaga) Outcome {
@@ -338,6 +355,10 @@ func (s *State) followSagas(env *Env, c Command, out *Outcome) {
 			s.released(of, holdApproval+e.ID, policy.ApprovalDenied)
 		case ApprovalExpired:
 			s.released(of, holdApproval+e.ID, policy.ApprovalExpired)
+		case Resolved:
+			s.foundOut(of, e.ID, saga.Unknown, e.Outcome == "done")
+		case Undone:
+			s.foundOut(of, e.ID, saga.CompensationUnknown, true)
 		case Terminated:
 			for _, id := range s.openSagas() {
 				of(id).cancel("session ended")

@@ -209,7 +209,7 @@ func (e SagaEnded) Append(dst []byte) []byte {
 // saga returns the saga as its first record, at seq, leaves it.
 func (e SagaCreated) saga(seq uint64) *Saga {
 	g := &Saga{Name: e.Saga, By: e.By, Agent: e.Agent, Fault: e.Fault, Replays: e.Replays, Seq: seq, Steps: e.Steps, FanOut: e.FanOut,
-		Actions: make([]string, len(e.Steps)), Whys: make([]string, len(e.Steps))}
+		Actions: make([]string, len(e.Steps)), Doers: make([]policy.DID, len(e.Steps)), Whys: make([]string, len(e.Steps))}
 	g.plan = g.plans()
 	g.Run = g.plan.Replay(g.places(e.Skips))
 	return g
@@ -261,9 +261,6 @@ func (e SagaStepSettled) apply(s *State, _ Stamp) {
 	s.happened(e.Saga, func(g *Saga) saga.Event {
 		i := g.step(e.Step)
 		g.Whys[i] = e.Why
-		if did, ok := g.Did[i]; ok && e.To == saga.Compensated {
-			s.uncredit(did)
-		}
 		return saga.Settled{Step: i, To: e.To, Why: e.Why, Until: e.Until}
 	})
 }

@@ -1,6 +1,9 @@
 package session
 
 import (
+	"slices"
+	"strings"
+
 	"github.com/agenthypervisor/hypervisor/audit"
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/saga"
@@ -19,10 +22,10 @@ type InvalidateGoal struct {
 
 func (InvalidateGoal) command() {}
 
-// SagaInvalidated is recorded when goals are reached no more.
+// SagaInvalidated is recorded when goals are reached no more, also where a step that one rested on is taken back.
 type SagaInvalidated struct {
 	Saga  string   `json:"saga"`
-	Steps []string `json:"steps"` // the one that was named, and those that depend on it
+	Steps []string `json:"steps"` // the one that was named, or was taken back, and those that depend on it
 }
 
 func decideInvalidateGoal(s *State, env *Env, c InvalidateGoal) Outcome {
@@ -40,6 +43,67 @@ func decideInvalidateGoal(s *State, env *Env, c InvalidateGoal) Outcome {
 		return refuse(policy.SagaInvalid, "step %s of %s has reached no goal that stands, or the saga has not ended", c.Step, c.Saga)
 	}
 	return allow(SagaInvalidated{c.Saga, g.names(e.Steps)})
+}
+
+// stepOf returns the saga, and the step, whose newest action has a name, SESSION/act-12; nil: there is none that is remembered.
+func (s *State) stepOf(name string) (id string, g *Saga, step int) {
+	action, ours := strings.CutPrefix(name, s.ID+"/")
+	if !ours {
+		return "", nil, 0
+	}
+	for id, g := range s.Sagas { // an action is of one
+		if i := slices.Index(g.Actions, action); i >= 0 {
+			return id, g, i
+		}
+	}
+	return "", nil, 0
+}
+
+// foundOut ends the wait of a saga's step, in some state, for what became of an action: somebody has looked.
+func (s *State) foundOut(of func(string) *sagaWork, name string, waits saga.StepState, happened bool) {
+	id, g, i := s.stepOf(name)
+	if g == nil || g.Run.Steps[i].State != waits {
+		return
+	}
+	w := of(id)
+	if e := w.plan.Resolve(w.run, i, happened); e != nil {
+		w.add(e, "")
+	}
+}
+
+// unreached adds to an outcome the goals that are reached no more, since what was taken back in it was what reached them.
+func (s *State) unreached(out *Outcome) {
+	if len(s.Sagas) == 0 {
+		return
+	}
+	for _, e := range out.Events {
+		e, ok := e.(Undone)
+		if !ok {
+			continue
+		}
+		id, _, i := s.stepOf(e.ID)
+		for _, id := range s.withReplays(id, i) {
+			g := s.Sagas[id]
+			if e, ok := g.Plan().Undone(g.Run, i).(saga.Invalidated); ok {
+				out.Events = append(out.Events, SagaInvalidated{id, g.names(e.Steps)})
+			}
+		}
+	}
+}
+
+// withReplays returns a saga and those that rest on what a step of it did, oldest first; none for the empty id.
+func (s *State) withReplays(id string, step int) (ids []string) {
+	if id == "" {
+		return nil
+	}
+	ids = []string{id}
+	for _, other := range slices.Concat(s.SagasEnded, s.SagasOpen) {
+		// A saga replays one that has ended before it began.
+		if g := s.Sagas[other]; slices.Contains(ids, g.Replays) && g.Run.Steps[step].Skipped {
+			ids = append(ids, other)
+		}
+	}
+	return ids
 }
 
 // replayed returns the saga that another replays, and the refusal where it cannot be; nil and nil: it replays none.

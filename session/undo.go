@@ -3,6 +3,7 @@ package session
 import (
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/agenthypervisor/hypervisor/action"
@@ -71,6 +72,9 @@ type Target struct {
 	Changed       string     // the newest later change of the same resource that is not undone, SESSION/act-31; empty: there is none
 	By            string     // the newest undo of it, SESSION/act-15
 	Undo          UndoStatus // of By
+	Saga          string     // the saga of which it was a step that names its undo; empty: it was none
+	Word          bool       // what takes it back is its agent's own word: that ran the saga
+	Open          string     // Saga, which has not ended, and takes it back itself if it must; empty: it has
 }
 
 // Name returns the action's name in records of other sessions.
@@ -95,6 +99,8 @@ func (t *Target) Judge(now time.Time) (Kind, policy.Decision) {
 		return no(Impossible, policy.UndoConflict, "%s is undone already, by %s", t.ID, t.By)
 	case t.Undo == UndoRunning:
 		return no(Conflict, policy.UndoConflict, "%s is being undone, by %s", t.ID, t.By)
+	case t.Open != "":
+		return no(Conflict, policy.UndoConflict, "%s is of %s, which has not ended; cancel that, and what it did is taken back", t.ID, t.Open)
 	case t.Outcome == Uncertain:
 		return no(Impossible, policy.UndoUnavailable, "whether %s took place is not known", t.ID)
 	case t.Reversibility == action.Irreversible:
@@ -160,7 +166,7 @@ type Undone struct {
 	ID       string     `json:"id"`                 // SESSION/act-12
 	Agent    policy.DID `json:"agent"`              // whose that is
 	By       string     `json:"by"`                 // the action that did it
-	Observed bool       `json:"observed,omitempty"` // its outcome was not known, and the resource reads as before
+	Observed bool       `json:"observed,omitempty"` // its outcome was not known, and the resource reads as before, or a person says so
 }
 
 // Resolved is recorded when an action's outcome that was not known is found out.
@@ -190,6 +196,9 @@ func decideUndo(s *State, env *Env, c UndoStep) (Outcome, error) {
 		return Outcome{}, fmt.Errorf("%w: an undo without calls", ErrImpossible)
 	}
 	a := &admission{s: s, env: env, act: Act{Action: UndoAction}, agent: env.Caller.DID, operator: env.Caller.Role == policy.OperatorRole || env.Caller.Role == policy.SystemRole && c.Compensates, undo: &c}
+	if c.Of.Word && a.operator { // the policies are asked about who said what that calls
+		a.instead = c.Of.Agent
+	}
 	return a.decide((*admission).inactive, (*admission).absent, (*admission).notItsOwn, (*admission).brokenOff, (*admission).tooFast, (*admission).tooMany,
 		(*admission).notKnown, (*admission).setApart, (*admission).aboveRing, (*admission).beyondCapability, (*admission).againstPolicy, (*admission).beyondUndo)
 }
@@ -207,6 +216,7 @@ func (a *admission) beyondUndo() *policy.Decision {
 	if m := a.s.Undos[t.Name()]; m != nil {
 		t.By, t.Undo = m.By, m.Status
 	}
+	t.Open = a.s.openSaga(&t)
 	if _, d := t.Judge(a.env.Now); !d.Allowed {
 		return &d
 	}
@@ -223,6 +233,14 @@ func (a *admission) beyondUndo() *policy.Decision {
 		return deny(policy.QuotaExceeded, "session %s has %d undos whose outcome is not known; no more are begun", a.s.ID, maxDoubts)
 	}
 	return nil
+}
+
+// openSaga returns the saga that has not ended and would itself call what an undo is about to; empty: there is none.
+func (s *State) openSaga(t *Target) string {
+	if t.Session == s.ID && slices.Contains(s.SagasOpen, t.Saga) {
+		return t.Saga
+	}
+	return ""
 }
 
 func (s *State) doubts() (n int) {

@@ -73,6 +73,18 @@ agents: [{did: "did:mesh:ann", sigma: 0.80}]
 `, p.URL+"/do/")
 }
 
+// newestSaga returns the id of the session's newest.
+func (d *served) newestSaga(t *testing.T) (id string) {
+	t.Helper()
+	for s, err := range d.ctl.Sagas(t.Context(), "dev") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		id = s.ID
+	}
+	return id
+}
+
 // SPEC §5 of addresses, through the CLI and over HTTP: a saga calls them, in order, and what it did is undone in reverse, also by name
 // once it has ended. What is not allowed is refused before anything is begun, and validate says where.
 func TestASagaCallsAddressesAndIsUndone(t *testing.T) {
@@ -108,6 +120,12 @@ steps:
 		t.Errorf("%d %s%s", code, out, errout)
 	}
 	if got := p.took(); !slices.Equal(got, through) {
+		t.Errorf("asked %q", got)
+	}
+	if code, out, errout := d.run("action", "undo", "--saga", "dev/"+d.newestSaga(t)); code != exitDone || !strings.Contains(out, "2 undone, 0 left") {
+		t.Errorf("%d %s%s", code, out, errout)
+	}
+	if got := p.took(); !slices.Equal(got, back) {
 		t.Errorf("asked %q", got)
 	}
 	p.handle = func(w http.ResponseWriter, path string) {

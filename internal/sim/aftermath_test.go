@@ -124,7 +124,8 @@ func (w *world) judgeSaga(r *run) {
 		}
 		say(step.State != "committed" || happened, "is committed and never happened")
 		say(v.State == "completed" || !happened || undone || admitted, "stands, and is said not to")
-		say(v.State != "completed" || !undone || step.State == "compensated", "is undone, and is not said to be")
+		name := r.session + "/" + step.Action // somebody may have taken it back since
+		say(v.State != "completed" || !undone || step.State == "compensated" || w.book.undone[name] > 0 || w.book.doubted[name], "is undone, and is not said to be")
 		say(!undone || happened, "is undone and never happened")
 	}
 }

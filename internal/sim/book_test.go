@@ -30,6 +30,7 @@ type book struct {
 	summed   map[string]audit.Hash
 	reserved map[string]bool // bonds that were set aside, SESSION/vch-3
 	undone   map[string]int  // actions that were taken back, SESSION/act-12
+	doubted  map[string]bool // actions of which an undo has no known outcome
 	kills    map[string]bool // by id
 	records  int
 }
@@ -75,6 +76,8 @@ type deed struct {
 	started    int
 	outcome    string // done, failed, unknown; empty: none yet
 	sent       int
+	taken      string // what takes it back brings about, where a saga's step names that; empty: else
+	undoes     string // the action that it takes back, SESSION/act-12; empty: none
 }
 
 // A sagaBook is what the records say of a saga.
@@ -115,7 +118,7 @@ type agentBook struct {
 
 func newBook(w *world) *book {
 	return &book{w: w, sessions: map[string]*sessionBook{}, agents: map[policy.DID]*agentBook{}, node: system.NewState(),
-		opened: map[string]bool{}, summed: map[string]audit.Hash{}, reserved: map[string]bool{}, undone: map[string]int{}, kills: map[string]bool{}}
+		opened: map[string]bool{}, summed: map[string]audit.Hash{}, reserved: map[string]bool{}, undone: map[string]int{}, doubted: map[string]bool{}, kills: map[string]bool{}}
 }
 
 func (b *book) session(id string) *sessionBook {
@@ -255,10 +258,16 @@ func (b *book) sessionEvent(s *sessionBook, r audit.Record, e session.Event) {
 func (b *book) admitted(s *sessionBook, r audit.Record, e session.Admitted) {
 	b.once(s, e.ID)
 	d := &deed{id: e.ID, action: e.Action, agent: e.Agent, readOnly: e.ReadOnly, position: b.records,
-		operator: r.Caller.Role != policy.AgentRole.String(), undo: e.Undoes != "" || e.Saga != nil && e.Saga.Undo}
+		operator: r.Caller.Role != policy.AgentRole.String(), undoes: e.Undoes, undo: e.Undoes != "" || e.Saga != nil && e.Saga.Undo}
 	s.deeds[e.ID] = d
 	if e.Saga != nil {
-		d.effect = effectOf(s.id, e.Saga.Saga, s.sagas[e.Saga.Saga].steps[e.Saga.Step].ID, e.Saga.Undo)
+		step := &s.sagas[e.Saga.Saga].steps[e.Saga.Step]
+		d.effect = effectOf(s.id, e.Saga.Saga, step.ID, e.Saga.Undo)
+		if step.Undo != "" {
+			d.taken = effectOf(s.id, e.Saga.Saga, step.ID, true)
+		}
+	} else if in, id, _ := strings.Cut(e.Undoes, "/"); e.Undoes != "" {
+		d.effect = b.session(in).deeds[id].taken // as the saga itself would have called it
 	}
 	m := s.members[e.Agent]
 	if m == nil || r.Caller.Role != policy.AgentRole.String() {
@@ -283,6 +292,7 @@ func (b *book) became(s *sessionBook, id, what string) {
 	d := s.deeds[id]
 	b.w.must(decided, d != nil && d.started == 1 && d.outcome == "", "%s/%s became %s: %+v", s.id, id, what, d)
 	d.outcome = what
+	b.doubted[d.undoes] = b.doubted[d.undoes] || what == "unknown"
 }
 
 func (b *book) sagaEvent(s *sessionBook, e session.Event) {
