@@ -106,6 +106,15 @@ func TestATokenGoesToItsServerAlone(t *testing.T) {
 	if err := os.WriteFile(file, []byte("secret\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	for _, text := range []string{"", " \n", "listen: x\ndata: y\n", "tök"} {
+		bad := filepath.Join(t.TempDir(), "no-token")
+		if err := os.WriteFile(bad, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Find(Target{Server: server.URL, TokenFile: bad}); err == nil || !strings.Contains(err.Error(), "no-token holds none") {
+			t.Errorf("a file with %q: %v", text, err)
+		}
+	}
 	clients, err := Find(Target{Server: server.URL, TokenFile: file})
 	if err != nil {
 		t.Fatal(err)

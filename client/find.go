@@ -157,7 +157,11 @@ func (t Target) token() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("reading the token: %w", err)
 	}
-	return strings.TrimSpace(string(b)), nil
+	text := strings.TrimSpace(string(b))
+	if text == "" || strings.ContainsFunc(text, func(c rune) bool { return c <= ' ' || c > '~' }) {
+		return "", fmt.Errorf("reading the token: %s holds none: want one line with a token, such as 'agent token --out FILE' writes", t.TokenFile)
+	}
+	return text, nil
 }
 
 // Merge yields a list of each of the clients, one after the other. Ids of sessions are unique, so nothing comes twice.

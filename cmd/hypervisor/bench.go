@@ -70,7 +70,7 @@ func measurements() (names []string) {
 func (b *benchmark) run(ctx context.Context) error {
 	for _, name := range b.only {
 		if !slices.Contains(measurements(), name) {
-			return fmt.Errorf("--only: there is no measurement %q; there are %s", name, strings.Join(measurements(), ", "))
+			return usage("--only: there is no measurement %q; there are %s", name, strings.Join(measurements(), ", "))
 		}
 	}
 	self, err := os.Executable()

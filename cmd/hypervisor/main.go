@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -95,7 +96,7 @@ func newRoot(g *globals) *cobra.Command {
 		SilenceUsage:  true,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return needsSubcommand(cmd) },
 		PersistentPreRunE: func(cmd *cobra.Command, args []string) error {
-			if err := cmd.ValidateRequiredFlags(); err != nil {
+			if err := cmp.Or(cmd.ValidateRequiredFlags(), cmd.ValidateFlagGroups()); err != nil {
 				return usage("%w; see %s --help", err, cmd.CommandPath())
 			}
 			if len(args) > 0 && args[0] == "" {
@@ -149,6 +150,8 @@ func exampleOf(root *cobra.Command) {
 			cmd.Example = "  hypervisor help session log"
 		case "completion":
 			cmd.Example = "  hypervisor completion bash > /etc/bash_completion.d/hypervisor"
+			cmd.Args = cobra.NoArgs
+			cmd.RunE = func(cmd *cobra.Command, _ []string) error { return needsSubcommand(cmd) }
 			for _, shell := range cmd.Commands() {
 				shell.Example = "  hypervisor completion " + shell.Name()
 			}
