@@ -198,6 +198,9 @@ func (d *daemon) api(identify httpapi.Identify) *httpapi.API {
 		Tools: func(ctx context.Context, s *hypervisor.Session, caller policy.Caller) error {
 			return d.hub.Offer(ctx, gateway.Seat{Agent: caller, Session: s})
 		},
+		Unlisted: func(s *hypervisor.Session, caller policy.Caller, action string) error {
+			return d.hub.Unlisted(gateway.Seat{Agent: caller, Session: s}, action)
+		},
 		Ready: func() error {
 			if d.draining.Load() {
 				return fmt.Errorf("%w: the hypervisor is ending", hypervisor.ErrClosed)

@@ -110,6 +110,13 @@ func TestADeadServerDoesNotHideTheOthersAndSaysWhenItIsTriedAgain(t *testing.T) 
 	if text, code := call(t, cs, "bad__tool", `{}`); code != string(policy.UnknownAction) || !strings.Contains(text, "exit status 3") || !strings.Contains(text, "try again in") {
 		t.Errorf("%s %s", text, code)
 	}
+	seat := Seat{Agent: policy.Agent(agentDID), Session: h.s}
+	if why := h.Unlisted(seat, "bad.tool"); why == nil || !strings.Contains(why.Error(), "exit status 3") {
+		t.Errorf("through another door: %v", why)
+	}
+	if why := h.Unlisted(seat, "one.nope"); why != nil {
+		t.Errorf("a server that says what it has: %v", why)
+	}
 	for _, name := range []string{"hypervisor__file_read", "one.echo"} { // names that no server's tool can have are said as they were asked for
 		if text, code := call(t, cs, name, `{}`); code != string(policy.UnknownAction) || !strings.Contains(text, fmt.Sprintf("there is no tool %q here", name)) {
 			t.Errorf("%s: %s %s", name, code, text)

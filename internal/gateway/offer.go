@@ -27,3 +27,15 @@ func (h *Hub) Offer(ctx context.Context, who Seat) error {
 	s.prepare(ctx)
 	return nil
 }
+
+// Unlisted returns why an action (server.tool) that nobody knows may be there all the same: its server does not say what it has; or nil,
+// where it does.
+func (h *Hub) Unlisted(who Seat, action string) error {
+	h.mu.Lock()
+	s := h.seats[seatKey{who.Agent.DID, who.Session.ID()}]
+	h.mu.Unlock()
+	if s == nil {
+		return nil
+	}
+	return s.unlisted(action, ".")
+}

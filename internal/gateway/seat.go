@@ -245,17 +245,18 @@ func (s *seat) Act(ctx context.Context, tool string, args json.RawMessage) (Repl
 	s.prepare(ctx)
 	reply, err := s.front.Act(ctx, tool, args)
 	if err == nil && reply.Decision.Code == policy.UnknownAction {
-		if why := s.unlisted(tool); why != nil {
+		if why := s.unlisted(tool, "__"); why != nil {
 			reply.Decision.Reason = neutralText(why.Error())
 		}
 	}
 	return reply, err
 }
 
-// unlisted returns why the tools of the server that a tool seems to be of are not known yet, or nil where they are.
-func (s *seat) unlisted(tool string) error {
+// unlisted returns why the tools of the server that a tool, with its name in front and then sep, seems to be of are not known yet,
+// or nil where they are.
+func (s *seat) unlisted(tool, sep string) error {
 	for _, c := range s.front.all() {
-		if !strings.HasPrefix(tool, c.Name()+"__") || s.front.loaded(c) {
+		if !strings.HasPrefix(tool, c.Name()+sep) || s.front.loaded(c) {
 			continue
 		}
 		why := errSlow

@@ -248,7 +248,7 @@ func (a *API) act(ctx context.Context, caller policy.Caller, in request[api.Act]
 	c := session.Act{Action: in.body.Action, Args: in.body.Args, Key: in.key}
 	if dry {
 		d, err := s.DryRun(ctx, caller, c)
-		return api.Outcome{Decision: decision(d)}, err
+		return api.Outcome{Decision: decision(a.unlisted(s, caller, c.Action, d))}, err
 	}
 	var out hypervisor.Outcome
 	if in.body.Wait != nil && !*in.body.Wait {
@@ -260,13 +260,23 @@ func (a *API) act(ctx context.Context, caller policy.Caller, in request[api.Act]
 		return api.Outcome{}, err
 	}
 	if !out.Allowed {
-		return api.Outcome{}, &hypervisor.Refused{Decision: out.Decision}
+		return api.Outcome{}, &hypervisor.Refused{Decision: a.unlisted(s, caller, c.Action, out.Decision)}
 	}
 	reply := api.Outcome{ID: out.ID, Decision: decision(out.Decision), Outcome: out.State, Result: out.Result}
 	if out.Err != nil {
 		reply.Why = out.Err.Error()
 	}
 	return reply, nil
+}
+
+// unlisted says of an action that is refused as unknown why it may be there all the same.
+func (a *API) unlisted(s *hypervisor.Session, caller policy.Caller, action string, d policy.Decision) policy.Decision {
+	if d.Code == policy.UnknownAction && a.opts.Unlisted != nil {
+		if why := a.opts.Unlisted(s, caller, action); why != nil {
+			d.Reason = why.Error()
+		}
+	}
+	return d
 }
 
 // stage returns the session that a caller may act in, with its tools there: an operator in any, an agent in its own, which is

@@ -37,6 +37,9 @@ type Options struct {
 	Defaults func() session.Config
 	// Tools sees to it that a caller's tools are there in a session, before it acts. Nil: they are, or are not.
 	Tools func(ctx context.Context, s *hypervisor.Session, caller policy.Caller) error
+	// Unlisted returns why an action that was refused as unknown may be there all the same, such as a server that does not start.
+	// Nil: nobody knows.
+	Unlisted func(s *hypervisor.Session, caller policy.Caller, action string) error
 	// Ready returns why /readyz says no, beside a store that cannot be read. Nil: nothing else does.
 	Ready func() error
 	// Logger is told of requests that could not be answered. Nil: nobody is.

@@ -3,12 +3,15 @@ package httpapi
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"testing"
 
+	"github.com/agenthypervisor/hypervisor"
 	"github.com/agenthypervisor/hypervisor/action"
 	"github.com/agenthypervisor/hypervisor/api"
+	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/session"
 )
 
@@ -132,5 +135,26 @@ func TestASessionIsNotNamedAsIDsAre(t *testing.T) {
 	}
 	if _, err := h.hv.CreateSession(t.Context(), admin, &session.Config{Name: "sesame"}); err != nil {
 		t.Error(err)
+	}
+}
+
+// Who acts over HTTP is told, as over MCP, that a server does not say what it has.
+func TestAnUnknownActionOfAServerThatIsDownSaysSo(t *testing.T) {
+	h := build(t)
+	h.api.opts.Unlisted = func(s *hypervisor.Session, caller policy.Caller, action string) error {
+		if s.ID() != h.one.ID() || caller.DID != ann.DID || action != "bad.tool" {
+			t.Errorf("%s %s %s", s.ID(), caller.DID, action)
+		}
+		return errors.New("the tools of server bad are not known yet")
+	}
+	target := "/v1/sessions/" + h.one.ID() + "/actions"
+	if e := errorOf(t, h.ask("agent", "POST", target, `{"action":"bad.tool"}`, "")); e.Code != "unknown_action" || e.Message != "the tools of server bad are not known yet" {
+		t.Errorf("%+v", e)
+	}
+	if d := get[api.Outcome](t, h.ask("agent", "POST", target+"?dry_run=true", `{"action":"bad.tool"}`, "")).Decision; d.Reason != "the tools of server bad are not known yet" {
+		t.Errorf("%+v", d)
+	}
+	if e := errorOf(t, h.ask("agent", "POST", target, `{"action":"delete"}`, "")); e.Code != "approval_required" {
+		t.Errorf("%+v", e)
 	}
 }
