@@ -278,6 +278,30 @@ func TestStepThatTakesTooLongIsCancelledAndItsOutcomeNotGuessed(t *testing.T) {
 	}
 }
 
+// SPEC §5 "timeout (300 s)": a step that names none has that.
+func TestAStepWithoutATimeoutHasFiveMinutes(t *testing.T) {
+	clock := hypervisortest.NewClock()
+	hv := hypervisortest.Open(t, &hypervisor.Options{Clock: clock})
+	s := hypervisortest.Session(t, hv, nil, map[policy.DID]string{ann: "0.80"})
+	var early error
+	b := &workbench{fails: map[string]func(context.Context) error{"a": func(ctx context.Context) error {
+		pass := func(d time.Duration) {
+			clock.Advance(d)
+			for ctx.Err() == nil && hv.Step(context.Background()) {
+			}
+		}
+		pass(5*time.Minute - time.Millisecond)
+		early = ctx.Err()
+		pass(time.Millisecond)
+		<-ctx.Done()
+		return ctx.Err()
+	}}}
+	b.on(s, "a")
+	if got := stepStates(runs(t, s, sagaOf("a"))); got != "waiting: a unknown" || early != nil {
+		t.Errorf("%s; a millisecond before the call was at %v", got, early)
+	}
+}
+
 func TestStepWaitsForItsApproval(t *testing.T) {
 	ctx := context.Background()
 	for _, c := range []struct {
