@@ -162,6 +162,37 @@ func TestWhatIsToldTwiceCountsOnce(t *testing.T) {
 	})
 }
 
+// A clip that is told again answers what it took the first time, since the cascade goes on from that; and the least that a clipped
+// voucher keeps raises nobody who had less (SPEC §3 "clipped as a voucher: max(σ − its bond, 0.05)").
+func TestAClipToldAgainAnswersTheSame(t *testing.T) {
+	s, env := &State{DID: ann}, Env{Now: time.Unix(1, 0)}
+	do(t, s, env, SetSigma{ring.MustSigma("0.70"), FromConfig})
+	do(t, s, env, Enter{Entry{Session: "s", Number: 1, Kind: Reserve, Bond: "vch-1", Vouchee: "did:mesh:bob", Amount: 300_000, Above: 500_000}})
+	clip := Enter{Entry{Session: "s", Number: 2, Kind: Clip, Bond: "vch-1", Severity: ring.One}}
+	for range 2 {
+		if out := do(t, s, env, clip); out.Sigma != 400_000 || out.Lost != 300_000 || s.Sigma() != 400_000 {
+			t.Errorf("%+v, and σ is %s", out, s.Sigma())
+		}
+	}
+	low := &State{DID: ann}
+	do(t, low, env, SetSigma{ring.MustSigma("0.70"), FromConfig})
+	do(t, low, env, Enter{Entry{Session: "s", Number: 1, Kind: Reserve, Bond: "vch-1", Vouchee: "did:mesh:bob", Amount: 300_000, Above: 500_000}})
+	do(t, low, env, SetSigma{ring.MustSigma("0.03"), FromConfig})
+	if out := do(t, low, env, clip); out.Sigma > 30_000 {
+		t.Errorf("a clip has raised it to %s", out.Sigma)
+	}
+}
+
+// Who was slashed has nothing left to take: a second slash is done already, and adds nothing to the risk.
+func TestASlashOfTheSlashedIsDoneAlready(t *testing.T) {
+	s, env := &State{DID: ann}, Env{Now: time.Unix(1, 0), Caller: operator, Operators: 1}
+	do(t, s, env, Slash{Cause: "once"})
+	before := *s
+	if out := do(t, s, env, Slash{Cause: "twice"}); !out.Allowed || len(out.Events) > 0 || s.Risk != before.Risk || s.Seq != before.Seq {
+		t.Errorf("%+v, and the risk is %s", out, s.Risk)
+	}
+}
+
 // The numbers are remembered only of sessions that can tell something yet.
 func TestSessionsThatAreOverAreForgotten(t *testing.T) {
 	s := &State{DID: ann}
@@ -383,6 +414,12 @@ func TestReservationIsCheckedByTheStreamThatHasTheCollateral(t *testing.T) {
 		}
 	}
 	s, env := &State{DID: ann}, Env{Now: time.Unix(1, 0)}
+	do(t, s, env, SetSigma{ring.MustSigma("0.90"), FromConfig})
+	do(t, s, env, Kill{policy.Kill{ID: "kil-1", Scope: policy.Scope{Agent: ann}, Reason: policy.Manual, By: "did:mesh:ops"}})
+	if out := do(t, s, env, Enter{Entry{Session: "s", Number: 1, Kind: Reserve, Bond: "vch-1", Vouchee: "did:mesh:bob", Amount: 1}}); out.Code != policy.VouchRefused {
+		t.Errorf("one that is killed: %+v", out.Decision)
+	}
+	s = &State{DID: ann}
 	do(t, s, env, SetSigma{ring.MustSigma("0.90"), FromConfig})
 	for i := range maxBonds + 1 {
 		e := Entry{Session: "s", Number: uint64(i + 1), Kind: Reserve, Bond: fmt.Sprint("vch-", i), Vouchee: "did:mesh:bob", Amount: 1}

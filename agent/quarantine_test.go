@@ -2,6 +2,7 @@ package agent
 
 import (
 	"encoding/json"
+	"strings"
 	"testing"
 	"time"
 
@@ -57,6 +58,11 @@ func TestAQuarantineBeginsIsExtendedAndEnds(t *testing.T) {
 			{1, operator, enter(policy.ForBreach, 0), policy.OK, "liability.quarantine_entered", 600, ""},
 			{600, policy.System, Tick{}, policy.OK, "", 600, "a lesser reason that came first is no shield"},
 			{601, operator, EndQuarantine{}, policy.OK, "liability.quarantine_released", 0, "an operator may always"},
+		},
+		"drift came first": {
+			{0, operator, enter(policy.ForDrift, 0), policy.OK, "liability.quarantine_entered", 300, ""},
+			{1, operator, enter(policy.Manual, 0), policy.OK, "liability.quarantine_entered", 600, ""},
+			{600, policy.System, Tick{}, policy.OK, "", 600, "nor is one that came later"},
 		},
 		"owed by a session": {
 			{0, policy.System, Enter{Entry{Session: "s", Number: 1, Kind: Quarantine, Severity: ring.One, Cause: "breach"}}, policy.OK, "liability.quarantine_entered", 300, ""},
@@ -119,6 +125,17 @@ func TestAQuarantineIsAnEntryInTheLedger(t *testing.T) {
 	}
 	if m, ok := out.Events[0].(Moved); !ok || m.Cause != "manual odd" {
 		t.Errorf("%+v", out.Events)
+	}
+}
+
+// What a session owes for drift is said to be for drift, and else for a breach: the record is what people look up.
+func TestAQuarantineThatIsOwedSaysForWhat(t *testing.T) {
+	for cause, want := range map[string]policy.Reason{"drift drf-4": policy.ForDrift, "breach": policy.ForBreach} {
+		s := &State{DID: ann}
+		do(t, s, Env{Now: time.Unix(1, 0)}, Enter{Entry{Session: "s", Number: 1, Kind: Quarantine, Severity: ring.One, Cause: cause}})
+		if q := s.Quarantine; q == nil || !q.Kills || len(q.Reasons) != 1 || !strings.HasPrefix(q.Reasons[0], string(want)) {
+			t.Errorf("%s: %+v", cause, q)
+		}
 	}
 }
 

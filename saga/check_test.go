@@ -7,12 +7,14 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/agenthypervisor/hypervisor/internal/document"
 	"github.com/agenthypervisor/hypervisor/policy"
+	"github.com/agenthypervisor/hypervisor/ring"
 	"github.com/agenthypervisor/hypervisor/saga"
 )
 
@@ -211,6 +213,43 @@ saga s: steps[0].needs[0]: closes a cycle: a → b → a`
 	d.Steps[0].Needs, d.Steps[0].Retries = nil, 0
 	if got := d.Check(saga.Known{}); got != nil {
 		t.Error(got)
+	}
+	d.Steps[0].Checkpoint = strings.Repeat("x", 257)
+	if got := d.Check(saga.Known{}); got == nil || got.Error() != "saga s: steps[0].checkpoint: longer than 256 bytes" {
+		t.Error(got)
+	}
+}
+
+// Steps may need each other 10,000 times in all, and not once more: what judges them takes time by that.
+func TestTooManyNeedsAreOneFault(t *testing.T) {
+	d := saga.Definition{Name: "s", Steps: make([]saga.Step, 201)}
+	needs := 0
+	for i := range d.Steps {
+		d.Steps[i] = saga.Step{ID: fmt.Sprint("s", i), Agent: "did:mesh:x", Action: "f"}
+		for j := range i {
+			if needs == 10_000 {
+				break
+			}
+			d.Steps[i].Needs = append(d.Steps[i].Needs, d.Steps[j].ID)
+			needs++
+		}
+	}
+	if got := d.Check(saga.Known{}); got != nil {
+		t.Error(got)
+	}
+	d.Steps[200].Needs = append(d.Steps[200].Needs, "s199")
+	if got := d.Check(saga.Known{}); got == nil || got.Error() != "saga s: steps: they have 10001 needs, and at most 10000 can be had" {
+		t.Error(got)
+	}
+}
+
+// SPEC §5 "agent by agent": each agent's is its most privileged step, wherever that stands.
+func TestTheWorstCaseIsAnAgentsMostPrivilegedStep(t *testing.T) {
+	d := saga.Definition{Name: "s", Steps: []saga.Step{{ID: "a", Agent: "did:mesh:x"}, {ID: "b", Agent: "did:mesh:y"}, {ID: "c", Agent: "did:mesh:x"}, {ID: "d", Agent: "did:mesh:x"}, {ID: "e", Agent: "did:mesh:y"}}}
+	rings := map[string]ring.Ring{"a": ring.Standard, "b": ring.Privileged, "c": ring.Privileged, "d": ring.Sandbox, "e": ring.Standard}
+	want := []saga.Worst{{Agent: "did:mesh:x", Step: "c", Ring: ring.Privileged}, {Agent: "did:mesh:y", Step: "b", Ring: ring.Privileged}}
+	if got := d.WorstCase(func(s *saga.Step) ring.Ring { return rings[s.ID] }); !slices.Equal(got, want) {
+		t.Errorf("%+v, want %+v", got, want)
 	}
 }
 

@@ -295,3 +295,20 @@ func blameOf(t *testing.T, who func(i int) string) string {
 	}
 	return strings.Join(shares, ", ")
 }
+
+// What agents' streams made of their entries only the hypervisor says: a slash could be told away otherwise.
+func TestOnlyTheHypervisorSaysWhatItHasTold(t *testing.T) {
+	w := newWorld()
+	p := &player{world: w}
+	for _, line := range []string{"active ann=0.70 bob=0.70", "slash ann"} {
+		if _, err := p.perform(line); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, by := range []policy.Caller{policy.Agent(did("ann")), policy.Operator(did("ops")), {DID: did("svc"), Role: policy.ServiceRole}} {
+		out, err := w.do(by, session.Told{Answers: []session.Answer{{Number: w.live.Entries}}}, "")
+		if err != nil || out.Code != policy.Forbidden || len(w.live.Owed) != 1 {
+			t.Errorf("%s: %+v, %v", by.Role, out.Decision, err)
+		}
+	}
+}

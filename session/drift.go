@@ -85,13 +85,16 @@ func decideReportDrift(s *State, env *Env, c ReportDrift) Outcome {
 	return out
 }
 
-// demoteFor holds an agent one ring below where it is, until an operator lifts it.
+// demoteFor holds an agent one ring below where it is, or was when it left, until an operator lifts it.
 func (s *State) demoteFor(env *Env, did policy.DID) []Event {
-	p := s.Participants[did]
+	p := s.took(did)
 	if p == nil || p.Held == ring.Sandbox {
 		return nil
 	}
 	r, score := s.RingOf(env, did)
+	if s.Participants[did] == nil {
+		r = max(p.Ring, p.Held)
+	}
 	return []Event{RingDemoted{Agent: did, From: r, Ring: min(r+1, ring.Sandbox), SigmaEff: score, Held: true, Why: whyDrift}}
 }
 

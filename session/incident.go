@@ -148,8 +148,14 @@ func mostBlamed(blame liability.Blame) policy.DID {
 }
 
 // tookPart reports whether an agent is or was in the session.
-func (s *State) tookPart(did policy.DID) bool {
-	return s.Participants[did] != nil || s.Left[did] != nil
+func (s *State) tookPart(did policy.DID) bool { return s.took(did) != nil }
+
+// took returns what is known of an agent that is or was in the session; nil: it was not, or that is forgotten.
+func (s *State) took(did policy.DID) *Participant {
+	if p := s.Participants[did]; p != nil {
+		return p
+	}
+	return s.Left[did]
 }
 
 // faultless returns why nobody bears an incident (SPEC §3: "a timeout, an unreachable or broken tool is nobody's fault and only

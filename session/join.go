@@ -198,7 +198,7 @@ func (e RingDemoted) Append(dst []byte) []byte {
 }
 
 func (e RingDemoted) apply(s *State, _ Stamp) {
-	p := s.Participants[e.Agent]
+	p := s.took(e.Agent) // one that has left is held when it comes back
 	p.Ring = e.Ring
 	if e.Held {
 		p.Held = e.Ring
@@ -246,11 +246,14 @@ func decideLeave(s *State, env *Env, c Leave) Outcome {
 		return refuse(policy.NotAParticipant, "%s is not in session %s", agent, s.ID)
 	}
 	leavers := append(s.descendants(agent), agent) // whom it brought does not stay without it
-	events := s.endBonds(whyLeft, func(b *Bond) bool { return slices.Contains(leavers, b.Voucher) || slices.Contains(leavers, b.Vouchee) })
+	events := s.flush(env, true)                   // while they take part: leaving sheds no refusal that is counted only
+	events = append(events, s.endBonds(whyLeft, func(b *Bond) bool { return slices.Contains(leavers, b.Voucher) || slices.Contains(leavers, b.Vouchee) })...)
 	for _, did := range leavers {
 		events = append(events, s.leaving(did)...)
 	}
-	return allow(events...)
+	out := allow(events...)
+	out.Tallies = s.settled(env, true)
+	return out
 }
 
 // leaving is what ends with an agent's part in the session.

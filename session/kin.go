@@ -7,9 +7,9 @@ import (
 // kin.go: agents that agents bring (SPEC §2 "Inheritance"). A spawned agent does not outlast its parent in the session, is never
 // above it, and for blame, votes and vouches it is its parent.
 
-// root returns who answers for an agent: the one at the root of its descent.
+// root returns who answers for an agent: the one at the root of its descent, also once they have left.
 func (s *State) root(did policy.DID) policy.DID {
-	for p := s.Participants[did]; p != nil && p.Parent != ""; p = s.Participants[did] {
+	for p := s.took(did); p != nil && p.Parent != ""; p = s.took(did) {
 		did = p.Parent
 	}
 	return did
