@@ -8,5 +8,5 @@
 // There is no clock, lock, disk or randomness here: package hypervisor holds the live handle and is the only caller of Decide.
 //
 // One file per concept, top to bottom as it happens: lifecycle.go, join.go, act.go (admission), refusal.go, approval.go,
-// outcome.go, key.go. It imports agent, policy, action, ring, and audit for hashes and the writer of events.
+// vote.go, outcome.go, key.go. It imports agent, policy, action, ring, and audit for hashes and the writer of events.
 package session

@@ -27,13 +27,13 @@ var breakages = []breakage{
 	{"an append that failed is taken for one that did not", acknowledged, []edit{
 		{"stream.go", "	if t.err != nil {\n		return away(t.err)", "	if t.err != nil && !broken(1) {\n		return away(t.err)"}}},
 	{"a call is made again where its answer was lost", harmOnce, []edit{
-		{"act.go", "	result, err := s.hv.do(c)\n", "	result, err := s.hv.do(c)\n	if err != nil && broken(2) {\n		result, err = s.hv.do(c)\n	}\n"}}},
+		{"dispatch.go", "	result, err := s.hv.do(c)\n", "	result, err := s.hv.do(c)\n	if err != nil && broken(2) {\n		result, err = s.hv.do(c)\n	}\n"}}},
 	{"what was to be tried when a process died is not tried any more, nor given up", sagasEnd, []edit{
 		{"live.go", "	if len(session.Tries(state)) > 0 {", "	if len(session.Tries(state)) > 0 && !broken(3) {"},
 		{"session/state.go", "	case Terminating:\n", "	case Terminating:\n		if broken(3) && !s.idle() {\n			return time.Time{}\n		}\n"},
 		{"session/saga.go", "	_, tick := c.(Tick)\n	return tick &&", "	_, tick := c.(Tick)\n	return !broken(3) && tick &&"}}},
 	{"what a tool says it did not do counts as done", noMoreThanSo, []edit{
-		{"act.go", `	return session.Unsuccessful, "tool_error"`, `	if broken(4) {
+		{"dispatch.go", `	return session.Unsuccessful, "tool_error"`, `	if broken(4) {
 		return session.Done, ""
 	}
 	return session.Unsuccessful, "tool_error"`}}},
@@ -71,7 +71,7 @@ var breakages = []breakage{
 	{"a deadline fires in a goroutine of its own", oneThread, []edit{
 		{"internal/executor/timers.go", "	t.fire(ctx, a.key)\n", "	if broken(18) {\n		done := make(chan struct{})\n		go func() { defer close(done); t.fire(ctx, a.key) }()\n		<-done\n		return true\n	}\n	t.fire(ctx, a.key)\n"}}},
 	{"a wait lasts for ever", waitsEnd, []edit{
-		{"session/saga.go", "	wait := now.Add(saga.ResolveWithin)\n", "	wait := now.Add(saga.ResolveWithin)\n	if broken(19) {\n		wait = now.AddDate(1, 0, 0)\n	}\n"}}},
+		{"session/sagatry.go", "	wait := now.Add(saga.ResolveWithin)\n", "	wait := now.Add(saga.ResolveWithin)\n	if broken(19) {\n		wait = now.AddDate(1, 0, 0)\n	}\n"}}},
 	{"no deadline of a wait is noticed", waitsEnd, []edit{
 		{"saga/run.go", "	if r.State.Ended() {\n		return due", "	if r.State.Ended() || broken(20) {\n		return due"}}},
 	{"a release lets no saga go on", waitsEnd, []edit{
@@ -81,7 +81,7 @@ var breakages = []breakage{
 	{"a grant lets no saga go on", waitsEnd, []edit{
 		{"session/saga.go", "		case ApprovalGranted:\n", "		case ApprovalGranted:\n			if broken(23) {\n				continue\n			}\n"}}},
 	{"nobody looks for a tool that came", waitsEnd, []edit{
-		{"saga.go", "	held := s.heldForTools()\n	s.mu.Unlock()\n", "	held := s.heldForTools()\n	s.mu.Unlock()\n	if broken(24) {\n		return\n	}\n"}}},
+		{"sagasend.go", "	held := s.heldForTools()\n	s.mu.Unlock()\n", "	held := s.heldForTools()\n	s.mu.Unlock()\n	if broken(24) {\n		return\n	}\n"}}},
 	{"a session is let go in which a step waits for what happens elsewhere", waitsEnd, []edit{
 		{"handle.go", "session.Attends(s.live.state) {", "session.Attends(s.live.state) && !broken(25) {"}}},
 	{"nobody's word ends what is not known", waitsEnd, []edit{
