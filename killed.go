@@ -33,7 +33,9 @@ type KillReport struct {
 	StillRunning    []KilledCall // those that could not be cancelled so far
 	TokensRevoked   int
 	ApprovalsClosed int
-	Recorded        bool // its record is in the log; false: it is owed
+	Tasks           []KilledTask // steps of sagas that were the killed agent's to do
+	Work            []KilledWork // what it did that stands, in the sessions that are in memory
+	Recorded        bool         // its record is in the log; false: it is owed
 }
 
 // Kill stops an agent, a session or everything at once (SPEC §7): when it returns, nothing of what was killed is dispatched any
@@ -84,6 +86,7 @@ func (hv *Hypervisor) Kill(ctx context.Context, caller policy.Caller, k policy.K
 			return report, fmt.Errorf("the kill of %s is in force, and would not survive a crash: %w", k.Scope, unsaved)
 		}
 	}
+	hv.leaves(waiting, k, calls, &report)
 	return report, nil
 }
 

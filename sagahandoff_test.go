@@ -1,6 +1,7 @@
 package hypervisor_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -60,6 +61,10 @@ func TestAnAgentIsKilledDuringItsStep(t *testing.T) {
 				return ctx.Err()
 			})
 			register("last", func(context.Context) error { return nil })
+			s.Register(action.Descriptor{ID: "note", Reversibility: action.Partial}, func(context.Context, json.RawMessage) (json.RawMessage, error) { return nil, nil })
+			for _, note := range []string{`{"n":1}`, `{"n":2}`} {
+				act(t, s, ann, "note", note)
+			}
 			d := saga.Definition{Name: "s", Steps: []saga.Step{{ID: "put", Agent: ann, Action: "put"}, {ID: "last", Agent: bob, Action: "last", Needs: []string{"put"}}}}
 			if c.defined != "" {
 				d.Steps[0].Substitutes = []policy.DID{c.defined}
@@ -69,8 +74,17 @@ func TestAnAgentIsKilledDuringItsStep(t *testing.T) {
 				t.Fatal(out.Decision, err)
 			}
 			<-began
-			if _, err := hv.Kill(ctx, admin, policy.Kill{Scope: policy.Scope{Session: s.ID(), Agent: ann}, Reason: policy.Manual, Substitute: c.killedWith}); err != nil {
+			report, err := hv.Kill(ctx, admin, policy.Kill{Scope: policy.Scope{Session: s.ID(), Agent: ann}, Reason: policy.Manual, Substitute: c.killedWith})
+			if err != nil {
 				t.Fatal(err)
+			}
+			// "and reports": who does what she was to do, and what she did that stands.
+			if len(report.Tasks) != 1 || report.Tasks[0].Step != "put" || report.Tasks[0].Agent != ann || report.Tasks[0].To != cmp.Or(c.defined, c.killedWith) ||
+				report.Tasks[0].Saga != out.ID || len(report.Tasks[0].State) == 0 {
+				t.Errorf("%+v", report.Tasks)
+			}
+			if want := []hypervisor.KilledWork{{Session: s.ID(), Agent: ann, Stands: 2}}; !slices.Equal(report.Work, want) {
+				t.Errorf("%+v", report.Work)
 			}
 			v := rests(t, s, out.ID)
 			if v.State == "waiting" && v.Steps[0].Waits == "outcome" {
@@ -185,5 +199,31 @@ func TestWhatAnAgentsOwnSagaDidIsUndoneThoughItIsGone(t *testing.T) {
 				t.Errorf("%s, and a is %q", got, d.files["a"])
 			}
 		})
+	}
+}
+
+// A kill's report says of the steps that have not begun too who will do them; of what is done, or of others, it says nothing.
+func TestAKillTellsWhoDoesTheStepsThatAreToCome(t *testing.T) {
+	ctx := context.Background()
+	hv := hypervisortest.Open(t, nil)
+	s := hypervisortest.Session(t, hv, nil, map[policy.DID]string{ann: "0.80", bob: "0.80"})
+	var report hypervisor.KillReport
+	b := &workbench{fails: map[string]func(context.Context) error{"b": func(context.Context) (err error) {
+		report, err = hv.Kill(ctx, admin, policy.Kill{Scope: policy.Scope{Agent: ann}, Reason: policy.Manual})
+		return err
+	}}}
+	b.on(s, "a", "b", "c", "d")
+	d := sagaOf("a", "b", "c", "d")
+	d.Steps[1].Agent, d.Steps[2].Substitutes = bob, []policy.DID{"did:mesh:nobody", bob}
+	v := runs(t, s, d)
+	var told []string
+	for _, task := range report.Tasks {
+		told = append(told, strings.Join([]string{task.Saga, task.Step, string(task.Agent), string(task.To), task.State}, " "))
+	}
+	if want := []string{v.ID + " c did:mesh:ann did:mesh:bob pending", v.ID + " d did:mesh:ann  pending"}; !slices.Equal(told, want) {
+		t.Errorf("%q, want %q", told, want)
+	}
+	if got := stepStates(v); v.Steps[2].Agent != bob || !strings.HasPrefix(got, "compensated: a compensated b compensated c compensated d failed") {
+		t.Errorf("%s: %+v", got, v.Steps)
 	}
 }

@@ -45,6 +45,25 @@ type KillReport struct {
 	TokensRevoked   int          `json:"tokens_revoked"`
 	ApprovalsClosed int          `json:"approvals_closed"`
 	Recorded        bool         `json:"recorded"` // false: its record is owed; it is in force all the same
+	Tasks           []KilledTask `json:"tasks"`    // steps of sagas that were the killed agent's to do
+	Work            []KilledWork `json:"work"`     // what it did that stands, in the sessions that are in memory
+}
+
+// A KilledTask is a step of a saga that was a killed agent's, or of one that it brought, to do.
+type KilledTask struct {
+	Session string `json:"session"`
+	Saga    string `json:"saga"`
+	Step    string `json:"step"`
+	Agent   string `json:"agent"`
+	To      string `json:"to,omitempty"` // who does it now, or will once it begins; left out: nobody
+	State   string `json:"state"`
+}
+
+// KilledWork is what a killed agent, or one that it brought, has done in a session.
+type KilledWork struct {
+	Session string `json:"session"`
+	Agent   string `json:"agent"`
+	Stands  int    `json:"stands"` // calls that changed something and are not undone
 }
 
 // A QuarantineRequest is the body that puts an agent in quarantine, or extends one that is in force.

@@ -51,6 +51,8 @@ type SagaStep struct {
 
 	Requires    ring.Ring    `json:"required_ring"` // as its action, and its undo's, is described at the start
 	Substitutes []policy.DID `json:"substitutes,omitempty"`
+
+	InPlaceOf policy.DID `json:"in_place_of,omitempty"` // from whom Agent has it; empty: it was the step's from the start
 }
 
 // ResolveSaga ends a wait: it says whether an unknown step, or undo, happened, or that a held one is to be tried again.

@@ -133,7 +133,7 @@ func (s *SagaStep) append(dst []byte) []byte {
 	return audit.Begin(dst).Str("id", s.ID).Str("agent", string(s.Agent)).Str("action", s.Action).OptStr("undo", s.Undo).OptStrs("needs", s.Needs).
 		Uint("timeout", uint64(s.Timeout)).OptUint("retries", uint64(s.Retries)).OptStr("checkpoint", s.Checkpoint).OptBool("read_only", s.ReadOnly).
 		OptBool("idempotent", s.Idempotent).OptBool("undoable", s.Undoable).OptBool("undo_idempotent", s.UndoIdempotent).
-		Uint("required_ring", uint64(s.Requires)).OptStrs("substitutes", texts(s.Substitutes)).End()
+		Uint("required_ring", uint64(s.Requires)).OptStrs("substitutes", texts(s.Substitutes)).OptStr("in_place_of", string(s.InPlaceOf)).End()
 }
 
 // append appends the try as encoding/json has it.

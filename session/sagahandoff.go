@@ -174,5 +174,6 @@ func (e SagaHandedOff) Append(dst []byte) []byte {
 func (e SagaHandedOff) apply(s *State, _ Stamp) {
 	g := s.Sagas[e.Saga]
 	g.Steps = slices.Clone(g.Steps)
-	g.Steps[g.step(e.Step)].Agent = e.To
+	step := &g.Steps[g.step(e.Step)]
+	step.Agent, step.InPlaceOf = e.To, e.From
 }

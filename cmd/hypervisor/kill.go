@@ -17,7 +17,8 @@ func newKillCommand(g *globals) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "kill (--session ID | --agent DID [--session ID] | --all) [--reason R]", Short: "Stop an agent, a session, or everything, at once", Args: cobra.NoArgs,
 		Long: `Stop an agent, an agent in one session, a session, or everything, at once: what runs is cancelled, nothing more is sent, tokens are
-revoked and open approvals closed, and what could not be cancelled is said. It works with the disk full, and survives a crash.
+revoked and open approvals closed. It is said what could not be cancelled, who does the agent's steps of sagas from now on, and how many
+of its calls stand that changed something, in the sessions at hand. It works with the disk full, and survives a crash.
 --lift lets an agent, or everything, go on; a killed session has ended. Revoked tokens stay revoked.
 R is one of drift, rate, breach, manual, quarantine_timeout, session_timeout, or a few words of your own.`,
 		Example: `  hypervisor kill --agent did:mesh:ann --reason "deletes what it should not"
@@ -114,6 +115,16 @@ func kill(cmd *cobra.Command, g *globals, in api.Killing) error {
 			continue
 		}
 		g.printf("still running: %s/%s %s: it does not heed its cancelling\n", call.Session, call.ID, call.Action)
+	}
+	for _, t := range r.Tasks {
+		to := "nobody does it in its place"
+		if t.To != "" {
+			to = "handed on to " + t.To
+		}
+		g.printf("saga %s/%s: %s of %s (%s): %s\n", t.Session, t.Saga, t.Step, t.Agent, t.State, to)
+	}
+	for _, w := range r.Work {
+		g.printf("stands: %s of %s in session %s\n", count(w.Stands, "call that changed something", "calls that changed something"), w.Agent, w.Session)
 	}
 	g.printf("%s revoked, %s closed\n", count(r.TokensRevoked, "token", "tokens"), count(r.ApprovalsClosed, "approval", "approvals"))
 	if !r.Recorded {

@@ -97,8 +97,15 @@ func killView(k policy.Kill) api.Kill {
 }
 
 func reportView(r hypervisor.KillReport) api.KillReport {
-	return api.KillReport{Kill: killView(r.Kill), Cancelled: killedViews(r.Cancelled), StillRunning: killedViews(r.StillRunning),
-		TokensRevoked: r.TokensRevoked, ApprovalsClosed: r.ApprovalsClosed, Recorded: r.Recorded}
+	out := api.KillReport{Kill: killView(r.Kill), Cancelled: killedViews(r.Cancelled), StillRunning: killedViews(r.StillRunning),
+		TokensRevoked: r.TokensRevoked, ApprovalsClosed: r.ApprovalsClosed, Recorded: r.Recorded, Tasks: []api.KilledTask{}, Work: []api.KilledWork{}}
+	for _, t := range r.Tasks {
+		out.Tasks = append(out.Tasks, api.KilledTask{Session: t.Session, Saga: t.Saga, Step: t.Step, Agent: string(t.Agent), To: string(t.To), State: t.State})
+	}
+	for _, w := range r.Work {
+		out.Work = append(out.Work, api.KilledWork{Session: w.Session, Agent: string(w.Agent), Stands: w.Stands})
+	}
+	return out
 }
 
 func killedViews(calls []hypervisor.KilledCall) []api.KilledCall {
