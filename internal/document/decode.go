@@ -6,6 +6,7 @@ import (
 	"io"
 	"reflect"
 	"strings"
+	"time"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
@@ -74,6 +75,8 @@ func wanted(t reflect.Type) string {
 		return "another value"
 	case t.Name() == "Number":
 		return "a number"
+	case t == reflect.TypeFor[time.Time]():
+		return "a time such as 2026-01-02T15:04:05Z"
 	}
 	switch t.Kind() {
 	case reflect.String:

@@ -3,6 +3,7 @@ package document
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/go-json-experiment/json"
 )
@@ -19,6 +20,7 @@ func TestWhatDoesNotDecodeIsSaidInTheTextsOwnWords(t *testing.T) {
 		Receipts []inner           `json:"receipts"`
 		Headers  map[string]string `json:"headers"`
 		Weight   float64           `json:"weight"`
+		Until    *time.Time        `json:"until"`
 	}
 	for text, want := range map[string]string{
 		``:                        "it is empty",
@@ -37,8 +39,10 @@ func TestWhatDoesNotDecodeIsSaidInTheTextsOwnWords(t *testing.T) {
 		`{"receipts":[{"sesion":"x"}]}`: `receipts[0]: unknown field "sesion" (did you mean "session"?)`,
 		`{"headers":{"a":{}}}`:          "headers.a: want a text, got an object",
 		`{"weight":"1"}`:                `weight: want a number, got a text`,
+		`{"until":"tomorrow"}`:          "until: want a time such as 2026-01-02T15:04:05Z, got a text",
+		`{"until":5}`:                   "until: want a time such as 2026-01-02T15:04:05Z, got ",
 		`{"Name":"x"}`:                  `unknown field "Name" (did you mean "name"?)`,
-		`{"zzzzzzzzzzzz":1}`:            `unknown field "zzzzzzzzzzzz"; there are audit, headers, max_participants, name, network_allow, receipts, weight`,
+		`{"zzzzzzzzzzzz":1}`:            `unknown field "zzzzzzzzzzzz"; there are audit, headers, max_participants, name, network_allow, receipts, until, weight`,
 		"{\"name\":\"\xff\"}":           "name: no JSON after 9 bytes: invalid UTF-8",
 	} {
 		var v outer

@@ -71,16 +71,15 @@ func (a *API) elevate(ctx context.Context, caller policy.Caller, in request[api.
 }
 
 func (a *API) elevations(ctx context.Context, _ policy.Caller, in request[none]) (api.Page[api.Elevation], error) {
-	page := api.Page[api.Elevation]{Items: []api.Elevation{}}
 	s, err := a.ownOr(ctx, in.who, in.path("id"), mayRead)
 	if err != nil {
-		return page, err
+		return api.Page[api.Elevation]{}, err
 	}
-	views, err := s.Elevations(ctx) // one an agent: they fit one page
-	for _, v := range views {
-		page.Items = append(page.Items, elevationView(v))
+	views, err := s.Elevations(ctx)
+	if err != nil {
+		return api.Page[api.Elevation]{}, err
 	}
-	return page, err
+	return part(in.query, views, elevationView, func(e api.Elevation) string { return e.ID })
 }
 
 func (a *API) endElevation(ctx context.Context, caller policy.Caller, in request[none]) (api.Decision, error) {

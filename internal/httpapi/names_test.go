@@ -158,3 +158,40 @@ func TestAnUnknownActionOfAServerThatIsDownSaysSo(t *testing.T) {
 		t.Errorf("%+v", e)
 	}
 }
+
+// An agent is shown the sagas that it runs or does a step of, and no other's; the lists of a session come in pages too.
+func TestAnAgentSeesItsSagasAndNobodyElses(t *testing.T) {
+	h := build(t)
+	one := "/v1/sessions/" + h.one.ID()
+	get[api.Joined](t, h.ask("operator", "POST", one+"/join", `{"agent":"did:mesh:bob","sigma":0.8}`, ""))
+	h.tokens["bob"] = get[api.IssuedToken](t, h.ask("operator", "POST", "/v1/agents/did:mesh:bob/tokens", `{"session":"`+h.one.ID()+`"}`, "")).Token
+	var ids []string
+	for range 3 {
+		ids = append(ids, get[api.Saga](t, h.ask("operator", "POST", one+"/sagas?wait=true", `{"saga":"hers","steps":[{"id":"a","agent":"did:mesh:ann","action":"read"}]}`, "")).ID)
+	}
+	for who, want := range map[string]int{"agent": 3, "bob": 0, "auditor": 3} {
+		if page := get[api.Page[api.Saga]](t, h.ask(who, "GET", one+"/sagas", "", "")); len(page.Items) != want {
+			t.Errorf("%s sees %d sagas, want %d", who, len(page.Items), want)
+		}
+	}
+	for _, query := range []string{"", "?wait=true"} {
+		if w := h.ask("bob", "GET", one+"/sagas/"+ids[0]+query, "", ""); w.Code != http.StatusNotFound {
+			t.Errorf("bob looks at what ann does: %d %s", w.Code, w.Body)
+		}
+		if v := get[api.Saga](t, h.ask("agent", "GET", one+"/sagas/"+ids[0]+query, "", "")); v.ID != ids[0] {
+			t.Errorf("%+v", v)
+		}
+	}
+	first := get[api.Page[api.Saga]](t, h.ask("auditor", "GET", one+"/sagas?limit=2", "", ""))
+	rest := get[api.Page[api.Saga]](t, h.ask("auditor", "GET", one+"/sagas?limit=2&cursor="+first.Cursor, "", ""))
+	if len(first.Items) != 2 || len(rest.Items) != 1 || rest.Cursor != "" || first.Items[0].ID != ids[0] || first.Items[1].ID != ids[1] || rest.Items[0].ID != ids[2] {
+		t.Errorf("%+v, then %+v", first, rest)
+	}
+	for _, list := range []string{"/sagas", "/elevations", "/vouches"} {
+		for _, query := range []string{"?limit=0", "?limit=201", "?cursor=none"} {
+			if w := h.ask("auditor", "GET", one+list+query, "", ""); w.Code != http.StatusBadRequest {
+				t.Errorf("%s%s: %d %s", list, query, w.Code, w.Body)
+			}
+		}
+	}
+}

@@ -14,6 +14,7 @@ import (
 	"github.com/agenthypervisor/hypervisor"
 	"github.com/agenthypervisor/hypervisor/api"
 	"github.com/agenthypervisor/hypervisor/audit"
+	"github.com/agenthypervisor/hypervisor/internal/document"
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/session"
 	"github.com/agenthypervisor/hypervisor/system"
@@ -34,6 +35,34 @@ func page(q query, names []string) (part []string, cursor string, err error) {
 		return names[:limit], names[limit-1], nil
 	}
 	return names, "", nil
+}
+
+// part returns a page of a list that stands in an order of its own. Its cursor is the id of the page's last; one that has gone since is
+// refused, for nobody knows what comes behind it.
+func part[V, W any](q query, all []V, view func(V) W, id func(W) string) (api.Page[W], error) {
+	out := api.Page[W]{Items: []W{}}
+	limit, err := pageLimit(q)
+	if err != nil {
+		return out, err
+	}
+	cursor := q.text("cursor")
+	behind := cursor == ""
+	for _, v := range all {
+		w := view(v)
+		switch {
+		case !behind:
+			behind = id(w) == cursor
+		case len(out.Items) == limit:
+			out.Cursor = id(out.Items[limit-1])
+			return out, nil
+		default:
+			out.Items = append(out.Items, w)
+		}
+	}
+	if !behind {
+		return out, malformed("cursor %q is not of the list as it is now; begin again without one", document.Clip(cursor))
+	}
+	return out, nil
 }
 
 func (a *API) agents(ctx context.Context, caller policy.Caller, in request[none]) (api.Page[api.Agent], error) {

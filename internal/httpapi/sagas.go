@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 
 	"github.com/go-json-experiment/json/jsontext"
 
@@ -76,20 +77,26 @@ func (a *API) sagaNow(ctx context.Context, s *hypervisor.Session, id string, wai
 	return sagaView(v), err
 }
 
-func (a *API) sagas(ctx context.Context, _ policy.Caller, in request[none]) (api.Page[api.Saga], error) {
-	page := api.Page[api.Saga]{Items: []api.Saga{}}
+// sagas lists those that are remembered, to an agent those that it runs or does a step of.
+func (a *API) sagas(ctx context.Context, caller policy.Caller, in request[none]) (api.Page[api.Saga], error) {
 	s, err := a.ownOr(ctx, in.who, in.path("id"), mayRead)
 	if err != nil {
-		return page, err
+		return api.Page[api.Saga]{}, err
 	}
-	views, err := s.Sagas(ctx) // those that are remembered: they fit one page
-	for _, v := range views {
-		page.Items = append(page.Items, sagaView(v))
+	views, err := s.Sagas(ctx)
+	if err != nil {
+		return api.Page[api.Saga]{}, err
 	}
-	return page, err
+	views = slices.DeleteFunc(views, func(v hypervisor.SagaView) bool { return !maySee(caller, v) })
+	return part(in.query, views, sagaView, func(v api.Saga) string { return v.ID })
 }
 
-func (a *API) saga(ctx context.Context, _ policy.Caller, in request[none]) (api.Saga, error) {
+func maySee(caller policy.Caller, v hypervisor.SagaView) bool {
+	return caller.Role != policy.AgentRole || v.By == caller.DID ||
+		slices.ContainsFunc(v.Steps, func(step hypervisor.SagaStepView) bool { return step.Agent == caller.DID })
+}
+
+func (a *API) saga(ctx context.Context, caller policy.Caller, in request[none]) (api.Saga, error) {
 	wait, err := in.query.flag("wait")
 	if err != nil {
 		return api.Saga{}, err
@@ -97,6 +104,13 @@ func (a *API) saga(ctx context.Context, _ policy.Caller, in request[none]) (api.
 	s, err := a.ownOr(ctx, in.who, in.path("id"), mayRead)
 	if err != nil {
 		return api.Saga{}, err
+	}
+	v, err := s.Saga(ctx, in.path("sid"))
+	if err == nil && !maySee(caller, v) {
+		err = fmt.Errorf("saga %s of session %s: %w", in.path("sid"), s.ID(), hypervisor.ErrNotFound)
+	}
+	if err != nil || !wait {
+		return sagaView(v), err
 	}
 	return a.sagaNow(ctx, s, in.path("sid"), wait)
 }

@@ -39,16 +39,15 @@ func (a *API) vouch(ctx context.Context, caller policy.Caller, in request[api.Vo
 }
 
 func (a *API) vouches(ctx context.Context, _ policy.Caller, in request[none]) (api.Page[api.Bond], error) {
-	page := api.Page[api.Bond]{Items: []api.Bond{}}
 	s, err := a.ownOr(ctx, in.who, in.path("id"), mayRead)
 	if err != nil {
-		return page, err
+		return api.Page[api.Bond]{}, err
 	}
-	bonds, err := s.Bonds(ctx) // bounded by what a session may have, and no more than a page
-	for _, b := range bonds {
-		page.Items = append(page.Items, bondView(s.ID(), b))
+	bonds, err := s.Bonds(ctx)
+	if err != nil {
+		return api.Page[api.Bond]{}, err
 	}
-	return page, err
+	return part(in.query, bonds, func(b hypervisor.Bond) api.Bond { return bondView(s.ID(), b) }, func(b api.Bond) string { return b.ID })
 }
 
 func (a *API) withdraw(ctx context.Context, caller policy.Caller, in request[none]) (api.Decision, error) {
