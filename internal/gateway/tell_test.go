@@ -411,6 +411,14 @@ func TestASubscriptionKeepsItsConnectionAndEndsWithItsClient(t *testing.T) {
 		if err := h.SetServers([]ServerSpec{ann.spec("ann"), bob.spec("bob")}, nil); err != nil {
 			t.Fatal(err)
 		}
+		eventually(t, "the agent's servers are not both there", func() bool { // else the next subscription is bob's, who is the only one to ask
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			for _, s := range h.seats {
+				return len(s.front.all()) == 2
+			}
+			return false
+		})
 	}
 }
 
