@@ -88,14 +88,7 @@ func actionShow(g *globals) *cobra.Command {
 			session, id := api.SplitID(args[0])
 			_, a, err := client.One(ctx, clients, func(ctx context.Context, c *client.Client) (api.Action, error) { return c.Action(ctx, session, id) },
 				func(a api.Action) string { return a.Session + "/" + a.ID })
-			switch {
-			case err != nil:
-				return err
-			case g.json:
-				return g.printJSON(a)
-			}
-			g.printAction(a)
-			return nil
+			return printed(g, a, err, func() { g.printAction(a) })
 		},
 	}
 }

@@ -49,19 +49,13 @@ func agentShow(g *globals) *cobra.Command {
 
 // agentDo asks for an agent and prints it.
 func agentDo(cmd *cobra.Command, g *globals, ask func(context.Context, *client.Client) (api.Agent, error)) error {
-	ctx, cancel := g.context(cmd, false)
-	defer cancel()
-	c, err := g.one()
-	if err != nil {
-		return err
-	}
-	a, err := ask(ctx, c)
-	switch {
-	case err != nil:
-		return err
-	case g.json:
-		return g.printJSON(a)
-	}
+	return g.ask(cmd, func(ctx context.Context, c *client.Client) error {
+		a, err := ask(ctx, c)
+		return printed(g, a, err, func() { g.printAgent(a) })
+	})
+}
+
+func (g *globals) printAgent(a api.Agent) {
 	stopped, apart, changed := "", "", ""
 	if q := a.Quarantine; q != nil {
 		apart = "until " + when(q.Until) + ": " + strings.Join(q.Reasons, "; ")
@@ -91,7 +85,6 @@ func agentDo(cmd *cobra.Command, g *globals, ask func(context.Context, *client.C
 	for _, e := range a.Entries {
 		g.printf("entry      %d: %s by %s, σ %s from then on (%s)\n", e.Seq, e.Source, e.Caller.DID, e.Sigma, why(e))
 	}
-	return nil
 }
 
 // admissions says how sessions admit an agent.
@@ -104,14 +97,10 @@ func agentList(g *globals) *cobra.Command {
 	return &cobra.Command{
 		Use: "list", Short: "List the agents that are known", Args: cobra.NoArgs, Example: "  hypervisor agent list --json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, cancel := g.context(cmd, false)
-			defer cancel()
-			c, err := g.one()
-			if err != nil {
-				return err
-			}
-			return printList(g, c.Agents(ctx), []string{"AGENT", "σ", "ENTRIES", "CHANGED", "HELD"}, func(a api.Agent) []string {
-				return []string{a.DID, string(a.Sigma), strconv.FormatUint(a.Records, 10), when(a.Changed), held(a)}
+			return g.ask(cmd, func(ctx context.Context, c *client.Client) error {
+				return printList(g, c.Agents(ctx), []string{"AGENT", "σ", "ENTRIES", "CHANGED", "HELD"}, func(a api.Agent) []string {
+					return []string{a.DID, string(a.Sigma), strconv.FormatUint(a.Records, 10), when(a.Changed), held(a)}
+				})
 			})
 		},
 	}
@@ -135,14 +124,10 @@ func agentLedger(g *globals) *cobra.Command {
 		Use: "ledger DID", Short: "List what moved an agent's standing, oldest first", Args: cobra.ExactArgs(1),
 		Example: "  hypervisor agent ledger did:mesh:ann",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx, cancel := g.context(cmd, false)
-			defer cancel()
-			c, err := g.one()
-			if err != nil {
-				return err
-			}
-			return printList(g, c.Ledger(ctx, args[0]), []string{"ENTRY", "TIME", "BY", "σ", "RISK", "SOURCE", "SESSION", "WHY"}, func(e api.LedgerEntry) []string {
-				return []string{strconv.FormatUint(e.Seq, 10), when(e.Time), e.Caller.DID, string(e.Sigma), cmp.Or(string(e.Risk), "-"), e.Source, cmp.Or(e.Session, "-"), why(e)}
+			return g.ask(cmd, func(ctx context.Context, c *client.Client) error {
+				return printList(g, c.Ledger(ctx, args[0]), []string{"ENTRY", "TIME", "BY", "σ", "RISK", "SOURCE", "SESSION", "WHY"}, func(e api.LedgerEntry) []string {
+					return []string{strconv.FormatUint(e.Seq, 10), when(e.Time), e.Caller.DID, string(e.Sigma), cmp.Or(string(e.Risk), "-"), e.Source, cmp.Or(e.Session, "-"), why(e)}
+				})
 			})
 		},
 	}
@@ -214,21 +199,10 @@ func agentSlash(g *globals) *cobra.Command {
 
 // agentAct has something done and prints that it was.
 func agentAct(cmd *cobra.Command, g *globals, done string, do func(context.Context, *client.Client) (api.Decision, error)) error {
-	ctx, cancel := g.context(cmd, false)
-	defer cancel()
-	c, err := g.one()
-	if err != nil {
-		return err
-	}
-	d, err := do(ctx, c)
-	switch {
-	case err != nil:
-		return err
-	case g.json:
-		return g.printJSON(d)
-	}
-	g.printf("%s\n", done)
-	return nil
+	return g.ask(cmd, func(ctx context.Context, c *client.Client) error {
+		d, err := do(ctx, c)
+		return printed(g, d, err, func() { g.printf("%s\n", done) })
+	})
 }
 
 func agentToken(g *globals) *cobra.Command {

@@ -58,14 +58,7 @@ func approvalShow(g *globals) *cobra.Command {
 			ctx, cancel := g.context(cmd, false)
 			defer cancel()
 			_, a, err := oneApproval(ctx, g, args[0])
-			switch {
-			case err != nil:
-				return err
-			case g.json:
-				return g.printJSON(a)
-			}
-			g.printApproval(a)
-			return nil
+			return printed(g, a, err, func() { g.printApproval(a) })
 		},
 	}
 }

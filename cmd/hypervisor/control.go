@@ -19,6 +19,28 @@ import (
 
 // control.go: the commands that make sessions and fill them.
 
+// ask has the hypervisor that is meant asked something.
+func (g *globals) ask(cmd *cobra.Command, do func(context.Context, *client.Client) error) error {
+	ctx, cancel := g.context(cmd, false)
+	defer cancel()
+	c, err := g.one()
+	if err != nil {
+		return err
+	}
+	return do(ctx, c)
+}
+
+// askIn is ask for the hypervisor that has a session.
+func (g *globals) askIn(cmd *cobra.Command, session string, do func(context.Context, *client.Client) error) error {
+	ctx, cancel := g.context(cmd, false)
+	defer cancel()
+	c, _, err := oneSession(ctx, g, session)
+	if err != nil {
+		return err
+	}
+	return do(ctx, c)
+}
+
 // one returns the only hypervisor that is meant: what makes a thing must know where.
 func (g *globals) one() (*client.Client, error) {
 	clients, err := g.clients()
@@ -40,13 +62,7 @@ func sessionCreate(g *globals) *cobra.Command {
 		Long: "Create a session and print its id. What is not said is as the configuration says.",
 		Example: `  hypervisor session create --name dev
   hypervisor session create --max-participants 5 --max-duration 2h --consistency eventual --network-allow api.example`,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, cancel := g.context(cmd, false)
-			defer cancel()
-			c, err := g.one()
-			if err != nil {
-				return err
-			}
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			if cfg.MaxParticipants < 1 && cmd.Flags().Changed("max-participants") {
 				return usage("--max-participants: want a number from 1 to 1000, got %d", cfg.MaxParticipants)
 			}
@@ -63,15 +79,10 @@ func sessionCreate(g *globals) *cobra.Command {
 			if key == "" {
 				key = rand.Text() // should the answer be lost on the way
 			}
-			s, err := c.CreateSession(ctx, cfg, key)
-			switch {
-			case err != nil:
-				return err
-			case g.json:
-				return g.printJSON(s)
-			}
-			g.printf("%s\n", s.ID)
-			return nil
+			return g.ask(cmd, func(ctx context.Context, c *client.Client) error {
+				s, err := c.CreateSession(ctx, cfg, key)
+				return printed(g, s, err, func() { g.printf("%s\n", s.ID) })
+			})
 		},
 	}
 	f := cmd.Flags()
@@ -134,22 +145,17 @@ sessions, the one that ended first first: good ones raise nobody, bad ones hold 
 				return err
 			}
 			j, err := c.Join(ctx, args[0], in, "")
-			switch {
-			case err != nil:
-				return err
-			case g.json:
-				return g.printJSON(j)
-			}
-			g.printf("%s is in ring %d (σ_eff %s)\n", j.Agent, j.Ring, string(j.SigmaEff))
-			if j.Manifest != "" {
-				g.printf("manifest %s\n", j.Manifest)
-			}
-			if h := j.History; h != nil && h.Why != "" {
-				g.printf("history %s: %s\n", h.Result, h.Why)
-			} else if h != nil {
-				g.printf("history %s\n", h.Result)
-			}
-			return nil
+			return printed(g, j, err, func() {
+				g.printf("%s is in ring %d (σ_eff %s)\n", j.Agent, j.Ring, string(j.SigmaEff))
+				if j.Manifest != "" {
+					g.printf("manifest %s\n", j.Manifest)
+				}
+				if h := j.History; h != nil && h.Why != "" {
+					g.printf("history %s: %s\n", h.Result, h.Why)
+				} else if h != nil {
+					g.printf("history %s\n", h.Result)
+				}
+			})
 		},
 	}
 	cmd.Flags().StringVar(&in.Agent, "agent", "", "the agent's DID")
@@ -233,21 +239,10 @@ func sessionActivate(g *globals) *cobra.Command {
 // sessionChange makes a command that changes one session and says so.
 func sessionChange(g *globals, do func(context.Context, *client.Client, string) (api.Session, error), said func() string) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
-		ctx, cancel := g.context(cmd, false)
-		defer cancel()
-		c, _, err := oneSession(ctx, g, args[0])
-		if err != nil {
-			return err
-		}
-		s, err := do(ctx, c, args[0])
-		switch {
-		case err != nil:
-			return err
-		case g.json:
-			return g.printJSON(s)
-		}
-		g.printf("session %s: %s\n", s.ID, said())
-		return nil
+		return g.askIn(cmd, args[0], func(ctx context.Context, c *client.Client) error {
+			s, err := do(ctx, c, args[0])
+			return printed(g, s, err, func() { g.printf("session %s: %s\n", s.ID, said()) })
+		})
 	}
 }
 
@@ -262,14 +257,10 @@ func toolsList(g *globals) *cobra.Command {
 		Use: "list", Short: "List the tools that are pinned or were seen", Args: cobra.NoArgs,
 		Example: "  hypervisor tools list --server files",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, cancel := g.context(cmd, false)
-			defer cancel()
-			c, err := g.one()
-			if err != nil {
-				return err
-			}
-			return printList(g, c.Tools(ctx, server), []string{"TOOL", "STATE", "PINNED", "SEEN"}, func(t api.Tool) []string {
-				return []string{t.Tool, toolState(t), short(t.Pinned), short(t.Seen)}
+			return g.ask(cmd, func(ctx context.Context, c *client.Client) error {
+				return printList(g, c.Tools(ctx, server), []string{"TOOL", "STATE", "PINNED", "SEEN"}, func(t api.Tool) []string {
+					return []string{t.Tool, toolState(t), short(t.Pinned), short(t.Seen)}
+				})
 			})
 		},
 	}
@@ -295,30 +286,26 @@ func toolsDiff(g *globals) *cobra.Command {
 		Long:    "Show what a server says of a tool now beside what is pinned, line by line, and the command that accepts it.",
 		Example: "  hypervisor tools diff\n  hypervisor tools diff files.read_file",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx, cancel := g.context(cmd, false)
-			defer cancel()
-			c, err := g.one()
-			if err != nil {
-				return err
-			}
-			tools, err := changedTools(ctx, c, args)
-			switch {
-			case err != nil:
-				return err
-			case g.json:
-				return g.printJSON(map[string]any{"items": tools})
-			case len(tools) == 0:
-				g.printf("every tool is as it was pinned\n")
-				return nil
-			}
-			for _, t := range tools {
-				g.printf("%s\n", t.Tool)
-				for _, line := range diff(t.Was, t.Is) {
-					g.printf("%s\n", line)
+			return g.ask(cmd, func(ctx context.Context, c *client.Client) error {
+				tools, err := changedTools(ctx, c, args)
+				switch {
+				case err != nil:
+					return err
+				case g.json:
+					return g.printJSON(map[string]any{"items": tools})
+				case len(tools) == 0:
+					g.printf("every tool is as it was pinned\n")
+					return nil
 				}
-				g.printf("to accept it: %s\n", g.again("tools", "accept", t.Tool, "--digest", t.Seen))
-			}
-			return nil
+				for _, t := range tools {
+					g.printf("%s\n", t.Tool)
+					for _, line := range diff(t.Was, t.Is) {
+						g.printf("%s\n", line)
+					}
+					g.printf("to accept it: %s\n", g.again("tools", "accept", t.Tool, "--digest", t.Seen))
+				}
+				return nil
+			})
 		},
 	}
 }
@@ -350,24 +337,13 @@ func toolsAccept(g *globals) *cobra.Command {
 		Long:    "Accept the definition that was seen last. The digest is the one that 'tools diff' showed: what is accepted is what was looked at.",
 		Example: "  hypervisor tools accept files.read_file --digest 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx, cancel := g.context(cmd, false)
-			defer cancel()
-			c, err := g.one()
-			if err != nil {
-				return err
-			}
-			if digest == "" {
-				return usage("nothing was accepted; look at it first: %s", g.again("tools", "diff", args[0]))
-			}
-			d, err := c.Accept(ctx, args[0], digest)
-			switch {
-			case err != nil:
-				return err
-			case g.json:
-				return g.printJSON(d)
-			}
-			g.printf("accepted: %s is pinned as it is now\n", args[0])
-			return nil
+			return g.ask(cmd, func(ctx context.Context, c *client.Client) error {
+				if digest == "" {
+					return usage("nothing was accepted; look at it first: %s", g.again("tools", "diff", args[0]))
+				}
+				d, err := c.Accept(ctx, args[0], digest)
+				return printed(g, d, err, func() { g.printf("accepted: %s is pinned as it is now\n", args[0]) })
+			})
 		},
 	}
 	cmd.Flags().StringVar(&digest, "digest", "", "the digest that 'tools diff' showed")

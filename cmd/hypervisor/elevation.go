@@ -28,22 +28,13 @@ and takes effect when a sponsor grants that: an approver, or for ring 2 a partic
 asks for itself; an operator names it.`,
 		Example: "  hypervisor elevation ask --session dev --agent did:mesh:ann --ring 2 --for 10m --reason 'to write the report'",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, cancel := g.context(cmd, false)
-			defer cancel()
-			c, _, err := oneSession(ctx, g, session)
-			if err != nil {
-				return err
-			}
-			e, err := c.Elevate(ctx, session, in)
-			switch {
-			case err != nil:
-				return err
-			case g.json:
-				return g.printJSON(e)
-			}
-			g.printf("%s waits for its sponsor, %s: %s\n", e.ID, strings.Join(e.Approval.By, " or "),
-				g.again("approval", "grant", e.Session+"/"+e.Approval.ID, "--digest", e.Approval.Digest))
-			return nil
+			return g.askIn(cmd, session, func(ctx context.Context, c *client.Client) error {
+				e, err := c.Elevate(ctx, session, in)
+				return printed(g, e, err, func() {
+					g.printf("%s waits for its sponsor, %s: %s\n", e.ID, strings.Join(e.Approval.By, " or "),
+						g.again("approval", "grant", e.Session+"/"+e.Approval.ID, "--digest", e.Approval.Digest))
+				})
+			})
 		},
 	}
 	cmd.Flags().StringVar(&session, "session", "", "the session's id, or a name")
@@ -61,14 +52,10 @@ func elevationList(g *globals) *cobra.Command {
 		Use: "list --session ID", Short: "List a session's elevations that are asked for or in effect", Args: cobra.NoArgs,
 		Example: "  hypervisor elevation list --session dev --json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, cancel := g.context(cmd, false)
-			defer cancel()
-			c, _, err := oneSession(ctx, g, session)
-			if err != nil {
-				return err
-			}
-			return printList(g, c.Elevations(ctx, session), []string{"ELEVATION", "AGENT", "RING", "STATUS", "BY", "UNTIL", "REASON"}, func(e api.Elevation) []string {
-				return []string{e.Session + "/" + e.ID, e.Agent, strconv.Itoa(e.Ring), e.Status, cmp.Or(e.By, strings.Join(e.Approval.By, " or ")), when(e.Until), e.Reason}
+			return g.askIn(cmd, session, func(ctx context.Context, c *client.Client) error {
+				return printList(g, c.Elevations(ctx, session), []string{"ELEVATION", "AGENT", "RING", "STATUS", "BY", "UNTIL", "REASON"}, func(e api.Elevation) []string {
+					return []string{e.Session + "/" + e.ID, e.Agent, strconv.Itoa(e.Ring), e.Status, cmp.Or(e.By, strings.Join(e.Approval.By, " or ")), when(e.Until), e.Reason}
+				})
 			})
 		},
 	}
@@ -111,19 +98,8 @@ func sessionLiftDemotion(g *globals) *cobra.Command {
 
 // inSession does something in a session and says that it is done.
 func inSession(cmd *cobra.Command, g *globals, session string, do func(context.Context, *client.Client) (api.Decision, error), done string) error {
-	ctx, cancel := g.context(cmd, false)
-	defer cancel()
-	c, _, err := oneSession(ctx, g, session)
-	if err != nil {
-		return err
-	}
-	d, err := do(ctx, c)
-	switch {
-	case err != nil:
-		return err
-	case g.json:
-		return g.printJSON(d)
-	}
-	g.printf("%s\n", done)
-	return nil
+	return g.askIn(cmd, session, func(ctx context.Context, c *client.Client) error {
+		d, err := do(ctx, c)
+		return printed(g, d, err, func() { g.printf("%s\n", done) })
+	})
 }

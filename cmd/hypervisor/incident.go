@@ -45,14 +45,7 @@ token it is the agent's own report, which moves nobody's standing.`,
 				return err
 			}
 			i, err := c.RaiseIncident(ctx, s.ID, in, "")
-			switch {
-			case err != nil:
-				return err
-			case g.json:
-				return g.printJSON(i)
-			}
-			g.printIncident(i)
-			return nil
+			return printed(g, i, err, func() { g.printIncident(i) })
 		},
 	}
 	cmd.Flags().StringVar(&session, "session", "", "the session's id, or a name")
@@ -114,14 +107,7 @@ func incidentShow(g *globals) *cobra.Command {
 				return err
 			}
 			i, err := c.Incident(ctx, s.ID, id)
-			switch {
-			case err != nil:
-				return err
-			case g.json:
-				return g.printJSON(i)
-			}
-			g.printIncident(i)
-			return nil
+			return printed(g, i, err, func() { g.printIncident(i) })
 		},
 	}
 }

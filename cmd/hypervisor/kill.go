@@ -99,12 +99,10 @@ func kill(cmd *cobra.Command, g *globals, in api.Killing) error {
 		return err
 	}
 	r, err := c.Kill(ctx, in)
-	switch {
-	case err != nil:
-		return err
-	case g.json:
-		return g.printJSON(r)
-	}
+	return printed(g, r, err, func() { g.printKilled(r, in) })
+}
+
+func (g *globals) printKilled(r api.KillReport, in api.Killing) {
 	g.printf("killed: %s (%s, %s)\n", killed(r.Kill), because(r.Kill), r.Kill.ID)
 	for _, call := range r.Cancelled {
 		g.printf("cancelled: %s/%s %s: %s\n", call.Session, call.ID, call.Action, call.Outcome)
@@ -136,7 +134,6 @@ func kill(cmd *cobra.Command, g *globals, in api.Killing) error {
 	if in.Session == "" || in.Agent != "" {
 		g.printf("to lift it: %s\n", g.again(liftArgs(r.Kill)...))
 	}
-	return nil
 }
 
 // killed says what a kill is of.
@@ -178,28 +175,19 @@ func liftKill(cmd *cobra.Command, g *globals, in api.Killing) error {
 		return err
 	}
 	d, err := c.LiftKill(ctx, in)
-	switch {
-	case err != nil:
-		return err
-	case g.json:
-		return g.printJSON(d)
-	}
-	g.printf("lifted: %s may go on\n", killed(api.Kill{All: in.All, Agent: in.Agent, Session: in.Session}))
-	if in.Agent != "" {
-		g.printf("its tokens stay revoked; for a new one: %s\n", g.again("agent", "token", in.Agent, "--session", cmp.Or(in.Session, "NAME")))
-	}
-	return nil
+	return printed(g, d, err, func() {
+		g.printf("lifted: %s may go on\n", killed(api.Kill{All: in.All, Agent: in.Agent, Session: in.Session}))
+		if in.Agent != "" {
+			g.printf("its tokens stay revoked; for a new one: %s\n", g.again("agent", "token", in.Agent, "--session", cmp.Or(in.Session, "NAME")))
+		}
+	})
 }
 
 func listKills(cmd *cobra.Command, g *globals) error {
-	ctx, cancel := g.context(cmd, false)
-	defer cancel()
-	c, err := g.one()
-	if err != nil {
-		return err
-	}
-	return printList(g, c.Kills(ctx), []string{"KILL", "AGENT", "SESSION", "REASON", "BY", "SINCE"}, func(k api.Kill) []string {
-		return []string{k.ID, cmp.Or(k.Agent, "all"), cmp.Or(k.Session, "all"), because(k), k.By, when(k.At)}
+	return g.ask(cmd, func(ctx context.Context, c *client.Client) error {
+		return printList(g, c.Kills(ctx), []string{"KILL", "AGENT", "SESSION", "REASON", "BY", "SINCE"}, func(k api.Kill) []string {
+			return []string{k.ID, cmp.Or(k.Agent, "all"), cmp.Or(k.Session, "all"), because(k), k.By, when(k.At)}
+		})
 	})
 }
 

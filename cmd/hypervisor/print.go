@@ -156,6 +156,18 @@ func (g *globals) printFields(fields ...field) {
 	}
 }
 
+// printed prints what was answered: with --json as /v1 answers it, else as print does.
+func printed[T any](g *globals, answer T, err error, print func()) error {
+	switch {
+	case err != nil:
+		return err
+	case g.json:
+		return g.printJSON(answer)
+	}
+	print()
+	return nil
+}
+
 // printList prints a list: with --json as /v1 answers it, else as a table.
 func printList[T any](g *globals, items iter.Seq2[T, error], headings []string, row func(T) []string) error {
 	all := []T{}

@@ -166,14 +166,10 @@ func sagaList(g *globals) *cobra.Command {
 		Use: "list --session ID", Short: "List a session's sagas: those that have not ended, and the last that have", Args: cobra.NoArgs,
 		Example: "  hypervisor saga list --session dev --json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, cancel := g.context(cmd, false)
-			defer cancel()
-			c, _, err := oneSession(ctx, g, session)
-			if err != nil {
-				return err
-			}
-			return printList(g, c.Sagas(ctx, session), []string{"SAGA", "NAME", "BY", "STATE", "STEPS", "WHY"}, func(s api.Saga) []string {
-				return []string{s.Session + "/" + s.ID, s.Saga, s.By, s.State, strconv.Itoa(len(s.Steps)), s.Why}
+			return g.askIn(cmd, session, func(ctx context.Context, c *client.Client) error {
+				return printList(g, c.Sagas(ctx, session), []string{"SAGA", "NAME", "BY", "STATE", "STEPS", "WHY"}, func(s api.Saga) []string {
+					return []string{s.Session + "/" + s.ID, s.Saga, s.By, s.State, strconv.Itoa(len(s.Steps)), s.Why}
+				})
 			})
 		},
 	}

@@ -63,14 +63,7 @@ func sessionShow(g *globals) *cobra.Command {
 			ctx, cancel := g.context(cmd, false)
 			defer cancel()
 			_, s, err := oneSession(ctx, g, args[0])
-			switch {
-			case err != nil:
-				return err
-			case g.json:
-				return g.printJSON(s)
-			}
-			g.printSession(s)
-			return nil
+			return printed(g, s, err, func() { g.printSession(s) })
 		},
 	}
 }
@@ -102,21 +95,12 @@ func sessionTerminate(g *globals) *cobra.Command {
 		Use: "terminate ID", Short: "End a session: running calls finish or are cancelled after 30 s", Args: cobra.ExactArgs(1),
 		Example: "  hypervisor session terminate ses-0123456789abcdef0123",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx, cancel := g.context(cmd, false)
-			defer cancel()
-			c, _, err := oneSession(ctx, g, args[0])
-			if err != nil {
-				return err
-			}
-			sum, err := c.Terminate(ctx, args[0])
-			switch {
-			case err != nil:
-				return err
-			case g.json:
-				return g.printJSON(sum)
-			}
-			g.printf("session %s has ended: %s, summary %s\n", args[0], count(sum.Records, "record", "records"), sum.SummaryHash)
-			return nil
+			return g.askIn(cmd, args[0], func(ctx context.Context, c *client.Client) error {
+				sum, err := c.Terminate(ctx, args[0])
+				return printed(g, sum, err, func() {
+					g.printf("session %s has ended: %s, summary %s\n", args[0], count(sum.Records, "record", "records"), sum.SummaryHash)
+				})
+			})
 		},
 	}
 }

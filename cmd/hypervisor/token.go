@@ -86,14 +86,10 @@ func tokenList(g *globals) *cobra.Command {
 		Use: "list", Short: "List the tokens that count, agents' too, without their secrets", Args: cobra.NoArgs,
 		Example: "  hypervisor token list",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, cancel := g.context(cmd, false)
-			defer cancel()
-			c, err := g.one()
-			if err != nil {
-				return err
-			}
-			return printList(g, c.Tokens(ctx), []string{"TOKEN", "FOR", "ROLE", "SESSION", "EXPIRES"}, func(t api.Token) []string {
-				return []string{t.ID, t.DID, t.Role, cmp.Or(t.Session, t.Alias), when(t.Expires)}
+			return g.ask(cmd, func(ctx context.Context, c *client.Client) error {
+				return printList(g, c.Tokens(ctx), []string{"TOKEN", "FOR", "ROLE", "SESSION", "EXPIRES"}, func(t api.Token) []string {
+					return []string{t.ID, t.DID, t.Role, cmp.Or(t.Session, t.Alias), when(t.Expires)}
+				})
 			})
 		},
 	}
@@ -105,21 +101,10 @@ func tokenRevoke(g *globals) *cobra.Command {
 		Long:    "End a token before its time. ID is the token's name, not its secret: see 'token list'.",
 		Example: "  hypervisor token revoke tok-0123456789abcdef0123",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx, cancel := g.context(cmd, false)
-			defer cancel()
-			c, err := g.one()
-			if err != nil {
-				return err
-			}
-			d, err := c.RevokeToken(ctx, args[0])
-			switch {
-			case err != nil:
-				return err
-			case g.json:
-				return g.printJSON(d)
-			}
-			g.printf("revoked %s\n", args[0])
-			return nil
+			return g.ask(cmd, func(ctx context.Context, c *client.Client) error {
+				d, err := c.RevokeToken(ctx, args[0])
+				return printed(g, d, err, func() { g.printf("revoked %s\n", args[0]) })
+			})
 		},
 	}
 }

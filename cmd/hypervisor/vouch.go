@@ -39,15 +39,10 @@ together, in all sessions, are at most 80 %. It ends with the session, or when -
 				return err
 			}
 			b, err := c.Vouch(ctx, args[0], in, "")
-			switch {
-			case err != nil:
-				return err
-			case g.json:
-				return g.printJSON(b)
-			}
-			g.printf("%s: %s vouches for %s with %s; to withdraw it: %s\n", b.ID, b.Voucher, b.Vouchee, b.Bond,
-				g.again("session", "withdraw", b.Session+"/"+b.ID))
-			return nil
+			return printed(g, b, err, func() {
+				g.printf("%s: %s vouches for %s with %s; to withdraw it: %s\n", b.ID, b.Voucher, b.Vouchee, b.Bond,
+					g.again("session", "withdraw", b.Session+"/"+b.ID))
+			})
 		},
 	}
 	cmd.Flags().StringVar(&in.Vouchee, "vouchee", "", "the other agent's DID")
@@ -61,18 +56,14 @@ func sessionVouches(g *globals) *cobra.Command {
 	return &cobra.Command{
 		Use: "vouches ID", Short: "List who vouches for whom in a session", Args: cobra.ExactArgs(1), Example: "  hypervisor session vouches dev",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx, cancel := g.context(cmd, false)
-			defer cancel()
-			c, _, err := oneSession(ctx, g, args[0])
-			if err != nil {
-				return err
-			}
-			return printList(g, c.Vouches(ctx, args[0]), []string{"VOUCH", "VOUCHER", "FOR", "BOND", "STATUS", "EXPIRES"}, func(b api.Bond) []string {
-				expires := "-"
-				if b.Expires != nil {
-					expires = when(*b.Expires)
-				}
-				return []string{b.Session + "/" + b.ID, b.Voucher, b.Vouchee, string(b.Bond), b.Status, expires}
+			return g.askIn(cmd, args[0], func(ctx context.Context, c *client.Client) error {
+				return printList(g, c.Vouches(ctx, args[0]), []string{"VOUCH", "VOUCHER", "FOR", "BOND", "STATUS", "EXPIRES"}, func(b api.Bond) []string {
+					expires := "-"
+					if b.Expires != nil {
+						expires = when(*b.Expires)
+					}
+					return []string{b.Session + "/" + b.ID, b.Voucher, b.Vouchee, string(b.Bond), b.Status, expires}
+				})
 			})
 		},
 	}
