@@ -83,8 +83,8 @@ func vouchRequest(args json.RawMessage) (c session.Vouch, life time.Duration, er
 		return c, 0, fmt.Errorf("agent: %w", err)
 	}
 	if in.Bond != "" {
-		if c.Bond, err = ring.ParseSigma(in.Bond); err != nil {
-			return c, 0, fmt.Errorf("bond: want a figure from 0 to 1, got %q", clip(in.Bond))
+		if c.Bond, err = ring.ParseSigma(in.Bond); err != nil || c.Bond == 0 {
+			return c, 0, fmt.Errorf("bond: want a figure above 0, up to 1, got %q; leave it out for a fifth of your standing", clip(in.Bond))
 		}
 	}
 	if in.Expires != "" {

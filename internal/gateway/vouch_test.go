@@ -23,7 +23,7 @@ func TestAgentVouchesOverMCP(t *testing.T) {
 		t.Fatal(err)
 	}
 	cs := governed(t, hv, s, "sdk", nil)
-	for _, bad := range []string{`{}`, `{"agent":"new"}`, `{"agent":"did:mesh:new","bond":"2"}`, `{"agent":"did:mesh:new","expires":"soon"}`, `{"agent":"did:mesh:new","more":1}`} {
+	for _, bad := range []string{`{}`, `{"agent":"new"}`, `{"agent":"did:mesh:new","bond":"2"}`, `{"agent":"did:mesh:new","bond":"0"}`, `{"agent":"did:mesh:new","bond":"-0.1"}`, `{"agent":"did:mesh:new","bond":"NaN"}`, `{"agent":"did:mesh:new","expires":"soon"}`, `{"agent":"did:mesh:new","more":1}`} {
 		if r, err := cs.CallTool(t.Context(), &mcp.CallToolParams{Name: vouchTool, Arguments: json.RawMessage(bad)}); err == nil {
 			t.Errorf("%s: %+v", bad, r)
 		}

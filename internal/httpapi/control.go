@@ -136,6 +136,18 @@ func figure(name string, d api.Decimal) (*ring.Sigma, error) {
 	return &v, nil
 }
 
+// amount reads a figure that is none where it is zero: what is left out has a value of its own, and zero must not mean that.
+func amount(name string, d api.Decimal) (ring.Sigma, error) {
+	v, err := figure(name, d)
+	switch {
+	case err != nil || v == nil:
+		return 0, err
+	case *v == 0:
+		return 0, invalid("%s: want a figure above 0, up to 1; leave it out for the usual one", name)
+	}
+	return *v, nil
+}
+
 func (a *API) join(ctx context.Context, caller policy.Caller, in request[api.Join]) (api.Joined, error) {
 	s, err := a.ownOr(ctx, in.who, in.path("id"), mustRun)
 	if err != nil {

@@ -25,6 +25,7 @@ import (
 // A house is an API behind real tokens, one for each role; ann is in the session "one" and eve in another.
 type house struct {
 	hv     *hypervisor.Hypervisor
+	door   *auth.Door
 	api    *API
 	tokens map[string]string
 	one    *hypervisor.Session
@@ -34,7 +35,7 @@ func build(t *testing.T) *house {
 	t.Helper()
 	hv := open(t)
 	door := auth.NewDoor(hv)
-	h := &house{hv: hv, api: New(hv, door.Identify, nil), tokens: map[string]string{"": ""}, one: live(t, hv)}
+	h := &house{hv: hv, door: door, api: New(hv, door.Identify, nil), tokens: map[string]string{"": ""}, one: live(t, hv)}
 	for name, tok := range map[string]system.Token{
 		"operator": {Subject: "did:mesh:ops", Role: policy.OperatorRole}, "approver": {Subject: "did:mesh:kim", Role: policy.ApproverRole},
 		"auditor": {Subject: "did:mesh:aud", Role: policy.AuditorRole}, "service": {Subject: "did:mesh:svc", Role: policy.ServiceRole},

@@ -126,12 +126,8 @@ func (a *API) quarantine(ctx context.Context, caller policy.Caller, in request[a
 	}
 	var c agent.EnterQuarantine
 	c.Reason, c.Note = policy.Because(in.body.Reason)
-	severity, err := figure("severity", in.body.Severity)
-	if err != nil {
+	if c.Severity, err = amount("severity", in.body.Severity); err != nil {
 		return api.Decision{}, err
-	}
-	if severity != nil {
-		c.Severity = *severity
 	}
 	if err := duration("for", in.body.For, &c.For); err != nil {
 		return api.Decision{}, err

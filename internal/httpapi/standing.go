@@ -122,15 +122,11 @@ func (a *API) slash(ctx context.Context, caller policy.Caller, in request[api.Sl
 	if err != nil {
 		return api.Decision{}, err
 	}
-	severity, err := figure("severity", in.body.Severity)
+	severity, err := amount("severity", in.body.Severity)
 	if err != nil {
 		return api.Decision{}, err
 	}
-	c := agent.Slash{Cause: in.body.Reason}
-	if severity != nil {
-		c.Severity = *severity
-	}
-	return decided(a.hv.Slash(ctx, caller, did, c))
+	return decided(a.hv.Slash(ctx, caller, did, agent.Slash{Severity: severity, Cause: in.body.Reason}))
 }
 
 // score takes a service's report.

@@ -23,14 +23,11 @@ func (a *API) vouch(ctx context.Context, caller policy.Caller, in request[api.Vo
 	if err != nil {
 		return api.Bond{}, err
 	}
-	bond, err := figure("bond", in.body.Bond)
+	bond, err := amount("bond", in.body.Bond)
 	if err != nil {
 		return api.Bond{}, err
 	}
-	c := session.Vouch{Vouchee: vouchee, Key: in.key}
-	if bond != nil {
-		c.Bond = *bond
-	}
+	c := session.Vouch{Vouchee: vouchee, Bond: bond, Key: in.key}
 	if in.body.Expires != nil {
 		c.Expires = in.body.Expires.UTC().Truncate(time.Microsecond)
 	}
@@ -74,7 +71,7 @@ func (a *API) slashIn(ctx context.Context, caller policy.Caller, in request[api.
 	if err != nil {
 		return api.Decision{}, err
 	}
-	severity, err := figure("severity", in.body.Severity)
+	severity, err := amount("severity", in.body.Severity)
 	if err != nil {
 		return api.Decision{}, err
 	}
@@ -82,9 +79,5 @@ func (a *API) slashIn(ctx context.Context, caller policy.Caller, in request[api.
 	if err != nil {
 		return api.Decision{}, err
 	}
-	c := session.Slash{Agent: did, Cause: in.body.Reason}
-	if severity != nil {
-		c.Severity = *severity
-	}
-	return decided(s.Slash(ctx, caller, c))
+	return decided(s.Slash(ctx, caller, session.Slash{Agent: did, Severity: severity, Cause: in.body.Reason}))
 }
