@@ -180,3 +180,20 @@ func TestTryIsAdmittedOnce(t *testing.T) {
 		t.Errorf("an answer to the first try: %v", err)
 	}
 }
+
+// What became of a try that is no action only the hypervisor says: whoever could say it would have what was not done count as done.
+func TestOnlyTheHypervisorAnswersATry(t *testing.T) {
+	w := newWorld()
+	p := &player{world: w}
+	for _, line := range []string{"action put partial undo", "active ann=0.97", "saga s a:ann:put"} {
+		if _, err := p.perform(line); err != nil {
+			t.Fatal(err)
+		}
+	}
+	try := session.Tries(w.live)[0]
+	for _, by := range []policy.Caller{policy.Agent(did("ann")), policy.Operator(did("ops")), policy.Approver(did("app"))} {
+		if out, err := w.do(by, session.AnswerSaga{SagaTry: try, Result: saga.Succeeded}, ""); err != nil || out.Code != policy.Forbidden || len(session.Tries(w.live)) != 1 {
+			t.Errorf("%s: %+v, %v", by.Role, out.Decision, err)
+		}
+	}
+}
