@@ -9,6 +9,7 @@ import (
 
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 
+	"github.com/agenthypervisor/hypervisor"
 	"github.com/agenthypervisor/hypervisor/action"
 	"github.com/agenthypervisor/hypervisor/policy"
 )
@@ -59,6 +60,43 @@ func TestAgentRunsASagaOverMCP(t *testing.T) {
 	v, err := s.Saga(t.Context(), undone.ID)
 	if err != nil || v.By != agentDID || v.Steps[0].Agent != agentDID || v.Steps[0].Does != "up.steps" {
 		t.Errorf("%+v, %v", v, err)
+	}
+}
+
+// What a saga can be over HTTP it can be over MCP: its steps name goals and what takes them back, and one that has ended is replayed. Of
+// an agent's own saga nobody bears that it fails, and nobody does it in the agent's place, here as there.
+func TestAnAgentsSagaOverMCPIsAsItIsOverHTTP(t *testing.T) {
+	hv, s := newSession(t, "0.80")
+	cs := governed(t, hv, s, "sdk", &FrontOptions{Claims: undoneByEcho})
+	for _, bad := range []string{`{"replay":"sag-1","saga":"x"}`, `{"replay":"sag-1","fault":true}`, `{"replay":7}`} {
+		if r, err := cs.CallTool(t.Context(), &mcp.CallToolParams{Name: sagaTool, Arguments: json.RawMessage(bad)}); err == nil {
+			t.Errorf("%s: %+v", bad, r)
+		}
+	}
+	for args, code := range map[string]policy.Code{
+		`{}`: policy.SagaInvalid, `{"replay":"sag-99"}`: policy.NotFound,
+		`{"saga":"x","steps":[{"id":"a","tool":"echo","substitutes":["did:mesh:zoe"]}]}`:           policy.Forbidden,
+		`{"saga":"x","steps":[{"id":"a","tool":"echo","undo":"launch"}]}`:                          policy.UnknownAction,
+		`{"saga":"x","steps":[{"id":"a","tool":"https://nowhere.example/a"}]}`:                     policy.UnknownAction,
+		`{"saga":"x","steps":[{"id":"a","tool":"steps","undo":"https://nowhere.example/a/back"}]}`: policy.UnknownAction,
+	} {
+		if text, got := call(t, cs, sagaTool, args); got != string(code) {
+			t.Errorf("%s: %s %s", args, got, text)
+		}
+	}
+	failed := answerOf[SagaAnswer](t, cs, sagaTool, `{"saga":"named","fault":true,"steps":[{"id":"a","tool":"steps","undo":"echo"},{"id":"b","tool":"fail","needs":["a"]}]}`)
+	v, err := s.Saga(t.Context(), failed.ID)
+	if err != nil || v.State != "compensated" || v.Faultless != "agent_saga" {
+		t.Errorf("%+v, %v", v, err)
+	}
+	actions, err := s.Actions(t.Context(), 0, hypervisor.MaxPage)
+	if last := actions[len(actions)-1]; err != nil || last.Action != "up.echo" || last.Undoes != s.ID()+"/"+v.Steps[0].Action {
+		t.Errorf("%+v, %v", last, err)
+	}
+	done := answerOf[SagaAnswer](t, cs, sagaTool, `{"saga":"goal","steps":[{"id":"a","tool":"steps","checkpoint":"a is there"},{"id":"b","tool":"echo","args":{"n":1},"needs":["a"]}]}`)
+	again := answerOf[SagaAnswer](t, cs, sagaTool, `{"replay":"`+done.ID+`"}`)
+	if again.State != "completed" || again.ID == done.ID || again.Steps[0].Why != "stands since "+done.ID || again.Steps[0].Action != "" || again.Steps[1].Action == "" {
+		t.Errorf("%+v", again)
 	}
 }
 

@@ -18,7 +18,6 @@ import (
 
 	"github.com/agenthypervisor/hypervisor"
 	"github.com/agenthypervisor/hypervisor/policy"
-	"github.com/agenthypervisor/hypervisor/saga"
 	"github.com/agenthypervisor/hypervisor/session"
 )
 
@@ -67,8 +66,8 @@ func (s *plainSession) Vouch(_ context.Context, c session.Vouch) (hypervisor.Bon
 	return hypervisor.Bond{ID: "vch-1", Vouchee: c.Vouchee, Amount: c.Bond}, nil
 }
 
-func (s *plainSession) RunSaga(_ context.Context, d saga.Definition) (hypervisor.SagaView, error) {
-	return hypervisor.SagaView{ID: "sag-1", Name: d.Name, State: "completed"}, nil
+func (s *plainSession) RunSaga(_ context.Context, c SagaCall) (hypervisor.SagaView, error) {
+	return hypervisor.SagaView{ID: "sag-1", Name: c.Definition.Name, State: "completed"}, nil
 }
 
 // pipes returns both ends of a connection, the server's first.
