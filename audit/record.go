@@ -179,12 +179,20 @@ func unquote(quoted []byte) (string, bool) {
 // isPlain reports whether text stands in a JSON string as it is.
 func isPlain[T string | []byte](text T) bool {
 	for i := range len(text) {
-		if c := text[i]; c < 0x20 || c == '"' || c == '\\' || c >= utf8.RuneSelf {
+		if !plain[text[i]] {
 			return false
 		}
 	}
 	return true
 }
+
+// plain tells of each byte whether it stands for itself in a JSON string.
+var plain = func() (is [256]bool) {
+	for c := 0x20; c < utf8.RuneSelf; c++ {
+		is[c] = c != '"' && c != '\\'
+	}
+	return is
+}()
 
 // An envelope is a record's parts as they stand in its bytes; strings keep their quotes.
 type envelope struct {

@@ -89,21 +89,20 @@ type admission struct {
 
 // decideAct asks one question after the other; the first that refuses answers.
 func decideAct(s *State, env *Env, c Act) (Outcome, error) {
-	a := &admission{s: s, env: env, act: c, agent: env.Caller.DID, operator: env.Caller.Role == policy.OperatorRole}
+	a := &admission{s: s, env: env.kept(), act: c, agent: env.Caller.DID, operator: env.Caller.Role == policy.OperatorRole}
 	if env.Caller.Role == policy.SystemRole && c.Saga != nil && c.Saga.Undo {
 		a.operator, a.instead = s.standingIn(c.Saga)
 	}
-	out, err := a.decide((*admission).inactive, (*admission).absent, (*admission).brokenOff, (*admission).tooFast, (*admission).tooMany,
-		(*admission).outOfCourse, (*admission).notKnown, (*admission).setApart, (*admission).aboveRing, (*admission).beyondCapability, (*admission).againstPolicy)
+	out, err := a.decide(inactive, absent, brokenOff, tooFast, tooMany, outOfCourse, notKnown, setApart, aboveRing, beyondCapability, againstPolicy)
 	if err == nil && out.Allowed && env.Call.Untried {
 		return Outcome{Decision: out.Decision}, ErrImageWanted
 	}
 	return out, err
 }
 
-func (a *admission) decide(order ...func(*admission) *policy.Decision) (Outcome, error) {
-	for _, refuses := range order {
-		if d := refuses(a); d != nil {
+func (a *admission) decide(order ...question) (Outcome, error) {
+	for _, q := range order {
+		if d := a.refuses(q); d != nil {
 			return a.refused(*d), nil
 		}
 	}
@@ -111,6 +110,59 @@ func (a *admission) decide(order ...func(*admission) *policy.Decision) (Outcome,
 		return a.decideApproval(), nil
 	}
 	return a.admitted(""), nil
+}
+
+// A question is asked of a call before it is admitted.
+type question uint8
+
+// The questions.
+const (
+	inactive question = iota
+	absent
+	notItsOwn
+	brokenOff
+	tooFast
+	tooMany
+	outOfCourse
+	notKnown
+	setApart
+	aboveRing
+	beyondCapability
+	againstPolicy
+	beyondUndo
+)
+
+// refuses asks. It calls by name: called through a list of functions, an admission would escape to the heap.
+func (a *admission) refuses(q question) *policy.Decision {
+	switch q {
+	case inactive:
+		return a.inactive()
+	case absent:
+		return a.absent()
+	case notItsOwn:
+		return a.notItsOwn()
+	case brokenOff:
+		return a.brokenOff()
+	case tooFast:
+		return a.tooFast()
+	case tooMany:
+		return a.tooMany()
+	case outOfCourse:
+		return a.outOfCourse()
+	case notKnown:
+		return a.notKnown()
+	case setApart:
+		return a.setApart()
+	case aboveRing:
+		return a.aboveRing()
+	case beyondCapability:
+		return a.beyondCapability()
+	case againstPolicy:
+		return a.againstPolicy()
+	case beyondUndo:
+		return a.beyondUndo()
+	}
+	panic("session: an unknown question")
 }
 
 func (a *admission) inactive() *policy.Decision {
@@ -318,10 +370,14 @@ func (a *admission) ruled(call *Call) *policy.Decision {
 func (a *admission) admitted(approval string) Outcome {
 	call, id := a.env.Call, a.s.newID("act-")
 	args := part(a.env, "args", call.Args)
-	out := Outcome{Decision: policy.Allow(), ID: id, Parts: []audit.Part{args}}
+	room := new(struct { // allocated at once
+		parts   [2]audit.Part
+		events  [4]Event
+		tallies [1]TallyOf
+	})
+	out := Outcome{Decision: policy.Allow(), ID: id, Parts: append(room.parts[:0], args)}
 	a.describe(&out.Decision)
-	out.Events = make([]Event, 0, 4)
-	out.Events = append(out.Events, a.s.ringChange(a.env, a.agent)...)
+	out.Events = append(room.events[:0], a.s.ringChange(a.env, a.agent)...)
 	irreversible := a.effective == action.Irreversible
 	if irreversible && !a.s.strong() {
 		out.Events = append(out.Events, ConsistencyForced{})
@@ -352,21 +408,24 @@ func (a *admission) admitted(approval string) Outcome {
 	}
 	out.Events = append(out.Events, e, Started{id, a.env.Incarnation})
 	out.Durable = a.s.strong() || !call.Descriptor.ReadOnly || approval != "" // a grant whose use is lost would be used again
-	out.Tallies = []TallyOf{{a.agent, a.tally}}
+	out.Tallies = append(room.tallies[:0], TallyOf{a.agent, a.tally})
 	return out
 }
 
 // describe adds to a decision what it was made on.
 func (a *admission) describe(d *policy.Decision) {
+	room := &struct { // allocated at once
+		ring, required ring.Ring
+		score          ring.Sigma
+	}{ring: a.ring, score: a.score}
 	if a.member != nil || a.operator {
-		r, score := a.ring, a.score
-		d.Ring, d.SigmaEff = &r, &score
+		d.Ring, d.SigmaEff = &room.ring, &room.score
 	}
 	if call := a.env.Call; call != nil {
 		effective := call.Descriptor.Effective(call.Image)
-		required := call.Descriptor.RequiredRing(effective)
-		d.RequiredRing, d.RiskWeight = &required, effective.Weight()
-		if call.Image == action.ImageFailed && !d.Allowed && required == ring.Privileged {
+		room.required = call.Descriptor.RequiredRing(effective)
+		d.RequiredRing, d.RiskWeight = &room.required, effective.Weight()
+		if call.Image == action.ImageFailed && !d.Allowed && room.required == ring.Privileged {
 			d.Reason += "; it counts as one that cannot be taken back: " + call.ImageFault
 		}
 	}
@@ -379,7 +438,8 @@ func deny(code policy.Code, format string, args ...any) *policy.Decision {
 
 // part makes a part whose salt derives from the command's random bytes.
 func part(env *Env, name string, b []byte) audit.Part {
-	salt := sha256.Sum256(append(env.Random[:len(env.Random):len(env.Random)], name...))
+	var seed [len(env.Random) + 32]byte // a longer name costs one allocation
+	salt := sha256.Sum256(append(append(seed[:0], env.Random[:]...), name...))
 	return audit.Part{Name: name, Salt: salt, Bytes: b}
 }
 

@@ -1,11 +1,11 @@
 package session
 
 import (
+	"bytes"
 	"cmp"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/binary"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -110,7 +110,7 @@ type ApprovalOpened struct {
 
 // digest is what is recognised again: HMAC under the session's key over agent, descriptor, policy version and arguments.
 func (a *admission) digest() (h audit.Hash) {
-	mac := hmac.New(sha256.New, a.env.Secret[:])
+	mac := hmac.New(sha256.New, bytes.Clone(a.env.Secret[:]))
 	call := a.env.Call
 	for _, b := range [...][]byte{[]byte(a.agent), call.Digest[:], []byte(a.env.RulesID), call.Args} {
 		mac.Write(binary.BigEndian.AppendUint64(nil, uint64(len(b))))
@@ -243,7 +243,7 @@ func (a *admission) forget(ap *Approval, d policy.Decision) Outcome {
 
 // approvalIDs lists the approvals in the order they were opened.
 func (s *State) approvalIDs() []string {
-	return slices.SortedFunc(maps.Keys(s.Approvals), func(a, b string) int {
+	return ordered(s.Approvals, func(a, b string) int {
 		return cmp.Compare(s.Approvals[a].Seq, s.Approvals[b].Seq)
 	})
 }

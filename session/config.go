@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -131,10 +130,17 @@ func badEntry(entry string) bool {
 	return entry == "" || len(entry) > MaxEntryBytes || !utf8.ValidString(entry)
 }
 
-var idShape = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9._:-]*[a-zA-Z0-9])?$`)
-
-// ValidID reports whether text can name a session (SPEC §1).
-func ValidID(text string) bool { return len(text) <= MaxIDBytes && idShape.MatchString(text) }
+// ValidID reports whether text can name a session: ^[a-zA-Z0-9]([a-zA-Z0-9._:-]*[a-zA-Z0-9])?$, ≤ 256 bytes (SPEC §1).
+func ValidID(text string) bool {
+	for i := range len(text) {
+		switch c := text[i]; {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9':
+		case i == 0 || i == len(text)-1 || strings.IndexByte("._:-", c) < 0:
+			return false
+		}
+	}
+	return text != "" && len(text) <= MaxIDBytes
+}
 
 // configJSON is Config as the records and the API write it: the words of the configuration file.
 type configJSON struct {

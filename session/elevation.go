@@ -1,11 +1,12 @@
 package session
 
 import (
+	"bytes"
+	"cmp"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -221,7 +222,7 @@ func elevationArgs(to ring.Ring, seconds uint64, reason string) []byte {
 }
 
 func (s *State) elevationDigest(env *Env, did policy.DID, args []byte) (h audit.Hash) {
-	mac := hmac.New(sha256.New, env.Secret[:])
+	mac := hmac.New(sha256.New, bytes.Clone(env.Secret[:]))
 	fmt.Fprintf(mac, "%s %s %q ", ElevationAction, did, env.RulesID)
 	mac.Write(args)
 	mac.Sum(h[:0])
@@ -328,7 +329,7 @@ func (s *State) endElevation(env *Env, did policy.DID, why string) []Event {
 }
 
 // elevatedIDs are the agents that have an elevation, in order.
-func (s *State) elevatedIDs() []policy.DID { return slices.Sorted(maps.Keys(s.Elevations)) }
+func (s *State) elevatedIDs() []policy.DID { return ordered(s.Elevations, cmp.Compare) }
 
 // Append appends the event's JSON.
 func (e RingElevated) Append(dst []byte) []byte {

@@ -2,7 +2,6 @@ package session
 
 import (
 	"cmp"
-	"maps"
 	"slices"
 	"strconv"
 
@@ -138,7 +137,7 @@ type CleanSession struct {
 
 // creditable returns the agents to which the session counts as clean, in order.
 func (s *State) creditable() (dids []policy.DID) {
-	for _, did := range slices.Sorted(maps.Keys(s.Conduct)) {
+	for _, did := range ordered(s.Conduct, cmp.Compare) {
 		if c := s.Conduct[did]; c.Changed > 0 && !c.Against {
 			dids = append(dids, did)
 		}

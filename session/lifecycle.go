@@ -1,6 +1,7 @@
 package session
 
 import (
+	"bytes"
 	"fmt"
 	"slices"
 	"time"
@@ -80,7 +81,7 @@ func decideCreate(s *State, env *Env, c Create) (Outcome, error) {
 	if err != nil {
 		return Outcome{}, err
 	}
-	secret := part(env, "secret", env.Secret[:])
+	secret := part(env, "secret", bytes.Clone(env.Secret[:]))
 	e := Created{ID: s.ID, Config: cfg, Opener: env.Caller.DID, Secret: secret.Commitment(), NodeEpoch: env.NodeEpoch}
 	if c.Undoes != "" {
 		if env.Caller.Role != policy.SystemRole {

@@ -143,9 +143,9 @@ func (g *Saga) step(id string) int {
 func (s *State) openSagas() []string { return s.SagasOpen }
 
 func decideRunSaga(s *State, env *Env, c RunSaga) Outcome {
-	a := &admission{s: s, env: env, agent: env.Caller.DID, operator: env.Caller.Role == policy.OperatorRole}
-	for _, refuses := range [...]func(*admission) *policy.Decision{(*admission).inactive, (*admission).absent} {
-		if d := refuses(a); d != nil {
+	a := &admission{s: s, env: env.kept(), agent: env.Caller.DID, operator: env.Caller.Role == policy.OperatorRole}
+	for _, q := range [...]question{inactive, absent} {
+		if d := a.refuses(q); d != nil {
 			return Outcome{Decision: *d}
 		}
 	}

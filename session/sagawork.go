@@ -29,7 +29,7 @@ type sagaWork struct {
 }
 
 func (g *Saga) work(s *State, env *Env, id string) *sagaWork {
-	return &sagaWork{state: s, env: env, id: id, saga: g, plan: g.Plan(), run: g.Run.Clone(), on: g.On}
+	return &sagaWork{state: s, env: env.kept(), id: id, saga: g, plan: g.Plan(), run: g.Run.Clone(), on: g.On}
 }
 
 // answer takes in what became of a try; action is the one that ended, if one did.

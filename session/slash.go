@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"fmt"
-	"maps"
 	"slices"
 	"time"
 	"unicode/utf8"
@@ -148,7 +147,7 @@ func (s *State) cascade(answers []Answer) (events []Event) {
 	touched, gone := map[string][]policy.DID{}, map[string]bool{}
 	for _, a := range answers {
 		clipped := s.owedTo(a.Number)
-		for _, id := range slices.Sorted(maps.Keys(s.Slashes)) {
+		for _, id := range ordered(s.Slashes, cmp.Compare) {
 			c := s.Slashes[id]
 			level := c.Waiting[a.Number]
 			if level == 0 || level >= cascadeDepth || a.Lost == 0 || a.Sigma > cascadeBelow {

@@ -1,8 +1,7 @@
 package session
 
 import (
-	"maps"
-	"slices"
+	"cmp"
 
 	"github.com/agenthypervisor/hypervisor/action"
 	"github.com/agenthypervisor/hypervisor/audit"
@@ -161,7 +160,7 @@ func (s *State) review(env *Env) []Event {
 	return events
 }
 
-func (s *State) participantIDs() []policy.DID { return slices.Sorted(maps.Keys(s.Participants)) }
+func (s *State) participantIDs() []policy.DID { return ordered(s.Participants, cmp.Compare) }
 
 func decideLiftDemotion(s *State, env *Env, c LiftDemotion) Outcome {
 	p := s.Participants[c.Agent]

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"slices"
 	"strconv"
 	"time"
 
@@ -128,6 +129,19 @@ func NewState(id string) *State {
 // strong reports whether acknowledgements must be durable, whatever they are about.
 func (s *State) strong() bool { return s.Config.Consistency == Strong || s.ForcedStrong }
 
+// ordered returns a map's keys in an order, so that the map's own never reaches an event; nil for none, which is the common case.
+func ordered[K comparable, V any](m map[K]V, compare func(a, b K) int) []K {
+	if len(m) == 0 {
+		return nil
+	}
+	keys := make([]K, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.SortFunc(keys, compare)
+	return keys
+}
+
 // newID returns an id for what the next record brings. Ids derive from sequence numbers and carry the epoch, so none is
 // given out twice, not even after records were lost (SPEC §1).
 func (s *State) newID(prefix string) string {
@@ -231,6 +245,13 @@ type Call struct {
 	Before     action.Image      // with ImageTaken and ImageAbsent
 	ImageFault string            // with ImageFailed: why, for the agent
 	Steps      []Call            // of an UndoStep: the calls it is made of
+}
+
+// kept returns a copy, for what holds an Env longer than a call, as the compiler sees it: so that of the other commands none escapes
+// to the heap.
+func (e *Env) kept() *Env {
+	kept := *e
+	return &kept
 }
 
 // standing returns what is known of an agent.

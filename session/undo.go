@@ -195,12 +195,11 @@ func decideUndo(s *State, env *Env, c UndoStep) (Outcome, error) {
 	case env.Call == nil:
 		return Outcome{}, fmt.Errorf("%w: an undo without calls", ErrImpossible)
 	}
-	a := &admission{s: s, env: env, act: Act{Action: UndoAction}, agent: env.Caller.DID, operator: env.Caller.Role == policy.OperatorRole || env.Caller.Role == policy.SystemRole && c.Compensates, undo: &c}
+	a := &admission{s: s, env: env.kept(), act: Act{Action: UndoAction}, agent: env.Caller.DID, operator: env.Caller.Role == policy.OperatorRole || env.Caller.Role == policy.SystemRole && c.Compensates, undo: &c}
 	if c.Of.Word && a.operator { // the policies are asked about who said what that calls
 		a.instead = c.Of.Agent
 	}
-	return a.decide((*admission).inactive, (*admission).absent, (*admission).notItsOwn, (*admission).brokenOff, (*admission).tooFast, (*admission).tooMany,
-		(*admission).notKnown, (*admission).setApart, (*admission).aboveRing, (*admission).beyondCapability, (*admission).againstPolicy, (*admission).beyondUndo)
+	return a.decide(inactive, absent, notItsOwn, brokenOff, tooFast, tooMany, notKnown, setApart, aboveRing, beyondCapability, againstPolicy, beyondUndo)
 }
 
 // notItsOwn refuses an agent what another did (SPEC §7 "Authority").

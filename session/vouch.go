@@ -2,7 +2,6 @@ package session
 
 import (
 	"cmp"
-	"maps"
 	"slices"
 	"time"
 
@@ -265,7 +264,7 @@ func (s *State) endBonds(why string, which func(*Bond) bool) (events []Event) {
 
 // bondIDs lists the bonds in the order they were requested.
 func (s *State) bondIDs() []string {
-	return slices.SortedFunc(maps.Keys(s.Bonds), func(a, b string) int {
+	return ordered(s.Bonds, func(a, b string) int {
 		return cmp.Or(cmp.Compare(s.Bonds[a].Number, s.Bonds[b].Number), cmp.Compare(a, b))
 	})
 }

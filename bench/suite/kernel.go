@@ -30,6 +30,7 @@ var (
 // A kernel is one session's pure machine with its chain and tree: what a live session does, without lock, clock and log.
 type kernel struct {
 	state *session.State
+	name  string // of its stream
 	head  audit.Hash
 	tree  audit.Tree
 	env   session.Env
@@ -43,7 +44,7 @@ type scratch struct{ events, body []byte }
 var standings = map[policy.DID]agent.Standing{ann.DID: {Sigma: high}}
 
 func newKernel(id string, room *scratch) *kernel {
-	return &kernel{scratch: room, state: session.NewState(id), env: session.Env{
+	return &kernel{scratch: room, name: audit.SessionPrefix + id, state: session.NewState(id), env: session.Env{
 		Now: lately(), Standings: standings,
 		Incarnation: "0123456789abcdef", NodeEpoch: 1, Tallies: map[policy.DID]session.Tally{},
 	}}
@@ -69,7 +70,7 @@ func (k *kernel) do(caller policy.Caller, c session.Command, call *session.Call)
 	}
 	k.events = session.AppendEvents(k.events[:0], out.Events)
 	session.Apply(k.state, session.Stamp{Seq: k.state.Seq + 1, Time: k.env.Now, Caller: caller.DID}, out.Events)
-	rec := audit.Record{Stream: audit.SessionPrefix + k.state.ID, Seq: k.state.Seq, Time: k.env.Now, Trace: trace, Prev: k.head,
+	rec := audit.Record{Stream: k.name, Seq: k.state.Seq, Time: k.env.Now, Trace: trace, Prev: k.head,
 		Events: k.events, Caller: audit.Caller{DID: string(caller.DID), Role: caller.Role.String(), Via: caller.Via}}
 	k.body = rec.Append(k.body[:0])
 	leaf := audit.Leaf(k.body)
