@@ -312,3 +312,28 @@ func TestOnlyTheHypervisorSaysWhatItHasTold(t *testing.T) {
 		}
 	}
 }
+
+// SPEC §2: "for blame … a child is its parent": what a child's critical drift or breach costs is owed by its parent's ledger.
+func TestWhatAChildDoesIsOwedByItsParent(t *testing.T) {
+	for name, does := range map[string][]string{
+		"drift":  {"drift kid 0.80"},
+		"breach": {"act kid a1", "act kid a2", "act kid a3", "act kid a4", "act kid a5", "at +1s"},
+	} {
+		w := newWorld()
+		p := &player{world: w}
+		for _, line := range append([]string{"action a1 partial", "action a2 partial", "action a3 partial", "action a4 partial", "action a5 partial",
+			"active par=0.70 bob=0.70", "spawn par kid"}, does...) {
+			if _, err := p.perform(line); err != nil {
+				t.Fatal(name, err)
+			}
+		}
+		if len(w.live.Owed) == 0 {
+			t.Errorf("%s: nothing is owed", name)
+		}
+		for _, owed := range w.live.Owed {
+			if owed.Agent != did("par") {
+				t.Errorf("%s: %s is owed by %s", name, owed.Entry.Kind, owed.Agent)
+			}
+		}
+	}
+}

@@ -181,7 +181,8 @@ func TestTryIsAdmittedOnce(t *testing.T) {
 	}
 }
 
-// What became of a try that is no action only the hypervisor says: whoever could say it would have what was not done count as done.
+// What became of a try that is no action, and who bears that a saga failed, only the hypervisor says: whoever could say it would have what
+// was not done count as done, or charge others.
 func TestOnlyTheHypervisorAnswersATry(t *testing.T) {
 	w := newWorld()
 	p := &player{world: w}
@@ -194,6 +195,17 @@ func TestOnlyTheHypervisorAnswersATry(t *testing.T) {
 	for _, by := range []policy.Caller{policy.Agent(did("ann")), policy.Operator(did("ops")), policy.Approver(did("app"))} {
 		if out, err := w.do(by, session.AnswerSaga{SagaTry: try, Result: saga.Succeeded}, ""); err != nil || out.Code != policy.Forbidden || len(session.Tries(w.live)) != 1 {
 			t.Errorf("%s: %+v, %v", by.Role, out.Decision, err)
+		}
+	}
+	for _, line := range []string{"saga s fault=true a:ann:put", "try @saga a", "settle @a failed why=tool_error"} {
+		if _, err := p.perform(line); err != nil {
+			t.Fatal(err)
+		}
+	}
+	failed := session.Unattributed(w.live)[0]
+	for _, by := range []policy.Caller{policy.Agent(did("ann")), policy.Operator(did("ops"))} {
+		if _, err := w.do(by, session.AttributeSaga{Saga: failed.ID}, ""); !errors.Is(err, session.ErrImpossible) || len(session.Unattributed(w.live)) != 1 {
+			t.Errorf("%s says who bears that it failed: %v", by.Role, err)
 		}
 	}
 }
