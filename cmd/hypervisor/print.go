@@ -61,12 +61,17 @@ func isTerminal(w io.Writer) bool {
 
 // printf prints text whose arguments are cleaned.
 func (g *globals) printf(format string, args ...any) {
+	fmt.Fprintf(g.out, format, cleaned(args)...)
+}
+
+// cleaned cleans the texts among arguments.
+func cleaned(args []any) []any {
 	for i, arg := range args {
 		if text, ok := arg.(string); ok {
 			args[i] = clean(text)
 		}
 	}
-	fmt.Fprintf(g.out, format, args...)
+	return args
 }
 
 // printJSON prints one JSON value. A file or a pipe gets it as it is; on a terminal what does not show is escaped, which is

@@ -25,7 +25,8 @@ type sagaFollower struct {
 	c     *client.Client
 	last  api.Saga
 	times map[string]stepTimes // by step
-	lines int                  // drawn on the terminal
+
+	screen *screen // nil: nobody reads along on a terminal
 }
 
 // stepTimes is when a step's newest try began, and when the step, or its undo, came to its end. Zero: it did not.
@@ -33,7 +34,7 @@ type stepTimes struct{ began, ended time.Time }
 
 // followSaga draws a saga until it has ended, and its session at the latest. The error is that of a saga that is not completed.
 func (g *globals) followSaga(ctx context.Context, c *client.Client, s api.Saga) error {
-	f := &sagaFollower{g: g, c: c, times: map[string]stepTimes{}}
+	f := &sagaFollower{g: g, c: c, times: map[string]stepTimes{}, screen: newScreen(g.out)}
 	for line, err := range c.Log(ctx, s.Session, s.Seq, true) {
 		if err != nil {
 			return err
@@ -105,9 +106,12 @@ func (f *sagaFollower) draw(s api.Saga, at time.Time) error {
 			return err
 		}
 		return f.g.printLine(b)
-	case isTerminal(f.g.out):
-		f.redraw(s)
-		return nil
+	case f.screen != nil:
+		if room, enough := f.screen.room(); enough {
+			f.redraw(s, room)
+			return nil
+		}
+		f.screen.drawn = nil // lines follow it
 	}
 	f.changes(before, s, at)
 	return nil
@@ -159,20 +163,66 @@ func (f *sagaFollower) borneBy(s api.Saga) string {
 	return "  borne by " + borne(s.Shares, s.Faultless)
 }
 
-// redraw draws the saga over what was drawn before.
-func (f *sagaFollower) redraw(s api.Saga) {
-	if f.lines > 0 {
-		fmt.Fprintf(f.g.out, "\x1b[%dA\x1b[J", f.lines)
+// redraw draws the saga over what was drawn before: on a terminal with fewer lines than it has steps those that matter now, and all of
+// them at its end, when nothing is drawn over them any more.
+func (f *sagaFollower) redraw(s api.Saga, room int) {
+	from, to, last := 0, len(s.Steps), over(s)
+	if !last {
+		first, newest := active(s.Steps)
+		from, to = window(len(s.Steps), room-1, first, newest)
 	}
-	f.g.printf("%s/%s  %s  %s%s%s\n", s.Session, s.ID, s.Saga, s.State, withWhy(s.Why), f.borneBy(s))
-	for _, step := range s.Steps {
+	line := func(format string, args ...any) string { return fmt.Sprintf(format, cleaned(args)...) }
+	lines := []string{line("%s/%s  %s  %s%s%s", s.Session, s.ID, s.Saga, s.State, withWhy(s.Why), f.borneBy(s))}
+	if from > 0 {
+		lines = append(lines, leftOut(s.Steps[:from], "before"))
+	}
+	for _, step := range s.Steps[from:to] {
 		began := ""
 		if t := f.times[step.ID]; !t.began.IsZero() {
 			began = "  since " + t.began.UTC().Format(clockFormat)
 		}
-		f.g.printf("  %s %s  %s  %s%s%s\n", mark(step.State), step.ID, step.Agent, step.State, began, f.more(&step))
+		lines = append(lines, line("  %s %s  %s  %s%s%s", mark(step.State), step.ID, step.Agent, step.State, began, f.more(&step)))
 	}
-	f.lines = 1 + len(s.Steps)
+	if to < len(s.Steps) {
+		lines = append(lines, leftOut(s.Steps[to:], "behind"))
+	}
+	f.screen.draw(lines, last)
+}
+
+// active returns the first and the last step in which something happens, or is waited for; where there is none, the last that anything
+// has happened to.
+func active(steps []api.SagaStep) (first, last int) {
+	first, last = -1, 0
+	touched := 0
+	for i, s := range steps {
+		switch {
+		case s.Waits != "" || s.State == "executing" || s.State == "compensating":
+			if last = i; first < 0 {
+				first = i
+			}
+		case s.State != "pending":
+			touched = i
+		}
+	}
+	if first < 0 {
+		return touched, touched
+	}
+	return first, last
+}
+
+// leftOut says in one line what is not shown of steps.
+func leftOut(steps []api.SagaStep, where string) string {
+	counts := map[string]int{}
+	var states []string
+	for _, s := range steps {
+		if counts[s.State]++; counts[s.State] == 1 {
+			states = append(states, s.State)
+		}
+	}
+	for i, state := range states {
+		states[i] = fmt.Sprintf("%d %s", counts[state], clean(state))
+	}
+	return "  … " + where + ": " + strings.Join(states, ", ")
 }
 
 // mark is a step's state in one character.

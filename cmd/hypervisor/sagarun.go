@@ -182,8 +182,8 @@ func sagaShow(g *globals) *cobra.Command {
 	var wait, follow bool
 	cmd := &cobra.Command{
 		Use: "show SESSION/ID", Short: "Show a saga and its steps", Args: cobra.ExactArgs(1),
-		Long: `Show a saga and its steps. --follow goes on until it has ended: on a terminal the steps are drawn anew as they change, else there is a line
-for each change, with --json the saga as it is then. It exits with 0 only if the saga is completed.`,
+		Long: `Show a saga and its steps. --follow goes on until it has ended: on a terminal the steps are drawn anew as they change, as many as it
+has room for and all of them at the end; else there is a line for each change, with --json the saga as it is then. It exits with 0 only if the saga is completed.`,
 		Example: "  hypervisor saga show dev/sag-7\n  hypervisor saga show dev/sag-7 --wait\n  hypervisor saga show dev/sag-7 --follow",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			session, id, err := sagaID(args[0])
