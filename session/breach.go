@@ -51,14 +51,7 @@ func (l BreachLevel) String() string { return breachLevels[l] }
 func (l BreachLevel) MarshalText() ([]byte, error) { return []byte(l.String()), nil }
 
 // UnmarshalText reads a level's word; any other is an error of the record or snapshot it stands in.
-func (l *BreachLevel) UnmarshalText(b []byte) error {
-	i := slices.Index(breachLevels[:], string(b))
-	if i < 0 {
-		return errUnknownWord
-	}
-	*l = BreachLevel(i)
-	return nil
-}
+func (l *BreachLevel) UnmarshalText(b []byte) error { return readWord(l, breachLevels[:], b) }
 
 // A Window is what the records say of an agent's calls within the last minute, and what followed. Times are in microseconds of Unix
 // time. The zero Window is of an agent that has not called.

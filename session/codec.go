@@ -4,11 +4,22 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"slices"
 
 	"github.com/agenthypervisor/hypervisor/audit"
 )
 
 var errUnknownWord = errors.New("unknown word")
+
+// readWord reads one of the words that a kind of things has, in their order.
+func readWord[T ~uint8](to *T, words []string, text []byte) error {
+	i := slices.Index(words, string(text))
+	if i < 0 {
+		return errUnknownWord
+	}
+	*to = T(i)
+	return nil
+}
 
 // AppendEvents appends events as the JSON array of a record.
 func AppendEvents(dst []byte, events []Event) []byte {

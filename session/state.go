@@ -34,15 +34,7 @@ func (l Lifecycle) String() string { return lifecycles[l] }
 func (l Lifecycle) MarshalText() ([]byte, error) { return []byte(l.String()), nil }
 
 // UnmarshalText reads a station's word; any other is an error of the snapshot it stands in.
-func (l *Lifecycle) UnmarshalText(b []byte) error {
-	for i, word := range lifecycles {
-		if word == string(b) {
-			*l = Lifecycle(i)
-			return nil
-		}
-	}
-	return errUnknownWord
-}
+func (l *Lifecycle) UnmarshalText(b []byte) error { return readWord(l, lifecycles[:], b) }
 
 // State is a session as the fold of its records. It is data: exported so that it can be shown and kept as a snapshot,
 // and only Apply changes it. The zero State is the session before its first record.

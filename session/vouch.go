@@ -72,14 +72,7 @@ func (b BondStatus) String() string { return bondStatuses[b] }
 func (b BondStatus) MarshalText() ([]byte, error) { return []byte(b.String()), nil }
 
 // UnmarshalText reads a status's word.
-func (b *BondStatus) UnmarshalText(text []byte) error {
-	i := slices.Index(bondStatuses[:], string(text))
-	if i < 0 {
-		return errUnknownWord
-	}
-	*b = BondStatus(i)
-	return nil
-}
+func (b *BondStatus) UnmarshalText(text []byte) error { return readWord(b, bondStatuses[:], text) }
 
 // The events.
 type (

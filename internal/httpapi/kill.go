@@ -74,22 +74,10 @@ func (a *API) lift(ctx context.Context, caller policy.Caller, in request[api.Kil
 }
 
 func (a *API) kills(_ context.Context, caller policy.Caller, in request[none]) (api.Page[api.Kill], error) {
-	out := api.Page[api.Kill]{Items: []api.Kill{}}
 	if err := mayRead(caller); err != nil {
-		return out, err
+		return api.Page[api.Kill]{}, err
 	}
-	byID := map[string]policy.Kill{}
-	var ids []string
-	for _, k := range a.hv.Kills() {
-		byID[k.ID] = k
-		ids = append(ids, k.ID)
-	}
-	ids, cursor, err := page(in.query, ids)
-	out.Cursor = cursor
-	for _, id := range ids {
-		out.Items = append(out.Items, killView(byID[id]))
-	}
-	return out, err
+	return sorted(in.query, a.hv.Kills(), func(k policy.Kill) string { return k.ID }, killView)
 }
 
 func killView(k policy.Kill) api.Kill {

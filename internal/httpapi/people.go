@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strconv"
@@ -35,6 +36,21 @@ func page(q query, names []string) (part []string, cursor string, err error) {
 		return names[:limit], names[limit-1], nil
 	}
 	return names, "", nil
+}
+
+// sorted returns a page of a list in the order of its ids.
+func sorted[V, W any](q query, all []V, id func(V) string, view func(V) W) (api.Page[W], error) {
+	out := api.Page[W]{Items: []W{}}
+	byID := map[string]V{}
+	for _, v := range all {
+		byID[id(v)] = v
+	}
+	ids, cursor, err := page(q, slices.Collect(maps.Keys(byID)))
+	out.Cursor = cursor
+	for _, id := range ids {
+		out.Items = append(out.Items, view(byID[id]))
+	}
+	return out, err
 }
 
 // part returns a page of a list that stands in an order of its own. Its cursor is the id of the page's last; one that has gone since is
@@ -239,23 +255,12 @@ func (a *API) give(ctx context.Context, caller policy.Caller, asks policy.DID, k
 }
 
 func (a *API) tokens(_ context.Context, caller policy.Caller, in request[none]) (api.Page[api.Token], error) {
-	out := api.Page[api.Token]{Items: []api.Token{}}
 	if caller.Role != policy.OperatorRole && caller.Role != policy.AuditorRole {
-		return out, forbidden("%s is %s; operators and auditors see tokens", caller.DID, caller.Role)
+		return api.Page[api.Token]{}, forbidden("%s is %s; operators and auditors see tokens", caller.DID, caller.Role)
 	}
-	byID := map[string]system.Token{}
-	var ids []string
-	for _, t := range a.hv.Tokens() {
-		byID[t.ID] = t
-		ids = append(ids, t.ID)
-	}
-	ids, cursor, err := page(in.query, ids)
-	out.Cursor = cursor
-	for _, id := range ids {
-		t := byID[id]
-		out.Items = append(out.Items, api.Token{ID: t.ID, DID: string(t.Subject), Role: t.Role.String(), Session: t.Session, Alias: t.Alias, Expires: t.Expires})
-	}
-	return out, err
+	return sorted(in.query, a.hv.Tokens(), func(t system.Token) string { return t.ID }, func(t system.Token) api.Token {
+		return api.Token{ID: t.ID, DID: string(t.Subject), Role: t.Role.String(), Session: t.Session, Alias: t.Alias, Expires: t.Expires}
+	})
 }
 
 func (a *API) revoke(ctx context.Context, caller policy.Caller, in request[none]) (api.Decision, error) {
@@ -286,17 +291,7 @@ func (a *API) tools(ctx context.Context, caller policy.Caller, in request[none])
 	if err != nil {
 		return out, err
 	}
-	byName := map[string]hypervisor.ToolPin{}
-	var names []string
-	for _, p := range pins {
-		byName[p.Tool] = p
-		names = append(names, p.Tool)
-	}
-	names, out.Cursor, err = page(in.query, names)
-	for _, name := range names {
-		out.Items = append(out.Items, toolView(byName[name]))
-	}
-	return out, err
+	return sorted(in.query, pins, func(p hypervisor.ToolPin) string { return p.Tool }, toolView)
 }
 
 func toolView(p hypervisor.ToolPin) api.Tool {
