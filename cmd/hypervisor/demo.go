@@ -87,6 +87,8 @@ func playDemo(ctx context.Context, g *globals, dir string, kept bool) error {
 func demoLines(l demo.Line) []string {
 	lines := []string{"• " + l.Say}
 	switch {
+	case l.Say == "":
+		return []string{fmt.Sprintf("    %-8s %-12s %s", strings.TrimPrefix(l.Who, "did:mesh:"), l.Did, l.Result)}
 	case l.Decision != nil:
 		lines = append(lines, fmt.Sprintf("    %-8s %-12s %s: %s", strings.TrimPrefix(l.Who, "did:mesh:"), l.Did, l.Decision.Code, l.Decision.Reason))
 	case l.Did != "":

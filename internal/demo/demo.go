@@ -31,7 +31,7 @@ type Options struct {
 
 // A Line is one step as it went.
 type Line struct {
-	Say      string           `json:"say"`
+	Say      string           `json:"say"` // empty: it is part of what was said before, as a saga's steps are
 	Who      string           `json:"who,omitempty"`
 	Did      string           `json:"did,omitempty"`
 	Decision *policy.Decision `json:"decision,omitempty"`

@@ -9,6 +9,7 @@ import (
 	"github.com/agenthypervisor/hypervisor"
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/saga"
+	"github.com/agenthypervisor/hypervisor/session"
 )
 
 // saga.go: several actions of several agents that end either all done or undone (SPEC §5).
@@ -28,7 +29,7 @@ var release = saga.Definition{
 	FanOut: []saga.Group{{Policy: saga.All, Branches: []string{"north", "south", "east"}}},
 }
 
-// saga runs the release and tells what became of each of its steps.
+// saga runs the release, tells each of its steps as it goes, and what became of it.
 func (st *stage) saga(ctx context.Context, s *step, line *Line) error {
 	line.Did = "saga " + s.saga.Name
 	out, err := st.session.RunSaga(ctx, policy.Operator(s.who), *s.saga)
@@ -39,15 +40,67 @@ func (st *stage) saga(ctx context.Context, s *step, line *Line) error {
 		line.Decision = &out.Decision
 		return nil
 	}
+	if err := st.opts.Report(Line{Say: s.say, Who: line.Who, OK: true}); err != nil {
+		return err
+	}
+	if err := st.follow(ctx, out, s.saga); err != nil {
+		return err
+	}
 	v, err := st.session.AwaitSaga(ctx, out.ID)
 	if err != nil {
 		return err
 	}
-	line.Result, line.OK = sagaText(&v), true
+	line.Say, line.Result, line.OK = s.then, sagaText(&v), true
 	for _, told := range s.tells {
 		line.OK = line.OK && strings.Contains(line.Result, told)
 	}
 	return nil
+}
+
+// follow reports what the log says of a saga's steps, as it comes, until the saga has ended.
+func (st *stage) follow(ctx context.Context, run hypervisor.Outcome, d *saga.Definition) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var before uint64
+	for r, err := range st.session.Records(ctx, run.Seq) {
+		if err != nil {
+			return err
+		}
+		before = r.Position - 1
+		break
+	}
+	agents := map[string]string{}
+	for i := range d.Steps {
+		agents[d.Steps[i].ID] = string(d.Steps[i].Agent)
+	}
+	for e, err := range st.hv.Follow(ctx, before) {
+		if err != nil {
+			return err
+		}
+		l, of := Line{OK: true}, ""
+		switch e := e.Value.(type) {
+		case session.SagaStepStarted:
+			of = e.Saga
+			if l.Did, l.Result = e.Step, "begins"; e.Undo {
+				l.Result = "is taken back"
+			}
+		case session.SagaStepSettled:
+			of, l.Did, l.Result = e.Saga, e.Step, e.To.String()
+		case session.SagaEnded:
+			if e.Saga == run.ID {
+				return nil
+			}
+		default: // nothing of a step
+		}
+		if of != run.ID {
+			continue
+		}
+		l.Who = agents[l.Did]
+		if err := st.opts.Report(l); err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
 }
 
 // sagaText is where a saga and its steps stand.

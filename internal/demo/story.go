@@ -47,6 +47,7 @@ type step struct {
 	blame  policy.DID       // about whose newest action who raises an incident, with
 	cost   []policy.DID     // whose standing is told then
 	tells  []string         // what must be told of that
+	then   string           // said of a saga once it has ended
 }
 
 var story = []step{
@@ -89,8 +90,8 @@ var story = []step{
 	{say: "What the newcomer wrote nobody led to: it is slashed, and the chief has lost what it put up.", who: "did:mesh:admin", blame: intern,
 		cost: []policy.DID{intern, chief}, tells: []string{"intern bears 1.00", "intern is slashed", "intern has σ 0.00", "chief has σ 0.776"}},
 	{say: "It is back where it was.", who: intern, tool: "write_note", args: note{"payroll", "again"}, want: policy.RingInsufficient},
-	{say: "Five steps of three agents are to be done all or not at all. The fourth, of three that are begun together, fails, what was done is taken back, and each bears its share:",
-		who: "did:mesh:admin", saga: &release, tells: []string{"compensated: ", "outline by editor compensated", "look by chief committed", "south by writer failed",
+	{say: "Five steps of three agents are to be done all or not at all. The fourth, of three that are begun together, fails:",
+		then: "What was done is taken back, the last first, and each bears its share:", who: "did:mesh:admin", saga: &release, tells: []string{"compensated: ", "outline by editor compensated", "look by chief committed", "south by writer failed",
 			"; writer bears 0.6", "; chief bears 0.", "; editor bears 0."}},
 	{say: "nothing of it is left,", who: reader, tool: "read_note", args: note{Name: "outline"}, text: "no such note"},
 	{say: "neither of what was done beside it.", who: reader, tool: "read_note", args: note{Name: "north"}, text: "no such note"},
