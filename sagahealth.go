@@ -33,11 +33,15 @@ func (s *Session) untriedUndo(ctx context.Context, t session.SagaTry, found *ses
 	if found.Descriptor.ReadOnly || found.Descriptor.Effective(found.Image) == action.Irreversible {
 		return nil
 	}
-	undo, _, err := s.ownUndo(ctx, t)
-	if undo != "" {
+	undo, agent, err := s.ownUndo(ctx, t)
+	if undo == "" || err != nil {
+		return err
+	}
+	tool := s.tool(agent, undo)
+	if tool == nil || tool.Changed || tool.Answers != nil || tool.Reaches != nil { // else there is nobody to ask: it is a function
 		found.Untried = true
 	}
-	return err
+	return nil
 }
 
 // errUnreached is returned for a step that would reach nobody just now, as would its undo: it waits, and is not decided.

@@ -22,8 +22,9 @@ func newDemoCommand(g *globals) *cobra.Command {
 		Use:   "demo [--keep DIR]",
 		Short: "Play the whole story with real parts, then verify its log",
 		Long: `Several agents, each a real MCP client, stand before one hypervisor; behind it each has a tool server in a process of its own.
-A call is refused, one is approved, one is voted on, an agent is killed in mid-call, what another has wrecked is taken back, and who
-vouched for a newcomer loses what it put up; then the session ends and its log is verified from its bytes.
+A call is refused, one is approved, one is voted on, an agent is killed in mid-call, what another has wrecked is taken back, who
+vouched for a newcomer loses what it put up, and a saga of three agents undoes itself step by step; then the session ends and its log
+is verified from its bytes.
 Exit code 1 if any step goes otherwise than told.`,
 		Example: "  hypervisor demo\n  hypervisor demo --keep /tmp/demo && hypervisor audit verify /tmp/demo/data",
 		Args:    cobra.NoArgs,
