@@ -25,9 +25,8 @@ type Options struct {
 }
 
 const (
-	maxReaders  = 4        // connections beside the writer's
-	busyTimeout = 5_000    // milliseconds to wait for a reader of another process to let go
-	cacheKiB    = 16 << 10 // of the writer: room for the inner pages of the index
+	maxReaders  = 4     // connections beside the writer's
+	busyTimeout = 5_000 // milliseconds to wait for a reader of another process to let go
 )
 
 // Open opens the log in dir, or makes it: dir with mode 0700, its files with 0600. It returns a *HeldError when another
@@ -213,11 +212,12 @@ func (f *file) prepare(ctx context.Context, path string) (err error) {
 	return nil
 }
 
-// setUp says how the writer writes, and gives the file its journal.
+// setUp says how the writer writes, and gives the file its journal. Its page cache stays as large as every other connection's: modernc's
+// build keeps the pages of all connections of a process in one pool, and once the others hold their share of that, a larger writer drops
+// each page the moment it lets go of it, and reads the table's root again for every row.
 func setUp(ctx context.Context, c *sql.Conn) error {
 	for _, pragma := range []string{
 		"PRAGMA synchronous = FULL",
-		fmt.Sprintf("PRAGMA cache_size = -%d", cacheKiB),
 		fmt.Sprintf("PRAGMA wal_autocheckpoint = %d", walPages),
 	} {
 		if _, err := c.ExecContext(ctx, pragma); err != nil {
