@@ -5,7 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"sync"
+	"time"
 
 	"github.com/agenthypervisor/hypervisor/action"
 	"github.com/agenthypervisor/hypervisor/policy"
@@ -44,11 +44,12 @@ type call struct {
 	before   *action.Image   // what was there before; nil: not known
 	undoable bool            // it was admitted as one that can be taken back
 	own      bool            // whoever asked does it, and the executor does not
+	step     bool            // it is a try of a saga's step, or of its undo
+	lasts    time.Duration   // the time that it has, which its beginner sets; zero: it has no end, or that is set already
 	ctx      context.Context // the caller's: its end cancels the call, its values reach the function
 	cancel   context.CancelCauseFunc
 
-	ended  chan struct{} // closed once its function has returned, or it is known that it will not be called
-	once   sync.Once     // closes ended
+	ended  chan struct{} // of a call that was killed: closed once its function has returned, or it is known that it will not be called
 	became string        // what its function's return means: done, failed or unknown; valid once ended is closed
 
 	done chan struct{} // closed once it is answered, which is when out and err are final
@@ -56,7 +57,7 @@ type call struct {
 	err  error // the outcome could not be recorded yet
 
 	answered bool                  // guarded by the session's lock
-	unlimit  func()                // ends the time that the call has; nil: it has no end; guarded by the session's lock
+	until    time.Time             // when the time that the call has ends; zero: never; guarded by the session's lock
 	owed     func(context.Context) // records the outcome, if the store did not take it; guarded by the session's lock
 }
 
@@ -64,13 +65,12 @@ type call struct {
 // the error says that nothing could be decided or recorded. When ctx ends the call is cancelled; its outcome is recorded
 // and Act returns ctx's error.
 func (s *Session) Act(ctx context.Context, caller policy.Caller, c session.Act) (Outcome, error) {
-	started, out, err := s.admit(ctx, caller, c, true)
+	started, out, err := s.admit(ctx, caller, c, ifPrompt)
 	if started == nil || err != nil {
 		return out, err
 	}
 	if started.own {
-		s.dispatch(started.id)
-		s.hv.exec.Release()
+		s.carryOut(started)
 	}
 	return started.wait(ctx, s.hv)
 }
@@ -78,7 +78,7 @@ func (s *Session) Act(ctx context.Context, caller policy.Caller, c session.Act) 
 // Begin is Act that does not wait for the outcome: it returns once the call is admitted or refused. The end of ctx cancels the
 // call, so it is one that outlives whoever asked.
 func (s *Session) Begin(ctx context.Context, caller policy.Caller, c session.Act) (Outcome, error) {
-	started, out, err := s.admit(ctx, caller, c, false)
+	started, out, err := s.admit(ctx, caller, c, theExecutor)
 	if started == nil || err != nil {
 		return out, err
 	}
@@ -86,9 +86,18 @@ func (s *Session) Begin(ctx context.Context, caller policy.Caller, c session.Act
 	return out, nil
 }
 
-// admit returns the call that was begun, or the answer where none was. waits says that its caller waits for the outcome.
-func (s *Session) admit(ctx context.Context, caller policy.Caller, c session.Act, waits bool) (*call, Outcome, error) {
-	out, started, err := s.ask(ctx, caller, c, waits)
+// A doer says who does a call once it is admitted.
+type doer uint8
+
+const (
+	theExecutor doer = iota
+	ifPrompt         // who asks, since it waits for the outcome, if the tool is Prompt
+	whoever          // who asks, which is a goroutine of the executor's
+)
+
+// admit returns the call that was begun, or the answer where none was.
+func (s *Session) admit(ctx context.Context, caller policy.Caller, c session.Act, by doer) (*call, Outcome, error) {
+	out, started, err := s.ask(ctx, caller, c, by)
 	switch {
 	case err != nil:
 		if out.Events != nil && !out.Allowed { // a refusal is answered even when it cannot be recorded (SPEC §2)
@@ -97,7 +106,7 @@ func (s *Session) admit(ctx context.Context, caller policy.Caller, c session.Act
 		}
 		return nil, Outcome{}, err
 	case out.Repeats != nil:
-		out, err := s.repeat(ctx, out, waits)
+		out, err := s.repeat(ctx, out, by == ifPrompt)
 		return nil, out, err
 	case started == nil:
 		return nil, Outcome{Decision: out.Decision}, nil
@@ -106,7 +115,7 @@ func (s *Session) admit(ctx context.Context, caller policy.Caller, c session.Act
 }
 
 // ask decides a call and waits until the decision is recorded. It returns the call that has begun; nil: none.
-func (s *Session) ask(ctx context.Context, caller policy.Caller, c session.Act, waits bool) (session.Outcome, *call, error) {
+func (s *Session) ask(ctx context.Context, caller policy.Caller, c session.Act, by doer) (session.Outcome, *call, error) {
 	if err := s.hv.enter(); err != nil {
 		return session.Outcome{}, nil, err
 	}
@@ -132,16 +141,18 @@ func (s *Session) ask(ctx context.Context, caller policy.Caller, c session.Act, 
 	var started *call
 	begin := func(out session.Outcome) {
 		if out.Allowed {
-			started = s.begin(withEffect(ctx, s.effectOf(c, out.ID)), caller, out, tool, found)
+			started = s.begin(ctx, s.effectOf(c, out.ID), caller, out, tool, found)
 			started.owner = owner
-			started.own = waits && tool.Prompt && !s.hv.opts.Stepped
+			started.own = (by == whoever || by == ifPrompt && tool.Prompt) && !s.hv.opts.Stepped
+			started.step = c.Saga != nil
 		}
 	}
-	out, t, err := s.propose(ctx, caller, c, stamp, begin)
+	e := errand{stamp: stamp, decided: begin}
+	out, t, err := s.propose(ctx, caller, c, e)
 	if errors.Is(err, session.ErrImageWanted) {
 		err = s.lookBefore(ctx, party{owner, s.lineOf(caller)}, c.Saga, tool, found)
 		if err == nil {
-			out, t, err = s.propose(ctx, caller, c, stamp, begin)
+			out, t, err = s.propose(ctx, caller, c, e)
 		}
 	}
 	if started == nil {
@@ -208,17 +219,24 @@ func (s *Session) prepareCall(owner policy.DID, c session.Act) (*handler, *sessi
 
 // call is what there is to know of a call of the tool before it is decided.
 func (t *handler) call(text json.RawMessage) *session.Call {
-	found := &session.Call{Descriptor: t.Descriptor, Digest: t.digest, Changed: t.Changed, Server: t.Server}
+	found := &session.Call{}
+	t.describe(found, text)
+	return found
+}
+
+// describe is call into an empty Call.
+func (t *handler) describe(found *session.Call, text json.RawMessage) {
+	found.Descriptor, found.Digest, found.Changed, found.Server = t.Descriptor, t.digest, t.Changed, t.Server
 	args, err := action.DecodeArgs(text)
 	if err != nil {
 		found.Fault = err.Error()
-		return found
+		return
 	}
 	found.Args, found.Values = args.Canonical, args.Values
 	if t.Check != nil {
 		if err := t.Check(args.Values); err != nil {
 			found.Fault = err.Error()
-			return found
+			return
 		}
 	}
 	resource, err := t.Descriptor.ResourceOf(args.Values)
@@ -226,7 +244,6 @@ func (t *handler) call(text json.RawMessage) *session.Call {
 		found.Fault = "resource: " + err.Error()
 	}
 	found.Resource = resource
-	return found
 }
 
 // lineOf returns who asks, and who brought it, to the root, whom a kill stops; none: an operator, whom it does not.
@@ -243,9 +260,9 @@ func (s *Session) lineOf(caller policy.Caller) []policy.DID {
 }
 
 // begin notes a call that is about to be recorded. The lock is held.
-func (s *Session) begin(ctx context.Context, caller policy.Caller, out session.Outcome, tool *handler, found *session.Call) *call {
+func (s *Session) begin(ctx context.Context, effect string, caller policy.Caller, out session.Outcome, tool *handler, found *session.Call) *call {
 	c := &call{id: out.ID, session: s.id, owner: caller.DID, seq: out.Seq, decision: out.Decision, tool: tool, args: found.Args, values: found.Values,
-		ended: make(chan struct{}), done: make(chan struct{})}
+		done: make(chan struct{})}
 	if caller.Role == policy.AgentRole {
 		c.line = s.live.state.Line(caller.DID)
 	}
@@ -253,7 +270,7 @@ func (s *Session) begin(ctx context.Context, caller policy.Caller, out session.O
 	if found.Image == action.ImageTaken || found.Image == action.ImageAbsent {
 		c.before = &found.Before
 	}
-	c.ctx, c.cancel = context.WithCancelCause(context.WithValue(ctx, actionKey{}, c.id))
+	c.ctx, c.cancel = context.WithCancelCause(&actionContext{ctx, c.id, effect})
 	if s.calls == nil {
 		s.calls = map[string]*call{}
 	}
@@ -266,13 +283,30 @@ func (s *Session) begin(ctx context.Context, caller policy.Caller, out session.O
 	return c
 }
 
+// An actionContext is the context of an action.
+type actionContext struct {
+	context.Context
+	action string // its id; empty: none
+	effect string // EffectOf
+}
+
 type actionKey struct{}
+
+// Value returns the context itself for actionKey.
+func (c *actionContext) Value(key any) any {
+	if key == (actionKey{}) {
+		return c
+	}
+	return c.Context.Value(key)
+}
 
 // ActionOf returns the id of the action that a function is called for with ctx, for what is asked in its course
 // (session.Act.During); empty: ctx is of none.
 func ActionOf(ctx context.Context) string {
-	id, _ := ctx.Value(actionKey{}).(string)
-	return id
+	if c, ok := ctx.Value(actionKey{}).(*actionContext); ok {
+		return c.action
+	}
+	return ""
 }
 
 // abandon forgets a call whose admission could not be recorded. Should its record be there all the same, revive ends it.
@@ -303,9 +337,6 @@ func (s *Session) answer(c *call, out Outcome, err error) {
 		return
 	}
 	c.answered, c.out, c.err = true, out, err
-	if c.unlimit != nil {
-		c.unlimit()
-	}
 	s.hv.kills.end(c, stateWords[session.Unsuccessful]) // if its function never was called
 	c.cancel(nil)
 	close(c.done)

@@ -57,19 +57,19 @@ func (hv *Hypervisor) addressed(address string) (*handler, error) {
 	return &h, nil
 }
 
-type effectKey struct{}
-
 // EffectOf returns the name of what a function is called for with ctx, which is the same whenever the same is tried again, also
 // after a restart, and never another's: SESSION/sag-3/east of a saga's step, SESSION/sag-3/east/undo, SESSION/act-12,
 // SESSION/act-12/undo/0. It is what a server recognises a repeated call by. Empty: ctx is of no action.
 func EffectOf(ctx context.Context) string {
-	name, _ := ctx.Value(effectKey{}).(string)
-	return name
+	if c, ok := ctx.Value(actionKey{}).(*actionContext); ok {
+		return c.effect
+	}
+	return ""
 }
 
-// withEffect names what is called for with the context.
+// withEffect names what is called for with the context, which is an action's.
 func withEffect(ctx context.Context, name string) context.Context {
-	return context.WithValue(ctx, effectKey{}, name)
+	return &actionContext{Context: ctx, action: ActionOf(ctx), effect: name}
 }
 
 // effectOf names what an admitted action brings about. The lock is held.

@@ -156,8 +156,8 @@ func (s *Session) seat(did policy.DID) (seat Seat, there bool, err error) {
 	if err != nil {
 		return Seat{}, false, err
 	}
-	seat = Seat{Session: s.id, Why: s.live.state.WhyRing(&env, did)}
-	seat.Ring, seat.SigmaEff = s.live.state.RingOf(&env, did)
+	seat = Seat{Session: s.id, Why: s.live.state.WhyRing(env, did)}
+	seat.Ring, seat.SigmaEff = s.live.state.RingOf(env, did)
 	return seat, true, nil
 }
 

@@ -51,35 +51,12 @@ func (s *Session) owe(effects []session.Effect) {
 	}
 }
 
-// dispatch makes the call to the outside and gives its outcome back as a command.
+// dispatch does a call unless it was abandoned.
 func (s *Session) dispatch(id string) {
 	s.mu.Lock()
 	c := s.calls[id]
 	s.mu.Unlock()
-	if c == nil {
-		return // it was abandoned
-	}
-	if _, dead := s.hv.kills.ofAny(c.session, c.line); dead { // since it was admitted
-		c.cancel(errKilled)
-	}
-	result, err := s.hv.do(c)
-	settle := session.Settle{ID: id, Output: result}
-	settle.Result, settle.Why = classify(c.ctx, err)
-	if p := (*action.Postponed)(nil); errors.As(err, &p) {
-		settle.Again = s.hv.Now().Add(p.After)
-	}
-	s.hv.kills.end(c, stateWords[settle.Result])
-	if settle.Result == session.Uncertain {
-		s.askProbe(c, &settle)
-	}
-	if settle.Result == session.Done {
-		settle.Left = s.leaving(c.ctx, c, result)
-	}
-	s.settle(context.WithoutCancel(c.ctx), c, settle, Outcome{
-		Decision: c.decision, ID: c.id, State: stateWords[settle.Result], Result: result, Err: err})
-	if settle.Why == session.Unreachable {
-		s.lookLater() // if it was a step, it waits now
-	}
+	s.carryOut(s.do(c))
 }
 
 // askProbe asks the action's probe, where it has one, what became of it.
@@ -159,9 +136,10 @@ func unlessEnded(ctx context.Context, why string) string {
 }
 
 // settle records an outcome. While the store is away it is owed: it is tried again, and the caller is told that the outcome
-// stands in no record yet. Close tries once more; then the next start records it as unknown.
-func (s *Session) settle(ctx context.Context, c *call, settle session.Settle, became Outcome) {
-	out, err := s.submit(ctx, policy.System.Through("executor"), settle, nil)
+// stands in no record yet. Close tries once more; then the next start records it as unknown. It returns the call of the saga's step
+// that follows, as do does.
+func (s *Session) settle(c *call, settle session.Settle, became Outcome) (next *call) {
+	out, next, err := s.giveBack(c, settle)
 	switch {
 	case err == nil:
 		became.Decision.Seq = max(became.Decision.Seq, out.Seq)
@@ -173,13 +151,14 @@ func (s *Session) settle(ctx context.Context, c *call, settle session.Settle, be
 		s.hv.opts.Logger.Warn("an outcome came too late to be recorded", "session", s.id, "action", c.id, "error", err)
 		s.finish(c, became, nil)
 	default:
-		again := func(ctx context.Context) { s.settle(ctx, c, settle, became) }
+		again := func(context.Context) { s.carryOut(s.settle(c, settle, became)) }
 		s.mu.Lock()
 		s.answer(c, became, err)
 		c.owed = again
 		s.mu.Unlock()
 		s.hv.later(settleRetry, again)
 	}
+	return next
 }
 
 // cancelCalls cancels the calls that still run. The lock is held.
@@ -216,3 +195,66 @@ func (hv *Hypervisor) later(d time.Duration, task func(context.Context)) (stop f
 
 // laterPrefix marks the timers of tasks; no session's id has it.
 const laterPrefix = "\x00"
+
+// carryOut does a call of which the caller has the executor's place, and those that follow from it; nil: there is none.
+func (s *Session) carryOut(c *call) {
+	for c != nil {
+		c = s.do(c)
+		s.hv.exec.Release()
+	}
+}
+
+// do makes the call to the outside and gives its outcome back as a command. It returns the call of the saga's step that follows, which
+// its caller does; nil: there is none, or the executor does it.
+func (s *Session) do(c *call) (next *call) {
+	if c == nil {
+		return nil
+	}
+	if _, dead := s.hv.kills.ofAny(c.session, c.line); dead { // since it was admitted
+		c.cancel(errKilled)
+	}
+	result, err := s.hv.do(c)
+	settle := session.Settle{ID: c.id, Output: result}
+	settle.Result, settle.Why = classify(c.ctx, err)
+	if p := (*action.Postponed)(nil); errors.As(err, &p) {
+		settle.Again = s.hv.Now().Add(p.After)
+	}
+	s.hv.kills.end(c, stateWords[settle.Result])
+	if settle.Result == session.Uncertain {
+		s.askProbe(c, &settle)
+	}
+	if settle.Result == session.Done {
+		settle.Left = s.leaving(c.ctx, c, result)
+	}
+	next = s.settle(c, settle, Outcome{Decision: c.decision, ID: c.id, State: stateWords[settle.Result], Result: result, Err: err})
+	if settle.Why == session.Unreachable {
+		s.lookLater() // if it was a step, it waits now
+	}
+	return next
+}
+
+// giveBack gives an outcome as a command and waits until it is recorded. It returns the call of the saga's step that stands in the same
+// record, which its caller does; nil: there is none, or the executor does it.
+func (s *Session) giveBack(c *call, settle session.Settle) (out session.Outcome, next *call, err error) {
+	ctx := context.WithoutCancel(c.ctx)
+	var e errand
+	if c.step && s.hv.enter() == nil {
+		defer s.hv.leave()
+		e.goesOn = func(c *call) { next = c }
+	}
+	out, t, err := s.propose(ctx, policy.System.Through("executor"), settle, e)
+	if err == nil && next != nil {
+		s.limit(next, next.lasts)
+	}
+	if err == nil {
+		err = s.hv.wait(ctx, t)
+	}
+	switch {
+	case next != nil && err != nil: // it was never dispatched: the effect follows the record
+		s.abandon(next, err)
+		next = nil
+	case next != nil && !next.own:
+		next = nil
+	}
+	return out, next, err
+}

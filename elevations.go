@@ -56,7 +56,7 @@ func (s *Session) Reach(ctx context.Context, did policy.DID) (ring.Ring, error) 
 	if err != nil {
 		return ring.Sandbox, err
 	}
-	return s.live.state.Reach(&env, did), nil
+	return s.live.state.Reach(env, did), nil
 }
 
 // An ElevationView is an elevation that is asked for or in effect. One that has ended stands in the log alone.

@@ -36,6 +36,7 @@ func (s *Session) rest() {
 	if len(s.tools) > 0 || len(s.calls) > 0 || s.lost || s.recovered && s.hv.clockBehind || s.reviving.Load() {
 		return
 	}
+	s.forgetLate()
 	if s.hv.opts.Choose != nil {
 		return // when the garbage collector comes does not repeat, and a simulation does
 	}
@@ -113,6 +114,7 @@ func (hv *Hypervisor) forget(s *Session) {
 		return // the last of them to end asks again
 	}
 	s.gone = true
+	s.forgetLate()
 	hv.mu.Lock()
 	defer hv.mu.Unlock()
 	if hv.sessions[s.id] == s {

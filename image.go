@@ -35,7 +35,7 @@ type party struct {
 func (s *Session) inSystemsName(ctx context.Context, p party) (context.Context, context.CancelFunc) {
 	hv := s.hv
 	ctx, cancel := context.WithCancelCause(context.WithValue(ctx, systemKey{}, true))
-	look := &call{session: s.id, line: p.line, cancel: cancel, ended: make(chan struct{})}
+	look := &call{session: s.id, line: p.line, cancel: cancel}
 	hv.kills.watch(look) // before it asks whether it may: a kill finds it, or it finds the kill
 	var wait sync.WaitGroup
 	if !hv.opts.Stepped { // there one goroutine does all, and nothing would end a look

@@ -93,13 +93,16 @@ func (ks *killSwitch) watch(c *call) {
 
 // end notes that a call's function has returned or will not be called; the first word stays.
 func (ks *killSwitch) end(c *call, became string) {
-	c.once.Do(func() {
-		ks.mu.Lock()
-		delete(ks.running, c)
-		ks.mu.Unlock()
-		c.became = became
+	ks.mu.Lock()
+	defer ks.mu.Unlock()
+	if _, runs := ks.running[c]; !runs {
+		return
+	}
+	delete(ks.running, c)
+	c.became = became
+	if c.ended != nil {
 		close(c.ended)
-	})
+	}
 }
 
 // cancel cancels the calls that a scope takes in, and returns them in the order they were admitted.
@@ -109,6 +112,9 @@ func (ks *killSwitch) cancel(scope policy.Scope) []*call {
 	var calls []*call
 	for c := range ks.running {
 		if scope.All || (scope.Session == "" || scope.Session == c.session) && (scope.Agent == "" || slices.Contains(c.line, scope.Agent)) {
+			if c.ended == nil {
+				c.ended = make(chan struct{})
+			}
 			c.cancel(errKilled)
 			calls = append(calls, c)
 		}

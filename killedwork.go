@@ -95,5 +95,5 @@ func (s *Session) leftBy(k policy.Kill) ([]session.Task, map[policy.DID]int) {
 		s.hv.opts.Logger.Warn("what a killed agent was to do in sagas could not be found out", "session", s.id, "error", err)
 		return nil, work
 	}
-	return session.Tasks(s.live.state, &env, k.Agent, k.At), work
+	return session.Tasks(s.live.state, env, k.Agent, k.At), work
 }

@@ -26,30 +26,40 @@ type live struct {
 	secret   [32]byte
 	armed    time.Time // what the timer is set to
 	snapshot uint64    // the newest snapshot's record
+
+	stamped session.Env // what env returned
+	random  [56]byte    // of the command: salts derive from the first 32; the rest is public, so it is not of them
 }
 
 // submit decides a command, records what it brought about and waits for what must be waited for. stamp adds to what the
 // decision may know; nil adds nothing.
 func (s *Session) submit(ctx context.Context, caller policy.Caller, c session.Command, stamp func(*session.Env)) (session.Outcome, error) {
-	out, t, err := s.propose(ctx, caller, c, stamp, nil)
+	out, t, err := s.propose(ctx, caller, c, errand{stamp: stamp})
 	if err != nil {
 		return out, err
 	}
 	return out, s.hv.wait(ctx, t)
 }
 
-// propose is submit that leaves the waiting to its caller: for t, nil if nothing is to be waited for. decided is called with
-// an outcome that will be recorded, before the record is handed over; the lock is held.
-func (s *Session) propose(ctx context.Context, caller policy.Caller, c session.Command, stamp func(*session.Env), decided func(session.Outcome)) (session.Outcome, *ticket, error) {
+// An errand is what who gives a command does about it on its way. The session's lock is held in its functions. The zero errand does
+// nothing.
+type errand struct {
+	stamp   func(*session.Env)    // adds to what the decision may know
+	decided func(session.Outcome) // is called with an outcome that will be recorded, before the record is handed over
+	goesOn  func(*call)           // is called with the call of a saga's step that stands in the same record (goOn); nil: none does
+}
+
+// propose is submit that leaves the waiting to its caller: for t, nil if nothing is to be waited for.
+func (s *Session) propose(ctx context.Context, caller policy.Caller, c session.Command, e errand) (session.Outcome, *ticket, error) {
 	// The slot is taken before Decide: once State has the record there is no way back, so a full queue must be found out first.
 	if err := s.hv.reserve(); err != nil {
 		return session.Outcome{}, nil, err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	out, t, err := s.decide(ctx, caller, c, stamp, decided)
+	out, t, err := s.decide(ctx, caller, c, e)
 	if err != nil || len(out.Events) == 0 {
 		s.hv.committer.Release()
+	} else {
+		s.hv.help(ctx)
 	}
 	return out, t, err
 }
@@ -66,13 +76,15 @@ func (s *Session) consider(ctx context.Context, caller policy.Caller, c session.
 		return session.Outcome{}, err
 	}
 	if stamp != nil {
-		stamp(&env)
+		stamp(env)
 	}
 	return session.Decide(s.live.state, env, c)
 }
 
-// decide is steps 3 to 6 of a command. The lock is held and a slot is reserved; it is used exactly if events come out.
-func (s *Session) decide(ctx context.Context, caller policy.Caller, c session.Command, stamp func(*session.Env), decided func(session.Outcome)) (session.Outcome, *ticket, error) {
+// decide is steps 3 to 6 of a command. A slot is reserved; it is used exactly if events come out.
+func (s *Session) decide(ctx context.Context, caller policy.Caller, c session.Command, e errand) (session.Outcome, *ticket, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	_, create := c.(session.Create)
 	if create && s.gone {
 		return session.Outcome{}, nil, errForgotten
@@ -88,31 +100,30 @@ func (s *Session) decide(ctx context.Context, caller policy.Caller, c session.Co
 	if err != nil {
 		return session.Outcome{}, nil, err
 	}
-	if stamp != nil {
-		stamp(&env)
+	if e.stamp != nil {
+		e.stamp(env)
 	}
-	return s.record(ctx, env, trace, c, decided)
+	return s.record(ctx, env, trace, c, e)
 }
 
 // record decides, applies and hands over.
-func (s *Session) record(ctx context.Context, env session.Env, trace string, c session.Command, decided func(session.Outcome)) (session.Outcome, *ticket, error) {
+func (s *Session) record(ctx context.Context, env *session.Env, trace string, c session.Command, e errand) (session.Outcome, *ticket, error) {
 	l := s.live
 	out, err := session.Decide(l.state, env, c)
 	if _, recovers := c.(session.Recover); err == nil && s.lost && len(out.Events) > 0 && !recovers {
 		// Only now, so that while the store is away there still is an answer that needs no record.
+		asked := *env
 		if err := s.recover(ctx, true); err != nil {
 			s.drop()
 			return out, nil, err
 		}
-		s.lost = false
+		s.lost, *env = false, asked
 		out, err = session.Decide(l.state, env, c) // its ids are the new epoch's
 	}
 	if err != nil {
 		return out, nil, err
 	}
-	for _, t := range out.Tallies {
-		l.tallies[t.Agent] = t.Tally
-	}
+	s.tally(out.Tallies)
 	if len(out.Events) == 0 {
 		s.rearm()
 		if out.Durable {
@@ -120,24 +131,29 @@ func (s *Session) record(ctx context.Context, env session.Env, trace string, c s
 		}
 		return out, nil, nil
 	}
-	payload, err := s.hv.payload(ctx, out.Parts)
-	if err != nil {
+	if err := s.hv.putOutside(ctx, out.Parts); err != nil {
 		return out, nil, fmt.Errorf("%w: %w", ErrStoreUnavailable, err)
 	}
-	if decided != nil {
-		decided(out)
+	if e.decided != nil {
+		e.decided(out)
 	}
 	s.known = true
-	l.st.events = session.AppendEvents(l.st.events[:0], out.Events)
 	effects := session.Apply(l.state, session.Stamp{Seq: l.st.seq + 1, Time: env.Now, Caller: env.Caller.DID}, out.Events)
-	effects = slices.DeleteFunc(effects, s.ownDispatch)
-	l.agents.follow(l.state, out.Events)
-	d := draft{at: env.Now, caller: env.Caller, trace: trace, events: l.st.events, payload: payload,
-		deadline: session.Due(l.state), owes: session.Owes(l.state), durable: out.Durable}
 	early := forward(out.Events)
+	if early && e.goesOn != nil {
+		next, owed := s.goOn(ctx, env, &out)
+		e.goesOn(next)
+		effects = append(effects, owed...)
+	}
 	if early {
 		effects = slices.DeleteFunc(effects, func(e session.Effect) bool { _, try := e.(session.Try); return try })
+		early = len(s.unsentTries()) > 0
 	}
+	effects = slices.DeleteFunc(effects, s.ownDispatch)
+	l.agents.follow(l.state, out.Events)
+	l.st.events = session.AppendEvents(l.st.events[:0], out.Events)
+	d := draft{at: env.Now, caller: env.Caller, trace: trace, events: l.st.events, payload: encode(out.Parts),
+		deadline: session.Due(l.state), owes: session.Owes(l.state), durable: out.Durable}
 	if len(effects) > 0 && out.Durable {
 		d.then = func() { s.owe(effects) }
 	}
@@ -156,41 +172,57 @@ func (s *Session) record(ctx context.Context, env session.Env, trace string, c s
 	return out, t, nil
 }
 
-// env stamps what every decision may know.
-func (s *Session) env(caller policy.Caller) (session.Env, string, error) {
-	var b [56]byte // salts derive from the first 32; the rest is public, so it is not of them
-	if err := s.hv.random(b[:]); err != nil {
-		return session.Env{}, "", err
-	}
+// env stamps what every decision may know. It is valid until it is stamped anew. The lock is held.
+func (s *Session) env(caller policy.Caller) (*session.Env, string, error) {
 	l, rules := s.live, s.hv.rules.Load()
+	b := &l.random
+	if err := s.hv.random(b[:]); err != nil {
+		return nil, "", err
+	}
 	s.used = s.hv.now(l.state.Time)
-	return session.Env{
+	l.stamped = session.Env{
 		Now: s.used, Caller: caller, Standings: l.agents.current(s.hv.agents, l.state), Scores: l.agents.scores,
 		Rules: rules.rules, RulesID: rules.version, Random: [32]byte(b[:32]), Secret: l.secret,
 		Incarnation: s.hv.incarnation, NodeEpoch: s.hv.system.epoch(), Operators: len(s.hv.opts.Operators), Tallies: l.tallies,
 		Kills: s.hv.kills.current(),
-	}, traceParent([16]byte(b[32:48]), [8]byte(b[48:])), nil
+	}
+	return &l.stamped, traceParent([16]byte(b[32:48]), [8]byte(b[48:])), nil
 }
 
-// payload encodes the parts of a record; a large one is made a blob first, durable before the record that speaks of it.
-func (hv *Hypervisor) payload(ctx context.Context, parts []audit.Part) ([]byte, error) {
+// tally keeps what a decision made of the tallies that it read. The lock is held.
+func (s *Session) tally(tallies []session.TallyOf) {
+	for _, t := range tallies {
+		s.live.tallies[t.Agent] = t.Tally
+	}
+}
+
+// putOutside makes each large part of a record a blob, durable before the record that speaks of it.
+func (hv *Hypervisor) putOutside(ctx context.Context, parts []audit.Part) error {
+	for i := range parts {
+		p := &parts[i]
+		if len(p.Bytes) <= audit.MaxInline {
+			continue
+		}
+		p.Outside = p.Commitment()
+		// If we crash here the blob is an orphan: never read, harmless.
+		if err := hv.store.PutBlob(ctx, p.Outside, p.Bytes); err != nil {
+			return fmt.Errorf("storing a blob: %w", err)
+		}
+		p.External, p.Bytes = true, nil
+	}
+	return nil
+}
+
+// encode returns what stands beside a record; nil: nothing does.
+func encode(parts []audit.Part) []byte {
 	if len(parts) == 0 {
-		return nil, nil
+		return nil
 	}
 	size := 1
 	for i := range parts {
-		p := &parts[i]
-		if len(p.Bytes) > audit.MaxInline {
-			p.Outside = p.Commitment()
-			// If we crash here the blob is an orphan: never read, harmless.
-			if err := hv.store.PutBlob(ctx, p.Outside, p.Bytes); err != nil {
-				return nil, fmt.Errorf("storing a blob: %w", err)
-			}
-			p.External, p.Bytes = true, nil
-		}
-		size += len(p.Name) + len(p.Bytes) + 64
+		size += len(parts[i].Name) + len(parts[i].Bytes) + 64
 	}
-	return audit.AppendPayload(make([]byte, 0, size), parts), nil
+	return audit.AppendPayload(make([]byte, 0, size), parts)
 }
 
 // load makes s.live sound: it reads the session unless it is in memory and nothing of it was lost. The lock is held.
@@ -373,7 +405,7 @@ func (s *Session) recover(ctx context.Context, lost bool) error {
 	if err == nil {
 		// Only the first load of a process can find that its clock was set back. What is granted later is granted by this clock.
 		env.ClockBehind = !s.recovered && (s.hv.clockBehind || s.hv.opts.Clock.Now().Before(s.live.state.Time))
-		out, t, err = s.record(ctx, env, trace, session.Recover{Lost: lost}, nil)
+		out, t, err = s.record(ctx, env, trace, session.Recover{Lost: lost}, errand{})
 	}
 	if err != nil || len(out.Events) == 0 {
 		s.hv.committer.Release()

@@ -102,13 +102,12 @@ func (h *systemHandle) decide(ctx context.Context, caller policy.Caller, c syste
 	if len(out.Events) == 0 {
 		return out.Decision, h.st.newest, nil
 	}
-	payload, err := h.hv.payload(ctx, out.Parts)
-	if err != nil {
+	if err := h.hv.putOutside(ctx, out.Parts); err != nil {
 		return d, nil, fmt.Errorf("%w: %w", ErrStoreUnavailable, err)
 	}
 	system.Apply(h.state, h.st.seq+1, at, out.Events)
 	written = true
-	return out.Decision, h.st.write(draft{at: at, caller: caller, trace: trace, events: system.AppendEvents(nil, out.Events), payload: payload, durable: true}), nil
+	return out.Decision, h.st.write(draft{at: at, caller: caller, trace: trace, events: system.AppendEvents(nil, out.Events), payload: encode(out.Parts), durable: true}), nil
 }
 
 // epoch returns the node's epoch: one more after each unclean stop.

@@ -108,10 +108,10 @@ func (s *Session) tick(ctx context.Context) {
 	}
 	s.mu.Unlock()
 	unsealed, owing := false, false
-	_, _, err := s.propose(ctx, policy.System, session.Tick{}, func(*session.Env) {
+	_, _, err := s.propose(ctx, policy.System, session.Tick{}, errand{stamp: func(*session.Env) {
 		owing = len(s.live.state.Owed) > 0
 		unsealed = s.live.state.Lifecycle == session.Archived && s.live.st.newest == nil // else the record's own effect does it
-	}, nil)
+	}})
 	if owing {
 		s.tellSoon()
 	}
@@ -169,6 +169,8 @@ func (s *Session) settleUnsent(ctx context.Context) error {
 		case r.Incarnation != s.hv.incarnation || s.calls[id] != nil:
 		case r.ReadOnly && s.live.state.Config.Consistency == session.Eventual: // it went out at once, and its outcome was lost
 			unsent = append(unsent, session.Settle{ID: id, Result: session.Uncertain, Why: "lost"})
+		case r.Saga != nil: // it uses up no retry
+			unsent = append(unsent, session.Settle{ID: id, Result: session.Unsuccessful, Why: session.WhyLost})
 		default:
 			unsent = append(unsent, session.Settle{ID: id, Result: session.Unsuccessful, Why: "not_sent"})
 		}

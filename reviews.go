@@ -70,7 +70,7 @@ func (hv *Hypervisor) inMemory(of func(*Session) bool) []*Session {
 
 // reviewRings records the rings that are otherwise now.
 func (s *Session) reviewRings(ctx context.Context) error {
-	_, _, err := s.propose(ctx, policy.System, session.Tick{}, nil, nil)
+	_, _, err := s.propose(ctx, policy.System, session.Tick{}, errand{})
 	if errors.Is(err, ErrNotFound) || errors.Is(err, errForgotten) {
 		return nil
 	}

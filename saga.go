@@ -55,12 +55,16 @@ func (s *Session) startSaga(ctx context.Context, caller policy.Caller, d saga.De
 		return Outcome{Decision: *refusal}, nil
 	}
 	c.Replays = asked.Replays
-	stamp := func(e *session.Env) { e.Key = key(e, asked.Key, askedSaga{d, asked.Replays}) }
-	out, t, err := s.propose(ctx, caller, c, stamp, func(out session.Outcome) {
+	stamp := func(e *session.Env) {
+		if asked.Key != "" {
+			e.Key = key(e, asked.Key, askedSaga{d, asked.Replays})
+		}
+	}
+	out, t, err := s.propose(ctx, caller, c, errand{stamp: stamp, decided: func(out session.Outcome) {
 		if out.Repeats == nil {
 			s.keepArgs(out.ID, args)
 		}
-	})
+	}})
 	if err == nil {
 		err = s.hv.wait(ctx, t)
 	}
@@ -110,21 +114,23 @@ func (s *Session) prepareSaga(ctx context.Context, d saga.Definition) (c session
 		return refuse(policy.SagaInvalid, "isolation %s is of a session's own files, which there are none of yet; leave it out", d.Isolation)
 	}
 	c = session.RunSaga{Name: d.Name, FanOut: d.FanOut, Fault: d.Fault}
-	args = make([]json.RawMessage, len(d.Steps))
-	for i, step := range d.Steps {
+	args, c.Steps = make([]json.RawMessage, len(d.Steps)), make([]session.SagaStep, 0, len(d.Steps))
+	var call session.Call
+	for i := range d.Steps {
+		step := &d.Steps[i]
 		name, undo := cmp.Or(step.Action, actionOf(step.Execute)), actionOf(step.Undo)
 		doer, _, err := s.hv.toolFor(ctx, s, step.Agent, name)
 		if err != nil {
 			return refuse(policy.UnknownAction, "step %s: %v", step.ID, err)
 		}
-		call := doer.call(step.Args)
-		switch {
+		call = session.Call{}
+		switch doer.describe(&call, step.Args); {
 		case call.Changed:
 			return refuse(policy.ToolChanged, "step %s: the definition of %s is not the one that was pinned", step.ID, name)
 		case call.Fault != "":
 			return refuse(policy.InvalidArguments, "step %s: the arguments of %s do not fit: %s", step.ID, name, call.Fault)
 		}
-		done := sagaStep(&step, name, &doer.Descriptor)
+		done := sagaStep(step, name, &doer.Descriptor)
 		if undo != "" {
 			undoer, _, err := s.hv.toolFor(ctx, s, step.Agent, undo)
 			if err != nil {

@@ -1,6 +1,7 @@
 package hypervisor_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,10 +10,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/agenthypervisor/hypervisor"
 	"github.com/agenthypervisor/hypervisor/action"
+	"github.com/agenthypervisor/hypervisor/eventlog"
 	"github.com/agenthypervisor/hypervisor/hypervisortest"
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/saga"
@@ -424,4 +427,100 @@ func TestASagaThatHasEndedIsNotResolved(t *testing.T) {
 		t.Errorf("%+v, %v; %d records, and then %d", d, err, records, len(types(t, s)))
 	}
 	verify(t, store)
+}
+
+// A step's end and the next one's admission are one record, both where an executor runs and where it is stepped; what they say is found
+// again when the log is read, and the log verifies.
+func TestTheNextStepIsAdmittedWithTheOutcomeBeforeIt(t *testing.T) {
+	for _, stepped := range []bool{true, false} {
+		t.Run(fmt.Sprint("stepped ", stepped), func(t *testing.T) {
+			ctx, store := context.Background(), newKept()
+			hv := open(t, &hypervisor.Options{Store: store, Stepped: stepped})
+			s := hypervisortest.Session(t, hv, nil, map[policy.DID]string{ann: "0.80"})
+			b := &workbench{}
+			b.on(s, "a", "b", "c")
+			v := runs(t, s, sagaOf("a", "b", "c"))
+			if want := "completed: a committed b committed c committed"; stepStates(v) != want {
+				t.Fatalf("got %s", stepStates(v))
+			}
+			if want := []string{`a{"n":0}`, `b{"n":1}`, `c{"n":2}`}; !slices.Equal(b.calls, want) {
+				t.Errorf("called %v, want %v", b.calls, want)
+			}
+			if v.AsOf != v.Seq+4 {
+				t.Errorf("records %d to %d", v.Seq, v.AsOf)
+			}
+			for i, want := range []uint64{v.Seq + 1, v.Seq + 2, v.Seq + 3} {
+				a, err := s.Action(ctx, v.Steps[i].Action)
+				if err != nil || a.Seq != want || a.OutcomeSeq != want+1 || a.Outcome != "done" || string(a.Args) != fmt.Sprintf(`{"n":%d}`, i) || string(a.Result) != `"ok"` {
+					t.Errorf("%s, admitted by record %d: %+v, %v", v.Steps[i].ID, want, a, err)
+				}
+			}
+			if all, err := s.Actions(ctx, 0, 10); err != nil || len(all) != 3 {
+				t.Errorf("%d actions, %v", len(all), err)
+			}
+			live, err := s.State(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := hv.Close(ctx); err != nil {
+				t.Fatal(err)
+			}
+			verify(t, store)
+			hv = open(t, &hypervisor.Options{Store: store, Stepped: stepped})
+			defer closeAll(t, hv)
+			again, err := hv.Session(ctx, s.ID())
+			if err != nil {
+				t.Fatal(err)
+			}
+			read, err := again.State(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			one, bad := json.Marshal(live.Sagas)
+			other, worse := json.Marshal(read.Sagas)
+			if !bytes.Equal(one, other) || bad != nil || worse != nil {
+				t.Errorf("lived\n%s\nread\n%s, %v, %v", one, other, bad, worse)
+			}
+		})
+	}
+}
+
+// The record that holds an outcome and the next admission is reported lost, and is lost or is not: what was done is not done again, what
+// was to follow is done once, and the saga comes to its end.
+func TestLostRecordOfAnOutcomeAndTheNextAdmission(t *testing.T) {
+	for _, there := range []bool{false, true} {
+		t.Run(fmt.Sprint("there ", there), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, store := context.Background(), newKept()
+				hv := open(t, &hypervisor.Options{Store: store})
+				defer closeAll(t, hv)
+				s := hypervisortest.Session(t, hv, nil, map[policy.DID]string{ann: "0.80"})
+				b := &workbench{}
+				b.on(s, "a", "b", "c")
+				fails := store.failing(`"saga.step_committed"`, eventlog.ErrUnknown, there)
+				store.break_(func(recs []eventlog.Append) []error {
+					errs := fails(recs)
+					if slices.ContainsFunc(errs, func(err error) bool { return err != nil }) {
+						store.break_(nil)
+					}
+					return errs
+				})
+				out, err := s.RunSaga(ctx, admin, sagaOf("a", "b", "c"))
+				if err != nil || !out.Allowed {
+					t.Fatalf("%+v, %v", out.Decision, err)
+				}
+				synctest.Wait()
+				if want := []string{`a{"n":0}`}; !slices.Equal(b.calls, want) {
+					t.Errorf("before the record is in: called %v, want %v", b.calls, want)
+				}
+				if got := stepStates(rests(t, s, out.ID)); got != "completed: a committed b committed c committed" {
+					t.Errorf("got %s", got)
+				}
+				if want := []string{`a{"n":0}`, `b{"n":1}`, `c{"n":2}`}; !slices.Equal(b.calls, want) {
+					t.Errorf("called %v, want %v", b.calls, want)
+				}
+				verify(t, store)
+			})
+		})
+	}
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/agenthypervisor/hypervisor/saga"
 )
 
-// BenchmarkSagaOfThreeSteps is a saga of three steps in memory, from RunSaga to its end: seven records, six of them of its actions.
+// BenchmarkSagaOfThreeSteps is a saga of three steps in memory, from RunSaga to its end, in five records.
 func BenchmarkSagaOfThreeSteps(b *testing.B) {
 	ctx := context.Background()
 	clock := hypervisortest.NewClock()

@@ -25,7 +25,7 @@ func (s *Session) sendTries(ctx context.Context) {
 	err := s.load(ctx)
 	var tries []session.SagaTry
 	if err == nil {
-		tries = slices.DeleteFunc(session.Tries(s.live.state), func(t session.SagaTry) bool { return s.trying[t] })
+		tries = s.unsentTries()
 	}
 	for _, t := range tries {
 		if s.trying == nil {
@@ -39,35 +39,17 @@ func (s *Session) sendTries(ctx context.Context) {
 	}
 	for i, t := range tries {
 		if i == len(tries)-1 {
-			s.try(ctx, t) // mostly the only one, and whoever is here has nothing else to do
+			s.carryOut(s.try(ctx, t)) // mostly the only one, and whoever is here has nothing else to do
 			return
 		}
-		s.hv.offer(func(ctx context.Context) { s.try(ctx, t) })
+		s.hv.offer(func(ctx context.Context) { s.carryOut(s.try(ctx, t)) })
 	}
 }
 
-// forward reports whether tries of a saga's steps have begun, and none of an undo's. These need not wait until the record that says
-// so is durable: what admits them stands behind it, so that it is lost with it, and nothing goes out before that is durable. An
-// undo reads what was done from the log, and a saga's first tries may read their arguments there, so these wait.
-func forward(events []session.Event) (some bool) {
-	for _, e := range events {
-		switch e := e.(type) {
-		case session.SagaCreated:
-			return false
-		case session.SagaStepStarted:
-			if e.Undo {
-				return false
-			}
-			some = true
-		default: // says nothing of a try
-		}
-	}
-	return some
-}
-
-// try makes one try, as far as to its admission; its outcome comes back as that of any action.
-func (s *Session) try(ctx context.Context, t session.SagaTry) {
-	again, err := s.send(ctx, t)
+// try makes one try, as far as to its admission; its outcome comes back as that of any action. It returns the call, which its caller
+// does; nil: there is none, or the executor does it.
+func (s *Session) try(ctx context.Context, t session.SagaTry) *call {
+	started, again, err := s.send(ctx, t)
 	s.mu.Lock()
 	delete(s.trying, t)
 	s.mu.Unlock()
@@ -77,17 +59,20 @@ func (s *Session) try(ctx context.Context, t session.SagaTry) {
 		}
 		s.hv.later(settleRetry, s.sendTries)
 	}
+	return started
 }
 
-// send returns whether the try is still owed though nothing is wrong with it: there was no room for it.
-func (s *Session) send(ctx context.Context, t session.SagaTry) (again bool, err error) {
+// send returns the call that whoever sends it does, and whether the try is still owed though nothing is wrong with it: there was no
+// room for it.
+func (s *Session) send(ctx context.Context, t session.SagaTry) (own *call, again bool, err error) {
 	g, err := s.sagaOf(ctx, t.Saga)
 	if g == nil || err != nil {
-		return false, err
+		return nil, false, err
 	}
 	step := &g.Steps[t.Step]
 	if t.Undo && step.Undo == "" {
-		return s.sendUndo(ctx, t, g)
+		again, err := s.sendUndo(ctx, t, g)
+		return nil, again, err
 	}
 	name := step.Action
 	if t.Undo {
@@ -95,30 +80,33 @@ func (s *Session) send(ctx context.Context, t session.SagaTry) (again bool, err 
 	}
 	args, err := s.sagaArgs(ctx, t.Saga, g)
 	if err != nil {
-		return false, err
+		return nil, false, err
 	}
 	caller := policy.Agent(step.Agent)
 	if t.Undo && s.standsIn(t) {
 		caller = policy.System
 	}
 	_, _, missing := s.hv.toolFor(ctx, s, caller.DID, name) // where it is not to be had the step is refused, which is recorded, and waits
-	started, out, err := s.admit(context.WithoutCancel(ctx), caller.Through("saga"), session.Act{Action: name, Args: args[t.Step], Saga: &t}, false)
+	started, out, err := s.admit(context.WithoutCancel(ctx), caller.Through("saga"), session.Act{Action: name, Args: args[t.Step], Saga: &t}, whoever)
 	switch {
 	case errors.Is(err, session.ErrImpossible):
-		return false, nil // somebody was faster, or it is not wanted any more
+		return nil, false, nil // somebody was faster, or it is not wanted any more
 	case errors.Is(err, ErrOverloaded):
-		return true, nil
+		return nil, true, nil
 	case errors.Is(err, errUnreached):
-		return false, s.unreached(ctx, t)
+		return nil, false, s.unreached(ctx, t)
 	case err == nil && started != nil:
 		s.limit(started, step.Timeout)
+		if started.own {
+			own = started
+		}
 	case err == nil && out.Code == policy.ApprovalRequired && step.Undo != "" && !t.Undo:
 		s.lookLater() // for what takes it back, if that is why it counts as one that needs an approval
 	case err == nil && (out.Code == policy.UnknownAction || out.Code == policy.ToolChanged):
 		s.hv.opts.Logger.Info("a step of a saga waits for its tool", "session", s.id, "saga", t.Saga, "step", step.ID, "error", missing)
 		s.lookLater()
 	}
-	return false, err
+	return own, false, err
 }
 
 // standsIn reports whether the system itself does a step's undo, since the step's agent is away. Should that change before it is
@@ -130,19 +118,17 @@ func (s *Session) standsIn(t session.SagaTry) bool {
 		return false
 	}
 	env, _, err := s.env(policy.System)
-	return err == nil && session.StandsIn(s.live.state, &env, t)
+	return err == nil && session.StandsIn(s.live.state, env, t)
 }
 
 // limit cancels a call that has not ended after d.
 func (s *Session) limit(c *call, d time.Duration) {
-	stop := s.hv.later(d, func(context.Context) { c.cancel(errTimedOut) })
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if c.answered {
-		stop()
-		return
+	c.until = s.hv.opts.Clock.Now().Add(d)
+	if s.late == nil || c.until.Before(s.lateAt) {
+		s.lookForLate(c.until)
 	}
-	c.unlimit = stop
 }
 
 // sendUndo takes back the action that a step was, with the authority of who runs the saga, or the system's, where that agent cannot.
@@ -288,4 +274,45 @@ func (s *Session) lookLater() {
 		s.looking.Store(false)
 		s.toolsCame(ctx)
 	})
+}
+
+// unsentTries lists the tries that are owed and not on their way. The lock is held.
+func (s *Session) unsentTries() []session.SagaTry {
+	return slices.DeleteFunc(session.Tries(s.live.state), func(t session.SagaTry) bool { return s.trying[t] })
+}
+
+// lookForLate sets the one timer for the session's calls that have an end: mostly they end before, and the next finds it set. The lock
+// is held.
+func (s *Session) lookForLate(at time.Time) {
+	s.forgetLate()
+	s.lateAt = at
+	s.late = s.hv.later(at.Sub(s.hv.opts.Clock.Now()), s.cancelLate)
+}
+
+// forgetLate stops that timer. The lock is held.
+func (s *Session) forgetLate() {
+	if s.late != nil {
+		s.late()
+		s.late = nil
+	}
+}
+
+// cancelLate cancels the calls whose time is over, and looks again for the others.
+func (s *Session) cancelLate(context.Context) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.late = nil
+	now, next := s.hv.opts.Clock.Now(), time.Time{}
+	for _, c := range s.calls {
+		switch {
+		case c.until.IsZero() || c.answered:
+		case !now.Before(c.until):
+			c.cancel(errTimedOut)
+		case next.IsZero() || c.until.Before(next):
+			next = c.until
+		}
+	}
+	if !next.IsZero() {
+		s.lookForLate(next)
+	}
 }

@@ -98,6 +98,11 @@ func (s *Session) Sagas(ctx context.Context) ([]SagaView, error) {
 func (s *Session) AwaitSaga(ctx context.Context, id string) (SagaView, error) {
 	for {
 		rested := s.nextRest()
+		if s.goesOn(id) { // else there is an answer, or the session must be read
+			if err := s.hv.await(ctx, rested); err == nil {
+				continue
+			}
+		}
 		v, err := s.Saga(ctx, id)
 		if err != nil || v.Rests() {
 			return v, err
@@ -106,6 +111,17 @@ func (s *Session) AwaitSaga(ctx context.Context, id string) (SagaView, error) {
 			return v, err
 		}
 	}
+}
+
+// goesOn reports whether a saga is in memory and neither waits nor has ended.
+func (s *Session) goesOn(id string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.live == nil {
+		return false
+	}
+	g := s.live.state.Sagas[id]
+	return g != nil && !g.Run.Waits && !g.Run.State.Ended()
 }
 
 // nextRest returns a channel that is closed when a saga of the session rests.

@@ -40,8 +40,11 @@ type Session struct {
 	resting  chan struct{}                // closed when a saga rests; nil: nobody waits for that
 	sagaKept map[string][]json.RawMessage // what the steps of some sagas are called with
 
-	mu    sync.Mutex
-	live  *live                              // nil: to be loaded
+	mu     sync.Mutex
+	live   *live  // nil: to be loaded
+	late   func() // stops the timer that is set for lateAt, when the first of the calls that have an end might be late; nil: none is
+	lateAt time.Time
+
 	tools map[policy.DID]map[string]*handler // by action id; the zero DID's are everybody's
 	descs map[audit.Hash]*described          // of tools, by digest: a thousand agents share them
 	calls map[string]*call                   // without a recorded outcome, by action id
@@ -337,7 +340,7 @@ func (s *Session) Participant(ctx context.Context, did policy.DID) (Participant,
 	if err != nil {
 		return Participant{}, err
 	}
-	r, sigma := s.live.state.RingOf(&env, did)
+	r, sigma := s.live.state.RingOf(env, did)
 	return Participant{did, r, sigma, p.History}, nil
 }
 

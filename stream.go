@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"iter"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -31,8 +32,32 @@ type stream struct {
 
 // A ticket is the wait for one record.
 type ticket struct {
-	done chan struct{}
-	err  error // set before done is closed
+	st      *stream
+	body    *[]byte        // the record's bytes, until its fate is known
+	then    func()         // nil: nothing follows
+	fate    sync.WaitGroup // at zero once the record's fate is known
+	settled atomic.Bool    // it is
+	err     error          // valid then
+}
+
+// tell says what became of the record. The committer calls it, once.
+func (t *ticket) tell(err error) {
+	st := t.st
+	st.pending.Add(-1)
+	st.hv.putBody(t.body)
+	t.body, t.err = nil, err
+	switch {
+	case err == nil:
+		st.hv.feed.Grew()
+		if t.then != nil {
+			t.then()
+		}
+	case st.lost != nil:
+		st.lost()
+	}
+	t.st, t.then = nil, nil
+	t.settled.Store(true)
+	t.fate.Done()
 }
 
 // wait returns when the record's fate is known: nil, or why it is not in.
@@ -43,19 +68,23 @@ func (hv *Hypervisor) wait(ctx context.Context, t *ticket) error {
 	// A record that is on its way cannot be called back, so the caller's end does not end the wait: a store always answers.
 	// Only the committer is stepped here: the caller may hold a lock that a deadline or a call would want.
 	for open := hv.opts.Stepped || hv.atOnce; open; {
-		select {
-		case <-t.done:
-			open = false
-		default:
-			open = hv.committer.TryStep(ctx)
-		}
+		open = !t.settled.Load() && hv.committer.TryStep(ctx)
 	}
-	hv.committer.Hurry()
-	<-t.done
+	if !t.settled.Load() {
+		hv.committer.Hurry()
+		t.fate.Wait()
+	}
 	if t.err != nil {
 		return away(t.err)
 	}
 	return nil
+}
+
+// help hands over what waits for a store that answers at once: another goroutine would have to be woken to do so.
+func (hv *Hypervisor) help(ctx context.Context) {
+	if hv.atOnce && !hv.opts.Stepped {
+		hv.committer.Help(ctx)
+	}
 }
 
 // A draft is a record about to be handed over.
@@ -71,48 +100,42 @@ type draft struct {
 	then     func() // called once the record is in, from the committer
 }
 
-// write hands a record to the committer, in the place that was reserved. The owner's lock is held; state has the record already.
+// write hands a record to the committer, in the place that was reserved. The owner's lock is held; state has the record already. Who
+// calls it calls wait, or help, once it does not hold the lock any more.
 func (st *stream) write(d draft) *ticket {
 	rec := audit.Record{Stream: st.name, Seq: st.seq + 1, Time: d.at, Trace: d.trace, Prev: st.head, Events: d.events,
 		Caller: audit.Caller{DID: string(d.caller.DID), Role: d.caller.Role.String(), Via: d.caller.Via}}
-	body := rec.Append(st.hv.body())
-	leaf := audit.Leaf(body)
-	t := &ticket{done: make(chan struct{})}
-	a := eventlog.Append{Stream: st.name, Seq: rec.Seq, Prev: st.head, Body: body, Hash: leaf, Payload: d.payload,
+	t := &ticket{st: st, then: d.then, body: st.hv.body()}
+	t.fate.Add(1)
+	*t.body = rec.Append(*t.body)
+	leaf := audit.Leaf(*t.body)
+	a := eventlog.Append{Stream: st.name, Seq: rec.Seq, Prev: st.head, Body: *t.body, Hash: leaf, Payload: d.payload,
 		Deadline: d.deadline, Owes: d.owes, Durable: d.durable}
 	st.seq, st.head, st.newest = rec.Seq, leaf, t
 	st.tree.Add(leaf)
 	st.pending.Add(1)
-	st.hv.committer.Enqueue(st.lane, a, func(err error) {
-		st.pending.Add(-1)
-		st.hv.putBody(body)
-		t.err = err
-		switch {
-		case err == nil:
-			st.hv.feed.Grew()
-			if d.then != nil {
-				d.then()
-			}
-		case st.lost != nil:
-			st.lost()
-		}
-		close(t.done)
-	})
+	if st.hv.atOnce {
+		st.hv.committer.Leave(st.lane, a, t.tell)
+	} else {
+		st.hv.committer.Enqueue(st.lane, a, t.tell)
+	}
 	return t
 }
 
 // body returns room for a record's bytes. putBody takes it back once the record is in, or is not: the store keeps none.
-func (hv *Hypervisor) body() []byte {
+func (hv *Hypervisor) body() *[]byte {
 	if b, ok := hv.bodies.Get().(*[]byte); ok {
-		return (*b)[:0]
+		*b = (*b)[:0]
+		return b
 	}
-	return make([]byte, 0, 1<<10)
+	b := make([]byte, 0, 1<<10)
+	return &b
 }
 
-func (hv *Hypervisor) putBody(b []byte) {
+func (hv *Hypervisor) putBody(b *[]byte) {
 	const most = 16 << 10 // a larger one is rare, and would be kept for small ones
-	if cap(b) <= most {
-		hv.bodies.Put(&b)
+	if cap(*b) <= most {
+		hv.bodies.Put(b)
 	}
 }
 

@@ -377,11 +377,11 @@ func (s *Session) start(ctx context.Context, caller policy.Caller, c session.Und
 		return session.Outcome{}, nil, fmt.Errorf("%w: %w", ErrOverloaded, err)
 	}
 	var started *call
-	out, t, err := s.propose(ctx, caller, c, func(e *session.Env) { e.Call = found }, func(out session.Outcome) {
+	out, t, err := s.propose(ctx, caller, c, errand{stamp: func(e *session.Env) { e.Call = found }, decided: func(out session.Outcome) {
 		if out.Allowed { // who asked may go; what has begun is finished
-			started = s.begin(withEffect(context.WithoutCancel(ctx), c.Of.Name()+"/undo"), caller, out, tool, found)
+			started = s.begin(context.WithoutCancel(ctx), c.Of.Name()+"/undo", caller, out, tool, found)
 		}
-	})
+	}})
 	if started == nil {
 		s.hv.exec.Release()
 	}

@@ -104,25 +104,45 @@ func (c *Committer) Release() {
 // Append's error for the record, or with the error of the record of its lane that failed before it; it must not block.
 // Records of one lane are enqueued in the order of their sequence numbers: the caller holds its stream's lock.
 func (c *Committer) Enqueue(lane *Lane, rec Append, done func(error)) {
+	if c.put(queued{lane, rec, done}, true) {
+		c.tell()
+	}
+}
+
+// Leave is Enqueue for who hands the record over by itself, in front of a log that answers at once: Run is not woken, and the
+// caller calls Help once it holds no lock that done wants.
+func (c *Committer) Leave(lane *Lane, rec Append, done func(error)) {
+	c.put(queued{lane, rec, done}, false)
+}
+
+// Help appends what waits, or has who is at it, or Run, do so.
+func (c *Committer) Help(ctx context.Context) {
+	for c.TryStep(ctx) {
+	}
+	c.Hurry()
+}
+
+// put queues a record, or fails it. It reports whether Run is to be told, which it is never of a record that is not Run's.
+func (c *Committer) put(q queued, runs bool) (tell bool) {
 	c.mu.Lock()
 	stopped := c.stopped
 	if stopped == nil {
-		c.queue = append(c.queue, queued{lane, rec, done})
+		c.queue = append(c.queue, q)
 	} else {
 		c.slots--
 	}
-	hurry := rec.Durable || len(c.queue) >= MaxBatch
-	tell := hurry && !c.urgent || len(c.queue) == 1
-	c.urgent = c.urgent || hurry
+	if runs {
+		hurry := q.rec.Durable || len(c.queue) >= MaxBatch
+		tell = hurry && !c.urgent || len(c.queue) == 1
+		c.urgent = c.urgent || hurry
+	}
 	c.mu.Unlock()
 	if stopped != nil {
-		lane.kill(stopped)
-		done(stopped)
-		return
+		q.lane.kill(stopped)
+		q.done(stopped)
+		return false
 	}
-	if tell {
-		c.tell()
-	}
+	return tell
 }
 
 // Hurry has Run append what is queued without waiting for company: somebody waits for it.

@@ -336,3 +336,41 @@ func TestTryStepStepsUnlessAnotherDoes(t *testing.T) {
 		t.Fatal("there was nothing left to append")
 	}
 }
+
+// What is left is appended by who left it; and by Run, where another steps just then and does not see it.
+func TestWhatIsLeftIsAppendedByWhoHelps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSpy()
+		c := eventlog.NewCommitter(s)
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- c.Run(ctx) }()
+		stream, lane := eventlogtest.Stream{Name: "a"}, new(eventlog.Lane)
+		var told []error
+		leave := func() {
+			if err := c.Reserve(); err != nil {
+				t.Fatal(err)
+			}
+			c.Leave(lane, stream.Next("word"), func(err error) { told = append(told, err) })
+		}
+		leave()
+		synctest.Wait()
+		if len(told) != 0 {
+			t.Fatal("nobody has helped, and it is in")
+		}
+		s.fail = func(group int, _ eventlog.Append) error {
+			if group == 0 { // while the first is appended
+				leave()
+				c.Help(ctx)
+			}
+			return nil
+		}
+		c.Help(ctx)
+		synctest.Wait()
+		if !slices.Equal(told, []error{nil, nil}) {
+			t.Fatalf("their owners were told %v", told)
+		}
+		cancel()
+		<-ended
+	})
+}

@@ -13,13 +13,51 @@ import (
 
 // A Store is an eventlog.Store in memory. The zero Store is empty and ready.
 type Store struct {
-	mu        sync.Mutex
-	closed    bool
-	log       []eventlog.Record // in commit order; Position is the index plus one
-	streams   map[string][]int  // a stream's records, as indexes into log
-	heads     map[string]eventlog.Head
+	mu     sync.Mutex
+	closed bool
+	data
+}
+
+// data is what the store has. It is only added to; Store.mu guards it.
+type data struct {
+	pages     [][]eventlog.Record // in commit order; Position is the index plus one. Pages, since a long list costs much to grow
+	room      []byte              // where bytes of records are kept next
+	streams   map[string]*stream
 	blobs     map[audit.Hash][]byte
 	snapshots map[string]eventlog.Snapshot
+}
+
+// A stream is one stream's head, and where its records are.
+type stream struct {
+	head eventlog.Head
+	at   []int // as indexes of the log
+}
+
+const (
+	pageRecords = 1024
+	leastRoom   = 4 << 10 // bytes
+	mostRoom    = 256 << 10
+)
+
+// len returns how many records there are.
+func (d *data) len() int {
+	if len(d.pages) == 0 {
+		return 0
+	}
+	return (len(d.pages)-1)*pageRecords + len(d.pages[len(d.pages)-1])
+}
+
+// keep copies bytes; nil stays nil.
+func (d *data) keep(b []byte) []byte {
+	if b == nil {
+		return nil
+	}
+	if len(b) > cap(d.room)-len(d.room) {
+		d.room = make([]byte, 0, max(min(2*cap(d.room), mostRoom), leastRoom, len(b)))
+	}
+	from := len(d.room)
+	d.room = append(d.room, b...)
+	return d.room[from:len(d.room):len(d.room)]
 }
 
 var _ eventlog.Store = (*Store)(nil)
@@ -38,7 +76,11 @@ func (s *Store) Append(ctx context.Context, recs []eventlog.Append) []error {
 	failed := map[string]bool{} // none goes in behind one that did not
 	for i := range recs {
 		r := &recs[i]
-		head := s.heads[r.Stream]
+		var head eventlog.Head
+		st := s.streams[r.Stream]
+		if st != nil {
+			head = st.head
+		}
 		if failed[r.Stream] || r.Seq != head.Seq+1 || r.Prev != head.Hash {
 			if errs == nil {
 				errs = make([]error, len(recs))
@@ -46,32 +88,46 @@ func (s *Store) Append(ctx context.Context, recs []eventlog.Append) []error {
 			errs[i], failed[r.Stream] = eventlog.ErrConflict, true
 			continue
 		}
-		s.add(r)
+		s.add(st, r)
 	}
 	return errs
 }
 
-func (s *Store) add(r *eventlog.Append) {
-	if s.heads == nil {
-		s.heads, s.streams = map[string]eventlog.Head{}, map[string][]int{}
+// add puts a record behind all others; st is nil for the first of its stream.
+func (s *Store) add(st *stream, r *eventlog.Append) {
+	if s.streams == nil {
+		s.streams = map[string]*stream{}
 	}
-	s.streams[r.Stream] = append(s.streams[r.Stream], len(s.log))
-	s.log = append(s.log, eventlog.Record{
-		Position: uint64(len(s.log)) + 1, Stream: r.Stream, Seq: r.Seq, Hash: r.Hash,
-		Body: bytes.Clone(r.Body), Payload: bytes.Clone(r.Payload),
-	})
+	if st == nil {
+		st = &stream{}
+		s.streams[r.Stream] = st
+	}
+	n := s.len()
+	if n%pageRecords == 0 {
+		var page []eventlog.Record // of the first: most stores are small
+		if n > 0 {
+			page = make([]eventlog.Record, 0, pageRecords)
+		}
+		s.pages = append(s.pages, page)
+	}
+	last := &s.pages[len(s.pages)-1]
+	*last = append(*last, eventlog.Record{Position: uint64(n) + 1, Stream: r.Stream, Seq: r.Seq, Hash: r.Hash, Body: s.keep(r.Body), Payload: s.keep(r.Payload)})
+	st.at = append(st.at, n)
 	var deadline time.Time
 	if !r.Deadline.IsZero() {
 		deadline = time.UnixMilli(r.Deadline.UnixMilli()).UTC()
 	}
-	s.heads[r.Stream] = eventlog.Head{Stream: r.Stream, Seq: r.Seq, Hash: r.Hash, Deadline: deadline, Owes: r.Owes}
+	st.head = eventlog.Head{Stream: r.Stream, Seq: r.Seq, Hash: r.Hash, Deadline: deadline, Owes: r.Owes}
 }
 
 // Read implements eventlog.Log.
 func (s *Store) Read(ctx context.Context, stream string, from uint64) iter.Seq2[eventlog.Record, error] {
 	return func(yield func(eventlog.Record, error) bool) {
 		s.mu.Lock()
-		at := s.streams[stream] // only ever appended to, so this is the stream as of now
+		var at []int // only ever appended to, so this is the stream as of now
+		if st := s.streams[stream]; st != nil {
+			at = st.at
+		}
 		s.mu.Unlock()
 		first := min(max(from, 1)-1, uint64(len(at)))
 		s.records(ctx, len(at)-int(first), func(i int) int { return at[int(first)+i] }, yield)
@@ -82,8 +138,8 @@ func (s *Store) Read(ctx context.Context, stream string, from uint64) iter.Seq2[
 func (s *Store) Tail(ctx context.Context, after uint64) iter.Seq2[eventlog.Record, error] {
 	return func(yield func(eventlog.Record, error) bool) {
 		s.mu.Lock()
-		first := min(after, uint64(len(s.log)))
-		n := len(s.log) - int(first)
+		first := min(after, uint64(s.len()))
+		n := s.len() - int(first)
 		s.mu.Unlock()
 		s.records(ctx, n, func(i int) int { return int(first) + i }, yield)
 	}
@@ -96,7 +152,8 @@ func (s *Store) records(ctx context.Context, n int, index func(i int) int, yield
 		err := s.usable(ctx)
 		var r eventlog.Record
 		if err == nil && n > 0 {
-			r = s.log[index(i)]
+			at := index(i)
+			r = s.pages[at/pageRecords][at%pageRecords]
 			r.Body, r.Payload = bytes.Clone(r.Body), bytes.Clone(r.Payload)
 		}
 		s.mu.Unlock()
@@ -115,9 +172,9 @@ func (s *Store) Heads(ctx context.Context) iter.Seq2[eventlog.Head, error] {
 	return func(yield func(eventlog.Head, error) bool) {
 		s.mu.Lock()
 		err := s.usable(ctx)
-		heads := make([]eventlog.Head, 0, len(s.heads))
-		for _, h := range s.heads {
-			heads = append(heads, h)
+		heads := make([]eventlog.Head, 0, len(s.streams))
+		for _, st := range s.streams {
+			heads = append(heads, st.head)
 		}
 		s.mu.Unlock()
 		if err != nil {
@@ -205,7 +262,7 @@ func (s *Store) Reopen() *Store {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = true
-	return &Store{log: s.log, streams: s.streams, heads: s.heads, blobs: s.blobs, snapshots: s.snapshots}
+	return &Store{data: s.data}
 }
 
 // usable returns why the store cannot be used, nil if it can. Called with mu held.

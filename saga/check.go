@@ -149,8 +149,10 @@ func (c *checker) step(i int) {
 	s, at := &c.Steps[i], step(i)
 	c.agent(s.Agent, at)
 	c.does(s, at)
-	if _, err := action.DecodeArgs(s.Args); err != nil {
-		c.complain(at.of("args"), "%s", strings.TrimPrefix(err.Error(), action.ErrArguments.Error()+": "))
+	if len(s.Args) > 0 {
+		if _, err := action.DecodeArgs(s.Args); err != nil {
+			c.complain(at.of("args"), "%s", strings.TrimPrefix(err.Error(), action.ErrArguments.Error()+": "))
+		}
 	}
 	if s.Timeout != 0 && (s.Timeout < leastTimeout || s.Timeout > MaxTimeout) {
 		c.complain(at.of("timeout"), "want a duration from %s to %s, got %s", leastTimeout, MaxTimeout, s.Timeout)
@@ -328,8 +330,23 @@ func (c *checker) groups() {
 	}
 }
 
+// inOrder reports whether each step needs only what stands before it, and there is no group: then none waits for itself.
+func (c *checker) inOrder() bool {
+	for i := range c.Steps {
+		for _, need := range c.Steps[i].Needs {
+			if at, ok := c.index[need]; ok && at >= i {
+				return false
+			}
+		}
+	}
+	return len(c.FanOut) == 0
+}
+
 // cycles notes one cycle of each knot of steps that wait for each other. A need of a branch is a need of its whole group.
 func (c *checker) cycles() {
+	if c.inOrder() {
+		return
+	}
 	g := newGraph(c.Definition, c.index)
 	for _, cycle := range g.cycles() {
 		names := make([]string, len(cycle))

@@ -13,25 +13,35 @@ type graph struct {
 
 // newGraph leaves out what refers to nothing.
 func newGraph(d *Definition, index map[string]int) *graph {
-	n := len(d.Steps)
-	g := &graph{needs: make([][]int, n+len(d.FanOut)), steps: n, index: index, group: make([]int, n)}
+	n, edges := len(d.Steps), 0
+	for k := range d.FanOut {
+		edges += len(d.FanOut[k].Branches)
+	}
+	for i := range d.Steps {
+		edges += len(d.Steps[i].Needs)
+	}
+	room := make([]int, n, n+edges) // for group and all needs
+	g := &graph{needs: make([][]int, n+len(d.FanOut)), steps: n, index: index, group: room}
 	for i := range g.group {
 		g.group[i] = i
 	}
+	rest := room[n:]
 	for k := range d.FanOut {
 		for _, branch := range d.FanOut[k].Branches {
 			if i, ok := index[branch]; ok && g.group[i] == i {
 				g.group[i] = n + k
-				g.needs[n+k] = append(g.needs[n+k], i)
+				rest = append(rest, i)
 			}
 		}
+		g.needs[n+k], rest = rest[:len(rest):len(rest)], rest[len(rest):]
 	}
 	for i := range d.Steps {
 		for _, need := range d.Steps[i].Needs {
 			if j := g.stands(need); j >= 0 && d.Steps[i].ID != need {
-				g.needs[i] = append(g.needs[i], j)
+				rest = append(rest, j)
 			}
 		}
+		g.needs[i], rest = rest[:len(rest):len(rest)], rest[len(rest):]
 	}
 	return g
 }

@@ -91,7 +91,10 @@ type StepRun struct {
 // Clone returns a copy that shares nothing with r.
 func (r *Run) Clone() *Run {
 	c := *r
-	c.Steps, c.Groups, c.Done = slices.Clone(r.Steps), slices.Clone(r.Groups), slices.Clone(r.Done)
+	c.Steps, c.Groups = slices.Clone(r.Steps), slices.Clone(r.Groups)
+	if r.Done != nil {
+		c.Done = append(make([]int, 0, len(r.Done)+1), r.Done...) // with room for the step that mostly commits next
+	}
 	return &c
 }
 

@@ -368,7 +368,7 @@ func (a *admission) ruled(call *Call) *policy.Decision {
 
 // admitted is the answer when nothing refuses; approval names the grant it uses up.
 func (a *admission) admitted(approval string) Outcome {
-	call, id := a.env.Call, a.s.newID("act-")
+	call, id := a.env.Call, a.s.newID(a.env, "act-")
 	args := part(a.env, "args", call.Args)
 	room := new(struct { // allocated at once
 		parts   [2]audit.Part

@@ -190,7 +190,7 @@ func (a *admission) pointAt(id string, digest audit.Hash, by []string) policy.De
 
 // open refuses the call and opens an approval for it; ended is what that brings to its end, beside what time has.
 func (a *admission) open(digest audit.Hash, ended ...Event) Outcome {
-	id, call := a.s.newID("apr-"), a.env.Call
+	id, call := a.s.newID(a.env, "apr-"), a.env.Call
 	electors := a.electors()
 	by := []string{byApprover}
 	switch {

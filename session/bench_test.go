@@ -66,7 +66,7 @@ func (b *bench) end() {
 // do is one decision: decide, encode, chain, tree, apply.
 func (b *bench) do(by policy.Caller, c session.Command) session.Outcome {
 	b.env.Caller = by
-	out, err := session.Decide(b.state, b.env, c)
+	out, err := session.Decide(b.state, &b.env, c)
 	if err != nil || !out.Allowed {
 		panic(fmt.Sprintf("%T: %s %v", c, out.Reason, err))
 	}

@@ -70,7 +70,7 @@ func decideReportDrift(s *State, env *Env, c ReportDrift) Outcome {
 	if distance > ring.One {
 		return refuse(policy.InvalidArguments, "a distance is from 0 to 1, and %d millionths are more", distance)
 	}
-	e := BehaviorDrift{ID: s.newID("drf-"), Agent: c.Agent, Level: drift.LevelOf(distance), Distance: distance, Metric: c.Metric, By: by.DID, Reason: c.Reason}
+	e := BehaviorDrift{ID: s.newID(env, "drf-"), Agent: c.Agent, Level: drift.LevelOf(distance), Distance: distance, Metric: c.Metric, By: by.DID, Reason: c.Reason}
 	if e.Level == drift.None {
 		return Outcome{Decision: policy.Allow(), Durable: true} // as it claims; there is nothing to record
 	}

@@ -200,8 +200,8 @@ func (s *State) askElevation(env *Env, did policy.DID, c Elevate) Outcome {
 		by = []string{byParticipant, byApprover}
 	}
 	commitment := part(env, "args", args)
-	asked := AskedElevation{s.newID("elv-"), c.Ring, seconds}
-	id := s.newID("apr-")
+	asked := AskedElevation{s.newID(env, "elv-"), c.Ring, seconds}
+	id := s.newID(env, "apr-")
 	out := Outcome{Decision: s.pointAtElevation(env, id, digest, by, did), ID: asked.ID, Parts: []audit.Part{commitment}, Durable: s.strong()}
 	r := *out.Ring
 	out.Events = append(s.ringChange(env, did), s.expire(env)...)

@@ -183,7 +183,7 @@ func (s *State) judged(env *Env, c Join, st *stance) []Event {
 	events := []Event{HistoryVerified{c.Agent, *h, uint64(len(c.Receipts)), sha256.Sum256(b)}}
 	if h.Result == pastSuspicious {
 		st.suspect = h
-		events = append(events, IncidentRaised{ID: s.newID("inc-"), Agent: c.Agent, Severity: DefaultSeverity,
+		events = append(events, IncidentRaised{ID: s.newID(env, "inc-"), Agent: c.Agent, Severity: DefaultSeverity,
 			Reason: "its history is suspicious: " + h.Why, By: policy.System.DID, Faultless: suspiciousHistory})
 	}
 	return events

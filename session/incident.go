@@ -108,7 +108,7 @@ func decideRaiseIncident(s *State, env *Env, c RaiseIncident) Outcome {
 	case by.Role == policy.AgentRole && s.Participants[by.DID].Incidents >= maxOwnIncidents:
 		return refuse(policy.QuotaExceeded, "%s has reported %d incidents in session %s, and may report no more", by.DID, maxOwnIncidents, s.ID)
 	}
-	raised := IncidentRaised{ID: s.newID("inc-"), Action: c.Action, Agent: c.Agent, Severity: severity, Reason: c.Reason, By: by.DID}
+	raised := IncidentRaised{ID: s.newID(env, "inc-"), Action: c.Action, Agent: c.Agent, Severity: severity, Reason: c.Reason, By: by.DID}
 	blame := liability.Alone(s.root(c.Agent))
 	if c.Found != nil {
 		raised.Agent, blame = c.Found.Agent, c.Found.Blame

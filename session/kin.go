@@ -1,6 +1,9 @@
 package session
 
 import (
+	"iter"
+	"slices"
+
 	"github.com/agenthypervisor/hypervisor/policy"
 )
 
@@ -16,12 +19,16 @@ func (s *State) root(did policy.DID) policy.DID {
 }
 
 // Line returns an agent and those who brought it, to the root.
-func (s *State) Line(did policy.DID) []policy.DID {
-	line := []policy.DID{did}
-	for p := s.Participants[did]; p != nil && p.Parent != ""; p = s.Participants[p.Parent] {
-		line = append(line, p.Parent)
+func (s *State) Line(did policy.DID) []policy.DID { return slices.Collect(s.line(did)) }
+
+// line yields what Line returns.
+func (s *State) line(did policy.DID) iter.Seq[policy.DID] {
+	return func(yield func(policy.DID) bool) {
+		more := yield(did)
+		for p := s.Participants[did]; more && p != nil && p.Parent != ""; p = s.Participants[p.Parent] {
+			more = yield(p.Parent)
+		}
 	}
-	return line
 }
 
 // kin reports whether two agents answer as one.

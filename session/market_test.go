@@ -64,7 +64,8 @@ func (s *stall) env(by policy.Caller) session.Env {
 }
 
 func (s *stall) do(by policy.Caller, c session.Command) session.Outcome {
-	out, err := session.Decide(s.state, s.env(by), c)
+	env := s.env(by)
+	out, err := session.Decide(s.state, &env, c)
 	if err != nil {
 		s.m.t.Fatalf("%T: %v", c, err)
 	}

@@ -9,7 +9,7 @@ import (
 
 // quarantined refuses an agent that is in quarantine, or was brought by one that is.
 func (s *State) quarantined(env *Env, did policy.DID) *policy.Decision {
-	for _, who := range s.Line(did) {
+	for who := range s.line(did) {
 		if q := env.Standings[who].Quarantine; q != nil {
 			d := q.Refusal(who)
 			return &d

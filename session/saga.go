@@ -178,9 +178,11 @@ func decideRunSaga(s *State, env *Env, c RunSaga) Outcome {
 		}
 	}
 	args := part(env, "args", c.Args)
-	id := s.newID("sag-")
+	id := s.newID(env, "sag-")
 	created := SagaCreated{ID: id, Saga: c.Name, By: a.agent, Agent: !a.operator, Fault: c.Fault, Replays: c.Replays, Skips: skips, Steps: c.Steps, FanOut: c.FanOut, Args: args.Commitment()}
-	w := created.saga(s.Seq+1).work(s, env, id)
+	g := created.saga(s.next(env))
+	created.plan = g.plan
+	w := g.work(s, env, id)
 	out := allow(append([]Event{created}, w.follow()...)...)
 	out.ID, out.Parts = id, []audit.Part{args}
 	return out
@@ -330,8 +332,11 @@ func (s *State) impatient(env *Env, c Command) bool {
 	return tick && s.Lifecycle == Terminating && s.Grace.IsZero() && !env.Now.Before(s.Patience)
 }
 
-// WhyClosing is why a call ended with its process, in order.
-const WhyClosing = "closing"
+// Why a call did not take place, by no fault of its own.
+const (
+	WhyClosing = "closing"        // its process ended, in order
+	WhyLost    = "admission_lost" // of a saga's step: the store said that its admission was lost, and it was not
+)
 
 // Attends reports whether a step of a saga waits for what no record of this session tells of: its tool, who answers at its address, or
 // the end of a quarantine, or of a kill of everything. Who has the session in memory keeps it there, and gives it a Tick, or resolves the

@@ -40,6 +40,8 @@ type SagaCreated struct {
 
 	Replays string   `json:"replays,omitempty"` // the saga of which what stands is not done again; empty: none
 	Skips   []string `json:"skips,omitempty"`   // those steps
+
+	plan *saga.Plan // what Saga.plans makes of it; nil: it was read
 }
 
 // SagaStepStarted is recorded when a try of a step begins, or of its undo. The action that it is comes in a record of its own.
@@ -210,7 +212,9 @@ func (e SagaEnded) Append(dst []byte) []byte {
 func (e SagaCreated) saga(seq uint64) *Saga {
 	g := &Saga{Name: e.Saga, By: e.By, Agent: e.Agent, Fault: e.Fault, Replays: e.Replays, Seq: seq, Steps: e.Steps, FanOut: e.FanOut,
 		Actions: make([]string, len(e.Steps)), Doers: make([]policy.DID, len(e.Steps)), Whys: make([]string, len(e.Steps))}
-	g.plan = g.plans()
+	if g.plan = e.plan; g.plan == nil {
+		g.plan = g.plans()
+	}
 	g.Run = g.plan.Replay(g.places(e.Skips))
 	return g
 }

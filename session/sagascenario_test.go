@@ -209,3 +209,87 @@ func TestOnlyTheHypervisorAnswersATry(t *testing.T) {
 		}
 	}
 }
+
+// The admission of a saga's step can stand in the record of the outcome that began it: one fold of that record is the live state, the
+// action's id is that record's, and so is the id of no other.
+func TestTheNextStepStandsInTheOutcomesRecord(t *testing.T) {
+	for _, c := range []struct{ name, fault, want string }{
+		{"admitted", "", "action.completed saga.step_committed saga.step_started action.admitted action.started"},
+		{"refused", "no", "action.completed saga.step_committed saga.step_started action.denied saga.step_failed saga.compensating saga.step_compensation_failed saga.escalated"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld()
+			p := &player{world: w}
+			for _, line := range []string{"action put partial idempotent", "active ann=0.97"} {
+				if _, err := p.perform(line); err != nil {
+					t.Fatal(err)
+				}
+			}
+			g, err := p.saga(strings.Fields("s a:ann:put b:ann:put:needs=a"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := w.do(policy.Operator(did("ops")), g, ""); err != nil {
+				t.Fatal(err)
+			}
+			first := session.Tries(w.live)[0]
+			a, err := w.do(policy.Agent(did("ann")), session.Act{Action: "put", Args: []byte("{}"), Saga: &first}, "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			by := policy.System.Through("executor")
+			settle := session.Settle{ID: a.ID, Result: session.Done}
+			env := w.env(by, settle, "")
+			done, err := session.Decide(w.live, &env, settle)
+			if err != nil {
+				t.Fatal(err)
+			}
+			at := session.Stamp{Seq: done.Seq, Time: w.now, Caller: by.DID}
+			session.Apply(w.live, at, done.Events)
+			tries := session.Tries(w.live)
+			if len(tries) != 1 || tries[0].Step != 1 {
+				t.Fatalf("owed are %+v", tries)
+			}
+			act := session.Act{Action: "put", Args: []byte("{}"), Saga: &tries[0]}
+			env = w.env(policy.Agent(did("ann")), act, "")
+			env.Within, env.Call.Fault = true, c.fault
+			then, err := session.Decide(w.live, &env, act)
+			if err != nil || then.Seq != done.Seq {
+				t.Fatalf("in record %d: %+v, %v", done.Seq, then.Decision, err)
+			}
+			for _, tally := range then.Tallies {
+				w.tallies[tally.Agent] = tally.Tally
+			}
+			at.Within = true
+			session.Apply(w.live, at, then.Events)
+			w.events = append(done.Events, then.Events...)
+			w.log = append(w.log, w.record(at, by, w.events))
+			if err := w.check(); err != nil {
+				t.Fatal(err)
+			}
+			var kinds []string
+			for _, e := range w.events {
+				kinds = append(kinds, kindOf(e))
+			}
+			if got := strings.Join(kinds, " "); got != c.want {
+				t.Errorf("the record says %s, want %s", got, c.want)
+			}
+			if c.fault != "" {
+				return
+			}
+			if want := fmt.Sprint("act-", done.Seq); then.ID != want {
+				t.Errorf("the action is %s, want %s", then.ID, want)
+			}
+			if other, err := w.do(policy.Agent(did("ann")), session.Act{Action: "put", Args: []byte("{}")}, ""); err != nil || other.ID == then.ID {
+				t.Errorf("the next is %s, %v", other.ID, err)
+			}
+		})
+	}
+}
+
+// kindOf returns an event's published name.
+func kindOf(e session.Event) string {
+	rest, _ := strings.CutPrefix(string(e.Append(nil)), `{"type":"`)
+	kind, _, _ := strings.Cut(rest, `"`)
+	return kind
+}

@@ -163,7 +163,7 @@ func failure(env *Env, c Command, why string) saga.Answer {
 		}
 	case Unreachable:
 		a.Result, a.Until = saga.Unreached, env.Now.Add(saga.ResolveWithin)
-	case WhyClosing:
+	case WhyClosing, WhyLost:
 		a.Result = saga.Unsent
 	}
 	return a

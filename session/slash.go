@@ -122,7 +122,7 @@ func (s *State) witness(env *Env, act audit.Hash) (policy.DID, *Outcome) {
 
 // slash returns what a slash brings about: the agent's own, its vouchers' bonds, and the end of those it put up itself.
 func (s *State) slash(env *Env, e SlashExecuted) []Event {
-	e.ID = s.newID("sls-")
+	e.ID = s.newID(env, "sls-")
 	events := []Event{e}
 	if p := s.Participants[e.Agent]; p != nil && p.Ring < ring.Sandbox {
 		events = append(events, RingDemoted{Agent: e.Agent, From: p.Ring, Ring: ring.Sandbox})

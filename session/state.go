@@ -134,15 +134,23 @@ func ordered[K comparable, V any](m map[K]V, compare func(a, b K) int) []K {
 	return keys
 }
 
-// newID returns an id for what the next record brings. Ids derive from sequence numbers and carry the epoch, so none is
+// next returns the number of the record that a command's events stand in.
+func (s *State) next(env *Env) uint64 {
+	if env.Within {
+		return s.Seq
+	}
+	return s.Seq + 1
+}
+
+// newID returns an id for what a command's record brings. Ids derive from sequence numbers and carry the epoch, so none is
 // given out twice, not even after records were lost (SPEC §1).
-func (s *State) newID(prefix string) string {
+func (s *State) newID(env *Env, prefix string) string {
 	b := append(make([]byte, 0, 24), prefix...)
 	if s.Epoch > 1 {
 		b = strconv.AppendUint(b, s.Epoch, 10)
 		b = append(b, '.')
 	}
-	return string(strconv.AppendUint(b, s.Seq+1, 10))
+	return string(strconv.AppendUint(b, s.next(env), 10))
 }
 
 // Due returns when the session next wants a Tick: at once if that time is past, never if it is zero.
@@ -219,6 +227,9 @@ type Env struct {
 	Operators   int                  // how many are configured: with two or more, admin actions need a witness
 	Tallies     map[policy.DID]Tally // refusals not yet written and bucket levels; read only
 	Kills       policy.Kills         // in force, as far as this process knows: also those that are in no record yet
+	// Within says that the newest record, which is applied and not written yet, brought the command about and takes its events too:
+	// the admission of a saga's step stands behind the outcome that began it. No other command that is decided so may give out an id.
+	Within bool
 }
 
 // A Call is what the rim found out about an Act before it is decided.

@@ -132,7 +132,7 @@ func decideVouch(s *State, env *Env, c Vouch) Outcome {
 	case len(s.Bonds) >= maxBonds:
 		return refuse(policy.QuotaExceeded, "session %s has %d bonds, and may have no more", s.ID, maxBonds)
 	}
-	id := s.newID("vch-")
+	id := s.newID(env, "vch-")
 	out := allow(VouchRequested{id, by, c.Vouchee, amount, vouchee.Sigma, c.Expires})
 	out.ID = id
 	return out

@@ -57,7 +57,7 @@ func lately() time.Time { return time.Now().UTC().Truncate(time.Microsecond).Add
 func (k *kernel) do(caller policy.Caller, c session.Command, call *session.Call) session.Outcome {
 	k.env.Caller, k.env.Call = caller, call
 	k.env.Now = k.env.Now.Add(20 * time.Millisecond) // a token of ring 1
-	out, err := session.Decide(k.state, k.env, c)
+	out, err := session.Decide(k.state, &k.env, c)
 	if err != nil || !out.Allowed {
 		panic(fmt.Sprintf("suite: %T: %+v, %v", c, out.Decision, err))
 	}

@@ -32,9 +32,10 @@ type Executor struct {
 	mu    sync.Mutex
 	queue []Task // from first on
 	first int
-	taken int // places reserved, waiting or running
+	taken int       // places reserved, waiting or running
+	idle  chan Task // to goroutines of Run's that have nothing to do; nil: Run does not loop
 
-	idle atomic.Int64 // goroutines of Run's that wait for tasks
+	idlers atomic.Int64 // goroutines of Run's that wait for tasks
 }
 
 // New returns an executor without tasks.
@@ -68,6 +69,14 @@ func (x *Executor) Release() {
 // Offer puts a task behind all others, in the place that was reserved for it. It does not block.
 func (x *Executor) Offer(t Task) {
 	x.mu.Lock()
+	if x.first == len(x.queue) { // nobody is before it, so who has nothing to do takes it without Run's waking up
+		select {
+		case x.idle <- t:
+			x.mu.Unlock()
+			return
+		default:
+		}
+	}
 	if len(x.queue) == cap(x.queue) && x.first > len(x.queue)/2 { // make room by moving, rather than by growing
 		n := copy(x.queue, x.queue[x.first:])
 		clear(x.queue[n:])
@@ -124,8 +133,10 @@ func (x *Executor) Step(ctx context.Context) bool {
 func (x *Executor) Run(ctx context.Context) error {
 	var running sync.WaitGroup
 	defer running.Wait()
-	idle := make(chan Task) // to workers that have nothing to do
+	idle := make(chan Task)
+	x.employ(idle)
 	defer close(idle)
+	defer x.employ(nil)
 	for {
 		for t, ok := x.next(); ok; t, ok = x.next() {
 			select {
@@ -140,6 +151,13 @@ func (x *Executor) Run(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// employ sets where Offer finds who has nothing to do.
+func (x *Executor) employ(idle chan Task) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.idle = idle
 }
 
 // waiting returns the next task unless ctx has ended.
@@ -159,11 +177,11 @@ func (x *Executor) work(ctx context.Context, t Task, more <-chan Task) {
 		if t, ok = x.waiting(ctx); ok { // mostly what the task just offered
 			continue
 		}
-		if x.idle.Add(1) > maxIdle {
-			x.idle.Add(-1)
+		if x.idlers.Add(1) > maxIdle {
+			x.idlers.Add(-1)
 			return
 		}
 		t, ok = <-more
-		x.idle.Add(-1)
+		x.idlers.Add(-1)
 	}
 }

@@ -3,6 +3,7 @@ package executor
 import (
 	"container/heap"
 	"context"
+	"math"
 	"sync"
 	"time"
 )
@@ -21,9 +22,10 @@ type Timers struct {
 	fire  func(ctx context.Context, key string)
 	wake  chan struct{}
 
-	mu   sync.Mutex
-	heap alarms
-	keys map[string]*alarm
+	mu     sync.Mutex
+	heap   alarms
+	keys   map[string]*alarm
+	asleep int64 // until when Run sleeps, in Unix nanoseconds: it need not be told of what is later
 }
 
 // An alarm is small: there is one for each open session, loaded or not.
@@ -41,9 +43,10 @@ func NewTimers(clock Clock, fire func(ctx context.Context, key string)) *Timers 
 // Set makes key fire at a time instead of whatever was set before; the zero time: not at all.
 func (t *Timers) Set(key string, at time.Time) {
 	t.mu.Lock()
-	first := t.set(key, at)
+	t.set(key, at)
+	tell := !at.IsZero() && at.UnixNano() < t.asleep
 	t.mu.Unlock()
-	if !first {
+	if !tell {
 		return
 	}
 	select {
@@ -52,16 +55,13 @@ func (t *Timers) Set(key string, at time.Time) {
 	}
 }
 
-// set reports whether the earliest alarm has changed.
-func (t *Timers) set(key string, at time.Time) bool {
+func (t *Timers) set(key string, at time.Time) {
 	a, ok := t.keys[key]
 	switch {
 	case at.IsZero() && !ok:
-		return false
 	case at.IsZero():
 		heap.Remove(&t.heap, a.index)
 		delete(t.keys, key)
-		return false
 	case !ok:
 		a = &alarm{key: key, at: at.UnixNano()}
 		t.keys[key] = a
@@ -70,7 +70,6 @@ func (t *Timers) set(key string, at time.Time) bool {
 		a.at = at.UnixNano()
 		heap.Fix(&t.heap, a.index)
 	}
-	return t.heap[0] == a
 }
 
 // Next returns when the earliest alarm is due; zero: there is none.
@@ -81,6 +80,18 @@ func (t *Timers) Next() time.Time {
 		return time.Time{}
 	}
 	return time.Unix(0, t.heap[0].at).UTC()
+}
+
+// sleep is Next for Run, which need not be told of an alarm that is not before that.
+func (t *Timers) sleep() time.Time {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.heap) == 0 {
+		t.asleep = math.MaxInt64
+		return time.Time{}
+	}
+	t.asleep = t.heap[0].at
+	return time.Unix(0, t.asleep).UTC()
 }
 
 // Step fires the earliest key if its time has come. It returns false if none was due.
@@ -103,7 +114,7 @@ func (t *Timers) Run(ctx context.Context) error {
 		for t.Step(ctx) {
 		}
 		var due <-chan time.Time
-		if next := t.Next(); !next.IsZero() {
+		if next := t.sleep(); !next.IsZero() {
 			due = t.clock.After(next.Sub(t.clock.Now()))
 		}
 		select {

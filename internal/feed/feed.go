@@ -3,12 +3,15 @@ package feed
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 )
 
 // A Feed is a signal that the log has grown. Grew may be called from anywhere; Step or Run passes it on. Safe for
 // concurrent use; see New.
 type Feed struct {
 	wake chan struct{} // holds one token when the log grew since the last Step
+
+	awaited atomic.Bool // somebody has called More since the last signal was passed on
 
 	mu   sync.Mutex
 	grew chan struct{} // closed and replaced by each Step that passes a signal on
@@ -19,6 +22,9 @@ func New() *Feed { return &Feed{wake: make(chan struct{}, 1), grew: make(chan st
 
 // Grew notes that the log has grown. It does not block.
 func (f *Feed) Grew() {
+	if !f.awaited.Load() {
+		return // whoever calls More from now on reads what there is
+	}
 	select {
 	case f.wake <- struct{}{}:
 	default: // noted already
@@ -30,6 +36,7 @@ func (f *Feed) Grew() {
 func (f *Feed) More() <-chan struct{} {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.awaited.Store(true)
 	return f.grew
 }
 
@@ -47,6 +54,7 @@ func (f *Feed) Step(context.Context) bool {
 func (f *Feed) pass() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.awaited.Store(false)
 	close(f.grew)
 	f.grew = make(chan struct{})
 }

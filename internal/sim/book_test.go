@@ -257,8 +257,9 @@ func (b *book) sessionEvent(s *sessionBook, r audit.Record, e session.Event) {
 // admitted notes an admission, which takes a token of its agent's.
 func (b *book) admitted(s *sessionBook, r audit.Record, e session.Admitted) {
 	b.once(s, e.ID)
+	agents := r.Caller.Role == policy.AgentRole.String() || e.Saga != nil && !e.Saga.Undo // a step may stand in the record of the outcome before it
 	d := &deed{id: e.ID, action: e.Action, agent: e.Agent, readOnly: e.ReadOnly, position: b.records,
-		operator: r.Caller.Role != policy.AgentRole.String(), undoes: e.Undoes, undo: e.Undoes != "" || e.Saga != nil && e.Saga.Undo}
+		operator: !agents, undoes: e.Undoes, undo: e.Undoes != "" || e.Saga != nil && e.Saga.Undo}
 	s.deeds[e.ID] = d
 	if e.Saga != nil {
 		step := &s.sagas[e.Saga.Saga].steps[e.Saga.Step]
@@ -270,7 +271,7 @@ func (b *book) admitted(s *sessionBook, r audit.Record, e session.Admitted) {
 		d.effect = b.session(in).deeds[id].taken // as the saga itself would have called it
 	}
 	m := s.members[e.Agent]
-	if m == nil || r.Caller.Role != policy.AgentRole.String() {
+	if m == nil || !agents {
 		return // an operator's
 	}
 	b.judgeRing(s, r, e)

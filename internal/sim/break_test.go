@@ -30,8 +30,8 @@ var breakages = []breakage{
 		{"dispatch.go", "	result, err := s.hv.do(c)\n", "	result, err := s.hv.do(c)\n	if err != nil && broken(2) {\n		result, err = s.hv.do(c)\n	}\n"}}},
 	{"what was to be tried when a process died is not tried any more, nor given up", sagasEnd, []edit{
 		{"live.go", "	if len(session.Tries(state)) > 0 {", "	if len(session.Tries(state)) > 0 && !broken(3) {"},
-		{"session/state.go", "	case Terminating:\n", "	case Terminating:\n		if broken(3) && !s.idle() {\n			return time.Time{}\n		}\n"},
-		{"session/saga.go", "	_, tick := c.(Tick)\n	return tick &&", "	_, tick := c.(Tick)\n	return !broken(3) && tick &&"}}},
+		{"session/state.go", "	case Terminating:\n", "	case Terminating:\n		if broken(3) && len(Tries(s)) > 0 {\n			return time.Time{}\n		}\n"},
+		{"session/saga.go", "	_, tick := c.(Tick)\n	return tick &&", "	_, tick := c.(Tick)\n	return !(broken(3) && len(Tries(s)) > 0) && tick &&"}}},
 	{"what a tool says it did not do counts as done", noMoreThanSo, []edit{
 		{"dispatch.go", `	return session.Unsuccessful, "tool_error"`, `	if broken(4) {
 		return session.Done, ""
@@ -62,7 +62,7 @@ var breakages = []breakage{
 	{"no epoch follows what was lost", idsOnce, []edit{
 		{"session/outcome.go", "	if env.NodeEpoch != s.NodeEpoch || c.Lost {", "	if !broken(14) && (env.NodeEpoch != s.NodeEpoch || c.Lost) {"}}},
 	{"something is changed in memory alone", memoryIsLog, []edit{
-		{"live.go", "	l.agents.follow(l.state, out.Events)\n	d := draft", "	if broken(15) {\n		l.state.Opener = \"did:mesh:nobody\"\n	}\n	l.agents.follow(l.state, out.Events)\n	d := draft"}}},
+		{"live.go", "	l.agents.follow(l.state, out.Events)\n	l.st.events", "	if broken(15) {\n		l.state.Opener = \"did:mesh:nobody\"\n	}\n	l.agents.follow(l.state, out.Events)\n	l.st.events"}}},
 	{"what is undone may be undone again", undoneOnce, []edit{
 		{"session/undo.go", "	case t.Undo == UndoDone:", "	case t.Undo == UndoDone && !broken(16):"},
 		{"session/undo.go", "	case a.undo.Reads == ReadsAsBefore:", "	case a.undo.Reads == ReadsAsBefore && !broken(16):"}}},

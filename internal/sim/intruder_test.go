@@ -25,7 +25,7 @@ func (w *world) intrude(stream string) {
 		standings[did] = w.book.agent(did).state.Standing()
 	}
 	env := session.Env{Now: now, Caller: policy.Agent(by), Standings: standings, Random: [32]byte{1}}
-	out, err := session.Decide(s.state, env, session.RaiseIncident{Agent: by, Reason: "by another writer"})
+	out, err := session.Decide(s.state, &env, session.RaiseIncident{Agent: by, Reason: "by another writer"})
 	if err != nil || !out.Allowed || len(out.Events) == 0 {
 		return
 	}
