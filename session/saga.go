@@ -18,8 +18,9 @@ import (
 
 // Bounds of a session's sagas.
 const (
-	maxOpenSagas  = 64
-	maxEndedSagas = 64 // that are remembered; what became of older ones stands in the log
+	maxOpenSagas   = 64
+	maxOpenSagasOf = 8  // that one agent runs
+	maxEndedSagas  = 64 // that are remembered; what became of older ones stands in the log
 )
 
 // RunSaga starts a saga. An operator may run one of any participants, an agent one of its own steps.
@@ -144,13 +145,29 @@ func (s *State) openSagas() []string { return s.SagasOpen }
 
 func decideRunSaga(s *State, env *Env, c RunSaga) Outcome {
 	a := &admission{s: s, env: env.kept(), agent: env.Caller.DID, operator: env.Caller.Role == policy.OperatorRole}
-	for _, q := range [...]question{inactive, absent} {
+	out := a.runSaga(c)
+	if a.counted { // what an agent asks for takes a token, refused or not
+		out.Tallies = append(out.Tallies, TallyOf{a.agent, a.tally})
+	}
+	return out
+}
+
+func (a *admission) runSaga(c RunSaga) Outcome {
+	s, env := a.s, a.env
+	order := []question{inactive, absent, brokenOff, tooFast}
+	if a.operator {
+		order = order[:2]
+	}
+	for _, q := range order {
 		if d := a.refuses(q); d != nil {
 			return Outcome{Decision: *d}
 		}
 	}
-	if len(s.openSagas()) >= maxOpenSagas {
+	switch {
+	case len(s.openSagas()) >= maxOpenSagas:
 		return refuse(policy.QuotaExceeded, "session %s has %d sagas that have not ended", s.ID, maxOpenSagas)
+	case !a.operator && s.openSagasOf(a.agent) >= maxOpenSagasOf:
+		return refuse(policy.QuotaExceeded, "%s has %d sagas that have not ended, and may have no more; wait for one, or cancel it", a.agent, maxOpenSagasOf)
 	}
 	old, no := s.replayed(env, c.Replays)
 	if no != nil {
@@ -186,6 +203,16 @@ func decideRunSaga(s *State, env *Env, c RunSaga) Outcome {
 	out := allow(append([]Event{created}, w.follow()...)...)
 	out.ID, out.Parts = id, []audit.Part{args}
 	return out
+}
+
+// openSagasOf counts the sagas that an agent runs and that have not ended.
+func (s *State) openSagasOf(did policy.DID) (n int) {
+	for _, id := range s.SagasOpen {
+		if g := s.Sagas[id]; g.Agent && g.By == did {
+			n++
+		}
+	}
+	return n
 }
 
 // suffices reports whether an agent's ring is enough for a step, and which it is. What an approver could grant is enough.

@@ -225,6 +225,9 @@ func (e SagaCreated) apply(s *State, at Stamp) {
 	}
 	s.Sagas[e.ID] = e.saga(at.Seq)
 	s.SagasOpen = append(s.SagasOpen, e.ID)
+	if p := s.Participants[e.By]; e.Agent && p != nil {
+		p.Bucket, _, _ = p.Bucket.Refill(p.Ring, at.Time).Take()
+	}
 }
 
 // happened applies what package saga says to the saga.
