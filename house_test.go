@@ -50,6 +50,7 @@ var beside = map[string][]string{
 	"eventlogtest": {"eventlog", "audit"},
 
 	"internal/document": {},
+	"internal/scenario": {}, // for tests
 	"internal/packtest": {"internal/document", "action", "ring"},
 	"saga":              {"internal/document"},
 	"manifest":          {"internal/document"},

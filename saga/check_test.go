@@ -2,7 +2,6 @@ package saga_test
 
 import (
 	"errors"
-	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -13,6 +12,7 @@ import (
 	"time"
 
 	"github.com/agenthypervisor/hypervisor/internal/document"
+	"github.com/agenthypervisor/hypervisor/internal/scenario"
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/ring"
 	"github.com/agenthypervisor/hypervisor/saga"
@@ -88,8 +88,6 @@ func TestEveryFaultSaysWhereAndWhat(t *testing.T) {
 	}
 }
 
-var update = flag.Bool("update", false, "write what is to be compared anew")
-
 // The folders of good and bad definitions that a reader is shown.
 func TestDefinitionsInTheFoldersAreWhatTheyAreCalled(t *testing.T) {
 	var found strings.Builder
@@ -116,7 +114,7 @@ func TestDefinitionsInTheFoldersAreWhatTheyAreCalled(t *testing.T) {
 		}
 	}
 	golden := filepath.Join("testdata", "faults.txt")
-	if *update {
+	if *scenario.Update {
 		if err := os.WriteFile(golden, []byte(found.String()), 0o666); err != nil {
 			t.Fatal(err)
 		}

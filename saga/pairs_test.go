@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/agenthypervisor/hypervisor/internal/scenario"
 	"github.com/agenthypervisor/hypervisor/saga"
 )
 
@@ -91,7 +92,7 @@ func TestEveryPairOfFaultsEndsAsTheTableSays(t *testing.T) {
 		t.Error("a pair has no end")
 	}
 	const file = "testdata/pairs.txt"
-	if *update {
+	if *scenario.Update {
 		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
 			t.Fatal(err)
 		}

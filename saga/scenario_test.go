@@ -2,76 +2,27 @@ package saga_test
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/agenthypervisor/hypervisor/internal/scenario"
 	"github.com/agenthypervisor/hypervisor/saga"
 )
 
-// TestScenarios runs testdata/*.txt but faults.txt. A scenario is a list of blocks: commands, a line "----", and the trace they
-// must give; a line of "====" begins a new saga. See perform for the language.
+// See perform for the language of testdata/run/*.txt.
 func TestScenarios(t *testing.T) {
-	files, err := filepath.Glob("testdata/run/*.txt")
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no scenarios: %v", err)
-	}
-	for _, file := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
-			want, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			got := runScenario(t, string(want))
-			if *update {
-				if err := os.WriteFile(file, []byte(got), 0o666); err != nil {
-					t.Fatal(err)
-				}
-				return
-			}
-			wants, gots := strings.Split(string(want), "\n"), strings.Split(got, "\n")
-			for i := range max(len(wants), len(gots)) {
-				if i >= len(wants) || i >= len(gots) || wants[i] != gots[i] {
-					t.Fatalf("%s:%d (run with -update and review the difference)\n got: %s\nwant: %s", file, i+1,
-						strings.Join(gots[min(i, len(gots)):min(i+3, len(gots))], "\n      "), strings.Join(wants[min(i, len(wants)):min(i+3, len(wants))], "\n      "))
-				}
-			}
-		})
-	}
-}
-
-// runScenario returns the script with the traces that its commands give.
-func runScenario(t *testing.T, script string) string {
-	t.Helper()
-	p := &player{t: t, now: epoch}
-	var out strings.Builder
-	inTrace := false
-	for line := range strings.SplitSeq(strings.TrimRight(script, "\n"), "\n") {
-		switch {
-		case inTrace && line != "":
-			continue // what was there
-		case inTrace:
-			inTrace = false
-		case line == "----":
-			fmt.Fprintln(&out, line)
-			for _, l := range p.trace {
-				fmt.Fprintln(&out, l)
-			}
-			p.trace, inTrace = nil, true
-			continue
-		case line == "====":
-			p = &player{t: t, now: epoch}
-		case line != "" && !strings.HasPrefix(line, "#"):
-			p.line = line
-			p.perform(strings.Fields(line))
+	scenario.Run(t, "testdata/run/*.txt", func(t *testing.T) scenario.Play {
+		p := &player{t: t, now: epoch}
+		return func(command string) (trace []string, err error) {
+			p.line = command
+			p.perform(strings.Fields(command))
+			trace, p.trace = p.trace, nil
+			return trace, nil
 		}
-		fmt.Fprintln(&out, line)
-	}
-	return out.String()
+	})
 }
 
 var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)

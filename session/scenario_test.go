@@ -5,11 +5,8 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"maps"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,83 +17,16 @@ import (
 	"github.com/agenthypervisor/hypervisor/agent"
 	"github.com/agenthypervisor/hypervisor/audit"
 	"github.com/agenthypervisor/hypervisor/drift"
+	"github.com/agenthypervisor/hypervisor/internal/scenario"
 	"github.com/agenthypervisor/hypervisor/manifest"
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/ring"
 	"github.com/agenthypervisor/hypervisor/session"
 )
 
-var update = flag.Bool("update", false, "write the scenarios' traces anew")
-
-// TestScenarios runs testdata/*.txt. A scenario is a list of blocks: commands, a line "----", and the trace they must give; a
-// line of "====" begins a new session. See the commands' cases in perform for the language.
+// See the commands' cases in perform for the language of testdata/*.txt.
 func TestScenarios(t *testing.T) {
-	files, err := filepath.Glob("testdata/*.txt")
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no scenarios: %v", err)
-	}
-	for _, file := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
-			want, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			got := runScenario(t, string(want))
-			if *update {
-				if err := os.WriteFile(file, []byte(got), 0o666); err != nil {
-					t.Fatal(err)
-				}
-				return
-			}
-			wants, gots := strings.Split(string(want), "\n"), strings.Split(got, "\n")
-			for i := range max(len(wants), len(gots)) {
-				if i >= len(wants) || i >= len(gots) || wants[i] != gots[i] {
-					t.Fatalf("%s:%d (run with -update and review the difference)\n got: %s\nwant: %s", file, i+1, strings.Join(gots[min(i, len(gots)):min(i+3, len(gots))], "\n      "),
-						strings.Join(wants[min(i, len(wants)):min(i+3, len(wants))], "\n      "))
-				}
-			}
-			if again := runScenario(t, string(want)); again != got {
-				t.Error("a second run of the same script gave another trace")
-			}
-		})
-	}
-}
-
-// runScenario returns the script with the traces that its commands give.
-func runScenario(t *testing.T, script string) string {
-	t.Helper()
-	p := &player{world: newWorld()}
-	var out strings.Builder
-	var trace []string
-	inTrace := false
-	for line := range strings.SplitSeq(strings.TrimRight(script, "\n"), "\n") {
-		switch {
-		case inTrace && line != "":
-			continue // what was there
-		case inTrace:
-			inTrace = false
-		case line == "----":
-			fmt.Fprintln(&out, line)
-			for _, l := range trace {
-				fmt.Fprintln(&out, l)
-			}
-			trace, inTrace = nil, true
-			continue
-		case line == "====":
-			p = &player{world: newWorld()}
-		case line != "" && !strings.HasPrefix(line, "#"):
-			lines, err := p.perform(line)
-			var b broken
-			if errors.As(err, &b) {
-				t.Fatalf("%s\n%s", line, b.what)
-			} else if err != nil {
-				t.Fatalf("%s: %v", line, err)
-			}
-			trace = append(trace, lines...)
-		}
-		fmt.Fprintln(&out, line)
-	}
-	return out.String()
+	scenario.Run(t, "testdata/*.txt", func(*testing.T) scenario.Play { return (&player{world: newWorld()}).perform })
 }
 
 // A player performs the commands of a scenario in a world.
