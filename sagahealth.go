@@ -94,7 +94,7 @@ func (s *Session) healthOf(ctx context.Context, p party, id string) error {
 
 // unreached answers a try that was not decided since it would reach nobody.
 func (s *Session) unreached(ctx context.Context, t session.SagaTry) error {
-	answer := session.AnswerSaga{SagaTry: t, Result: saga.Unreached, Why: session.Unreachable, Until: s.hv.Now().Add(saga.ResolveWithin)}
+	answer := session.AnswerSaga{SagaTry: t, Result: saga.Unreached, Why: session.Unreachable}
 	_, err := s.submit(ctx, policy.System.Through("executor"), answer, nil)
 	if errors.Is(err, session.ErrImpossible) {
 		err = nil // it is not wanted any more

@@ -9,6 +9,7 @@ import (
 	"github.com/agenthypervisor/hypervisor/agent"
 	"github.com/agenthypervisor/hypervisor/hypervisortest"
 	"github.com/agenthypervisor/hypervisor/policy"
+	"github.com/agenthypervisor/hypervisor/saga"
 )
 
 // sagawait_test.go: a wait of a saga ends by the command that docs/saga.md names, also while nobody looks at its session.
@@ -78,4 +79,20 @@ func TestASagaGoesOnOnceItsAgentIsReleased(t *testing.T) {
 		t.Fatal(d, err)
 	}
 	endsSoon(t, hv, s, clock, id)
+}
+
+// How long a step waits for who does not answer is told by its session's own time: the node's may be ahead, where the clock was set back.
+func TestHowLongAStepWaitsIsBySessionsTime(t *testing.T) {
+	hv, _, clock, d := addressed(t, &places{away: true})
+	clock.Advance(-10 * time.Minute)
+	s := hypervisortest.Session(t, hv, nil, map[policy.DID]string{ann: "0.80"})
+	out, err := s.RunSaga(context.Background(), admin, d)
+	if err != nil || !out.Allowed {
+		t.Fatal(out.Decision, err)
+	}
+	passes(hv, clock, 5*time.Second)
+	v := rests(t, s, out.ID)
+	if most := clock.Now().Add(saga.ResolveWithin); v.Steps[0].Waits != "unreachable" || v.Steps[0].Until.After(most) {
+		t.Errorf("it is %s, and it waits until %s: %+v", clock.Now().Format(time.TimeOnly), v.Steps[0].Until.Format(time.TimeOnly), v.Steps[0])
+	}
 }

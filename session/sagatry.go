@@ -24,7 +24,7 @@ type AnswerSaga struct {
 	SagaTry
 	Result saga.Result
 	Why    string
-	Until  time.Time
+	Until  time.Time // of Unsent, and NotRun: not again before. How long is waited is decided here, by the session's own time
 }
 
 func (AnswerSaga) command() {}
@@ -74,6 +74,9 @@ func decideAnswerSaga(s *State, env *Env, c AnswerSaga) (Outcome, error) {
 	}
 	if err := s.isTry(c.SagaTry); err != nil {
 		return Outcome{}, err
+	}
+	if c.Result == saga.Unreached || c.Result == saga.OnHold {
+		c.Until = env.Now.Add(saga.ResolveWithin)
 	}
 	w := s.Sagas[c.Saga].work(s, env, c.Saga)
 	w.answer(saga.Answer{Step: c.Step, Result: c.Result, Why: c.Why, Until: c.Until}, "")

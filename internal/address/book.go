@@ -1,6 +1,7 @@
 package address
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -60,9 +61,20 @@ type Book struct {
 // Options are what a Book can be told beside its entries. The zero value is what a daemon wants.
 type Options struct {
 	Now func() time.Time // signatures carry it; nil: the machine's clock
+	// Carrier takes the requests, instead of connections of this machine's: whom it reaches no guard has looked at. For simulators. Nil:
+	// there is none.
+	Carrier Carrier
 
 	client *http.Client   // whose TLS configuration is used, in tests
 	lookup lookupOverride // in tests
+}
+
+// A Carrier takes requests to addresses.
+type Carrier interface {
+	// RoundTrip is http.RoundTripper's. It tells the request's httptrace.ClientTrace once something may have been sent.
+	RoundTrip(r *http.Request) (*http.Response, error)
+	// Reaches returns why nobody takes connections at an address; nil: somebody does.
+	Reaches(ctx context.Context, address string) error
 }
 
 // An entry is an Entry with what its calls need.

@@ -82,9 +82,7 @@ func (c *caller) send(ctx context.Context, e *entry, at, from string, args json.
 		return nil, fmt.Errorf("%w: %w", action.ErrNotDispatched, err)
 	}
 	c.head(r, hypervisor.EffectOf(ctx), args, sameOrigin(at, from))
-	t := c.book.transport(e)
-	defer t.CloseIdleConnections()
-	w, err := t.RoundTrip(r)
+	w, err := c.book.carry(e, r)
 	switch {
 	case err == nil:
 		return w, nil
@@ -96,6 +94,16 @@ func (c *caller) send(ctx context.Context, e *entry, at, from string, args json.
 		return nil, fmt.Errorf("%w: %s: %w", action.ErrNotDispatched, at, err)
 	}
 	return nil, fmt.Errorf("%w: %s: %w", action.ErrUnreachable, at, err)
+}
+
+// carry takes a request to its address.
+func (b *Book) carry(e *entry, r *http.Request) (*http.Response, error) {
+	if b.opts.Carrier != nil {
+		return b.opts.Carrier.RoundTrip(r)
+	}
+	t := b.transport(e)
+	defer t.CloseIdleConnections()
+	return t.RoundTrip(r)
 }
 
 // lost says that a request went out and no answer came back.

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httptrace"
 	"strings"
 	"testing"
 	"time"
@@ -219,6 +220,53 @@ func TestEntriesThatAreNone(t *testing.T) {
 		action.ErrDescriptor: {At: "https://h/", Claim: action.Claim{ReadOnly: yes(), Admin: yes()}}} {
 		if _, err := NewBook([]Entry{e}, nil); !errors.Is(err, want) {
 			t.Errorf("%+v: %v", e, err)
+		}
+	}
+}
+
+// A carrier stands where a connection would be made, and what it says means what a connection's end does.
+type carrier struct {
+	nobody bool
+	lost   bool
+	went   []string
+}
+
+func (c *carrier) RoundTrip(r *http.Request) (*http.Response, error) {
+	if c.nobody {
+		return nil, errors.New("nobody")
+	}
+	httptrace.ContextClientTrace(r.Context()).GotConn(httptrace.GotConnInfo{})
+	c.went = append(c.went, r.Host+" "+r.Header.Get("User-Agent"))
+	if c.lost {
+		return nil, io.ErrUnexpectedEOF
+	}
+	return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(`1`))}, nil
+}
+
+func (c *carrier) Reaches(context.Context, string) error {
+	if c.nobody {
+		return errors.New("nobody")
+	}
+	return nil
+}
+
+func TestACarrierTakesTheRequests(t *testing.T) {
+	for want, c := range map[string]*carrier{"done": {}, "unreachable": {nobody: true}, "unknown": {lost: true}} {
+		opts := &Options{Carrier: c}
+		_, err := call(t, []Entry{{At: "http://deploy.example/"}}, opts, "http://deploy.example/x", `{}`)
+		if got := meansOf(err); got != want || (len(c.went) == 1) == c.nobody {
+			t.Errorf("%s, want %s: %v, carried %v", got, want, err, c.went)
+		}
+		b, err := NewBook([]Entry{{At: "http://deploy.example/"}}, opts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tool, err := b.Address("http://deploy.example/x")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := tool.Reaches(t.Context()); (err != nil) != c.nobody {
+			t.Errorf("%s is reached: %v", want, err)
 		}
 	}
 }

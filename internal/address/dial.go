@@ -25,6 +25,9 @@ func isRefused(err error) bool {
 
 // reaches returns why nobody can be reached at the address; nil: somebody takes connections there.
 func (c *caller) reaches(ctx context.Context) error {
+	if c.book.opts.Carrier != nil {
+		return c.book.opts.Carrier.Reaches(ctx, c.address)
+	}
 	at, err := url.Parse(c.address)
 	if err != nil {
 		return err

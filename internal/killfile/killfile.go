@@ -103,12 +103,8 @@ func syncDir(dir string) error {
 // read takes the newer of the lists that verify.
 func (f *File) read() (kills []policy.Kill, err error) {
 	found := false
-	b := make([]byte, SlotBytes)
 	for i := range slots {
-		if n, err := f.f.ReadAt(b, int64(i)*SlotBytes); n < headBytes && err != nil {
-			continue // the file was cut short; the other slot may do
-		}
-		generation, list, ok := parse(b)
+		generation, list, ok := parse(f.readSlot(int64(i) * SlotBytes))
 		if !ok || found && generation < f.generation {
 			continue
 		}
@@ -122,6 +118,19 @@ func (f *File) read() (kills []policy.Kill, err error) {
 		return nil, ErrDamaged
 	}
 	return kills, nil
+}
+
+// readSlot returns what stands in the slot at a place up to the end of its list, as far as there is so much: the room behind it may be
+// a thousand times as large.
+func (f *File) readSlot(at int64) []byte {
+	b := make([]byte, headBytes)
+	if n, err := f.f.ReadAt(b, at); err != nil {
+		return b[:n] // the file was cut short; the other slot may do
+	}
+	length := min(binary.BigEndian.Uint32(b[len(magic)+8:]), uint32(listBytes))
+	b = make([]byte, headBytes+int(length))
+	n, _ := f.f.ReadAt(b, at) // what is missing the checksum misses
+	return b[:n]
 }
 
 // Write puts the kills in force in the place of the older list. They are durable when it returns nil. On an error the newer list
@@ -169,13 +178,16 @@ func checksum(head, list []byte) (sum [sha256.Size]byte) {
 
 // parse returns a slot's list if it verifies.
 func parse(b []byte) (generation uint64, list []byte, ok bool) {
+	if len(b) < headBytes {
+		return 0, nil, false
+	}
 	head, rest := b[:headBytes-sha256.Size], b[headBytes-sha256.Size:]
 	if !bytes.HasPrefix(head, []byte(magic)) {
 		return 0, nil, false
 	}
 	generation = binary.BigEndian.Uint64(head[len(magic):])
 	length := binary.BigEndian.Uint32(head[len(magic)+8:])
-	if int64(length) > int64(listBytes) {
+	if int64(length) > int64(len(b)-headBytes) {
 		return 0, nil, false
 	}
 	list = rest[sha256.Size:][:length]

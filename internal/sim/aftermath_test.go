@@ -31,7 +31,7 @@ func (w *world) answered(what string, d policy.Decision, err error) {
 // settle begins a process in good weather, lets it do all that is owed, and judges.
 func (w *world) settle() {
 	ctx := context.Background()
-	w.healthy, w.full, w.gone = true, 0, 0
+	w.healthy, w.full, w.gone = true, 0, 0 // and dark, where it is, until a wait for who answers there is ended
 	w.start()
 	w.quieten()
 	for range 4 { // what is tried again by itself comes to rest
@@ -39,6 +39,7 @@ func (w *world) settle() {
 		w.quieten()
 	}
 	w.endWaits()
+	w.dark = 0
 	for _, wait := range slices.Concat(slices.Repeat([]time.Duration{10 * time.Second}, 12), slices.Repeat([]time.Duration{time.Minute}, 100)) {
 		w.quieten()
 		for _, id := range w.ids {
@@ -116,6 +117,9 @@ func (w *world) judgeSaga(r *run) {
 	w.must(sagasEnd, !v.Ended.IsZero() && v.Rests() && w.book.session(r.session).sagas[r.id].ended == v.State, "%s/%s has not ended: %+v", r.session, r.id, v)
 	w.stats.ends[v.State]++
 	for _, step := range v.Steps {
+		if w.book.session(r.session).sagas[r.id].skips[step.ID] {
+			continue // it is another saga's
+		}
 		happened, undone := w.tookEffect(r.session, r.id, step.ID, false), w.tookEffect(r.session, r.id, step.ID, true)
 		admitted := slices.Contains([]string{"compensation_failed", "compensation_unknown", "unknown"}, step.State) ||
 			v.State == "escalated" && slices.Contains([]string{"committed", "executing", "compensating"}, step.State) // its session ended before

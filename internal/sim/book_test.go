@@ -89,6 +89,9 @@ type sagaBook struct {
 	undoing   map[string]bool // steps whose newest try is of their undo
 	undone    map[string]int
 	ended     string
+	groups    []saga.Group
+	skips     map[string]bool // steps that a replay leaves as they are
+	invalid   map[string]bool // goals that somebody has said are reached no more
 }
 
 func (g *sagaBook) step(id string) *session.SagaStep {
@@ -264,6 +267,8 @@ func (b *book) admitted(s *sessionBook, r audit.Record, e session.Admitted) {
 	if e.Saga != nil {
 		step := &s.sagas[e.Saga.Saga].steps[e.Saga.Step]
 		d.effect = effectOf(s.id, e.Saga.Saga, step.ID, e.Saga.Undo)
+		byItself := e.Saga.Undo && r.Caller.Role != policy.AgentRole.String() // the hypervisor, or who runs the saga
+		b.w.must(handedOn, e.Agent == step.Agent || byItself, "%s, which is %s, is done by %s", d.effect, step.Agent, e.Agent)
 		if step.Undo != "" {
 			d.taken = effectOf(s.id, e.Saga.Saga, step.ID, true)
 		}
@@ -300,8 +305,17 @@ func (b *book) sagaEvent(s *sessionBook, e session.Event) {
 	switch e := e.(type) {
 	case session.SagaCreated:
 		b.once(s, e.ID)
-		s.sagas[e.ID] = &sagaBook{id: e.ID, steps: slices.Clone(e.Steps), settled: map[string]saga.StepState{}, undoing: map[string]bool{}, undone: map[string]int{}}
+		s.sagas[e.ID] = &sagaBook{id: e.ID, steps: slices.Clone(e.Steps), settled: map[string]saga.StepState{}, undoing: map[string]bool{}, undone: map[string]int{},
+			groups: e.FanOut, skips: map[string]bool{}, invalid: map[string]bool{}}
+		b.replays(s, s.sagas[e.ID], e)
+	case session.SagaInvalidated:
+		for _, step := range e.Steps {
+			s.sagas[e.Saga].invalid[step] = true
+		}
+	case session.SagaHandedOff:
+		b.handedOn(s, s.sagas[e.Saga].step(e.Step), e)
 	case session.SagaStepStarted:
+		b.w.must(goalsStand, !s.sagas[e.Saga].skips[e.Step], "%s of %s/%s is begun, and stands since another saga", e.Step, s.id, e.Saga)
 		if e.Undo {
 			b.undoBegins(s, s.sagas[e.Saga], e.Step)
 		}
@@ -337,6 +351,9 @@ func (b *book) undoBegins(s *sessionBook, g *sagaBook, step string) {
 func (b *book) addAgent(a *agentBook, rec *eventlog.Append, r audit.Record, events []agent.Event) {
 	agent.Apply(a.state, rec.Seq, r.Time, events)
 	a.head = rec.Hash
+	if a.state.Quarantine == nil {
+		delete(b.w.apart, a.state.DID) // another one is to be acknowledged anew
+	}
 	for _, e := range events {
 		b.agentEvent(a, e)
 	}

@@ -84,8 +84,16 @@ var breakages = []breakage{
 		{"sagasend.go", "	held := s.heldForTools()\n	s.mu.Unlock()\n", "	held := s.heldForTools()\n	s.mu.Unlock()\n	if broken(24) {\n		return\n	}\n"}}},
 	{"a session is let go in which a step waits for what happens elsewhere", waitsEnd, []edit{
 		{"handle.go", "session.Attends(s.live.state) {", "session.Attends(s.live.state) && !broken(25) {"}}},
+	{"a step is handed on though its agent can do it", handedOn, []edit{
+		{"session/sagahandoff.go", "	if why == \"\" {\n		return \"\", \"\"\n	}\n	named", "	if why == \"\" && !broken(26) {\n		return \"\", \"\"\n	}\n	named"}}},
+	{"a replay does everything again", goalsStand, []edit{
+		{"saga/replay.go", "	const unknown, skipped, done = 0, 1, 2\n", "	const unknown, skipped, done = 0, 1, 2\n	if broken(27) {\n		return nil\n	}\n"}}},
+	{"nobody reads the kill file", killKept, []edit{
+		{"kill.go", "	ks.file = file\n", "	ks.file = file\n	if broken(28) {\n		kills = nil\n	}\n"}}},
+	{"each try of a step has a key of its own", keyOnce, []edit{
+		{"addresses.go", "	if c.Saga.Undo {\n		name += \"/undo\"\n	}\n", "	if c.Saga.Undo {\n		name += \"/undo\"\n	}\n	if broken(29) {\n		name += string(rune('0' + c.Saga.No))\n	}\n"}}},
 	{"nobody's word ends what is not known", waitsEnd, []edit{
-		{"saga/answer.go", "	if r.State.Ended() || s.GaveUp {\n", "	if r.State.Ended() || s.GaveUp || broken(26) {\n"}}},
+		{"saga/answer.go", "	if r.State.Ended() || s.GaveUp {\n", "	if r.State.Ended() || s.GaveUp || broken(30) {\n"}}},
 }
 
 const (

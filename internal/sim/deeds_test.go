@@ -38,6 +38,7 @@ func init() {
 	deed(5, (*world).runSaga)
 	deed(1, (*world).cancelSaga)
 	deed(2, (*world).resolveSaga)
+	deed(1, (*world).replaySaga)
 	deed(4, (*world).approval)
 	deed(4, (*world).vouch)
 	deed(1, (*world).withdraw)
@@ -93,7 +94,7 @@ func (w *world) openSession() {
 		return
 	}
 	ctx := context.Background()
-	cfg := &session.Config{Consistency: session.Consistency(w.deeds.IntN(2)), MaxParticipants: 20}
+	cfg := &session.Config{Consistency: session.Consistency(w.deeds.IntN(2)), MaxParticipants: 20, NetworkAllow: []string{"*.sim"}}
 	s, err := w.hv.CreateSession(ctx, admin, cfg)
 	if err != nil {
 		w.did("create", "error", err)
@@ -175,7 +176,7 @@ func (w *world) call() {
 	}
 	w.number++
 	did := w.anyone(s)
-	c := session.Act{Action: []string{"read", "write", "write", "put", "destroy", "nothing"}[w.deeds.IntN(6)], Args: argsOf(w.number, 0)}
+	c := session.Act{Action: []string{"read", "write", "write", "put", "destroy", "nothing", plain + "write", keyed + "put"}[w.deeds.IntN(8)], Args: argsOf(w.number, 0)}
 	if w.deeds.IntN(40) == 0 {
 		c.Args = largeArgs(w.number)
 	}

@@ -18,6 +18,10 @@ const (
 	noMoreThanSo invariant = "a saga claims no more than is so"
 	inReverse    invariant = "what is compensated is compensated in reverse order, once"
 	stillStands  invariant = "nothing is dispatched after an acknowledged kill or quarantine"
+	keyOnce      invariant = "an address is called with one key for one effect, and has it once"
+	handedOn     invariant = "a step is done by its agent, or where that one cannot by a substitute"
+	goalsStand   invariant = "what a checkpoint says is reached is not done again"
+	killKept     invariant = "an acknowledged kill outlives its process"
 	undoneOnce   invariant = "what is taken back is taken back once"
 	ringHolds    invariant = "no action above the ring at its decision"
 	rateHolds    invariant = "admissions are at most burst + rate × time"
@@ -32,7 +36,7 @@ const (
 )
 
 // invariants lists them all.
-var invariants = []invariant{acknowledged, harmOnce, sagasEnd, waitsEnd, noMoreThanSo, inReverse, stillStands, undoneOnce, ringHolds, rateHolds, bondsHold,
+var invariants = []invariant{acknowledged, harmOnce, sagasEnd, waitsEnd, noMoreThanSo, inReverse, stillStands, keyOnce, handedOn, goalsStand, killKept, undoneOnce, ringHolds, rateHolds, bondsHold,
 	decided, logVerifies, getsQuiet, idsOnce, memoryIsLog, oneThread, noPanic}
 
 // A violation is an invariant that did not hold.

@@ -142,7 +142,8 @@ func (a *agentBook) moves(b *book, to ring.Sigma) {
 
 // needs is SPEC §2's "required by an action", for what there is in every session. What a drive's file is taken back by may be missing.
 var needs = map[string]ring.Ring{"read": ring.Sandbox, "write": ring.Standard, "unwrite": ring.Standard, "put": ring.Standard, "unput": ring.Standard,
-	"destroy": ring.Privileged, "drive.read": ring.Sandbox, "drive.write": ring.Standard, "drive.remove": ring.Privileged}
+	"destroy": ring.Privileged, "drive.read": ring.Sandbox, "drive.write": ring.Standard, "drive.remove": ring.Privileged,
+	plain + "write": ring.Standard, plain + "unwrite": ring.Standard, keyed + "put": ring.Standard, keyed + "unput": ring.Standard}
 
 // judgeRing checks an admission of an agent's.
 func (b *book) judgeRing(s *sessionBook, r audit.Record, e session.Admitted) {

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"context"
+	"slices"
 
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/saga"
@@ -18,7 +19,14 @@ func (w *world) runSaga() {
 	if len(in) == 0 {
 		return
 	}
-	out, err := s.RunSaga(context.Background(), admin, w.define(func() int { return w.deeds.IntN(len(in)) }, s.ID()))
+	by, definition := admin, w.define(func() int { return w.deeds.IntN(len(in)) }, s.ID())
+	if w.deeds.IntN(5) == 0 { // an agent, of its own steps
+		by = policy.Agent(in[w.deeds.IntN(len(in))])
+		for i := range definition.Steps {
+			definition.Steps[i].Agent, definition.Steps[i].Substitutes = by.DID, nil
+		}
+	}
+	out, err := s.RunSaga(context.Background(), by, definition)
 	switch {
 	case err != nil:
 		w.did("saga", "error", err)
@@ -41,6 +49,10 @@ func (w *world) stopsSaga(session, id string) {
 		w.quarantines(session, steps[w.deeds.IntN(len(steps))].Agent)
 	case 2:
 		w.kills(policy.Scope{All: true})
+	case 3:
+		w.dark = 40
+	case 4, 5:
+		w.kills(policy.Scope{Session: session, Agent: steps[w.deeds.IntN(len(steps))].Agent})
 	}
 }
 
@@ -50,10 +62,24 @@ func (w *world) define(draw func() int, session string) saga.Definition {
 	d := saga.Definition{Name: "weather", Fault: w.deeds.IntN(2) == 0}
 	for i := range 1 + w.deeds.IntN(4) {
 		s := saga.Step{ID: string(rune('a' + i)), Agent: in[draw()], Retries: w.deeds.IntN(3), Args: argsOf(w.number, i)}
-		if name := []string{"write", "put", "write", "put", "destroy"}[w.deeds.IntN(5)]; name == "destroy" {
+		switch n := w.deeds.IntN(8); n {
+		case 0:
 			s.Execute = "func:destroy" // which somebody must approve, and nothing takes back
-		} else {
+		case 1, 2:
+			s.Execute, s.Undo = plain+"write", plain+"unwrite"
+		case 3, 4:
+			s.Execute, s.Undo = keyed+"put", keyed+"unput"
+		default:
+			name := []string{"write", "put"}[n%2]
 			s.Execute, s.Undo = "func:"+name, "func:un"+name
+		}
+		if w.deeds.IntN(3) == 0 {
+			s.Checkpoint = "goal " + s.ID
+		}
+		for range w.deeds.IntN(6) - 3 {
+			if did := in[draw()]; did != s.Agent && !slices.Contains(s.Substitutes, did) {
+				s.Substitutes = append(s.Substitutes, did)
+			}
 		}
 		for j := range i {
 			if w.deeds.IntN(3) == 0 {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 )
 
 // shrink_test.go: a plan that fails is made smaller as long as it fails by the same invariant.
@@ -14,12 +15,13 @@ const mostTries = 400 // histories that a shrinking may take
 type shrinking struct {
 	of    invariant
 	tries int
+	over  time.Time  // there is no time for more; zero: there is
 	wrong *violation // the newest, of the smallest plan
 }
 
 // fails reports whether a plan still shows what is looked for.
 func (s *shrinking) fails(p *plan) bool {
-	if s.tries++; s.tries > mostTries {
+	if s.tries++; s.tries > mostTries || past(s.over) {
 		return false
 	}
 	w := newWorld(p, false)
@@ -32,13 +34,13 @@ func (s *shrinking) fails(p *plan) bool {
 }
 
 // shrink returns a smaller plan that fails alike, and how.
-func shrink(p *plan) (*plan, *violation) {
+func shrink(p *plan, over time.Time) (*plan, *violation) {
 	w := newWorld(p, false)
 	w.history()
 	if w.wrong == nil {
 		return p, nil
 	}
-	s := &shrinking{of: w.wrong.of, wrong: w.wrong}
+	s := &shrinking{of: w.wrong.of, wrong: w.wrong, over: over}
 	small := *p
 	turns := set(p.turns)
 	if p.only != nil {
@@ -119,9 +121,12 @@ func setOf(list []int) map[int]bool {
 	return out
 }
 
-// explain shrinks a plan that fails, and says how to see it.
-func explain(p *plan) string {
-	small, wrong := shrink(p)
+// explain shrinks a plan that fails, as far as there is time, and says how to see it.
+func explain(p *plan, over time.Time) string {
+	if past(over) {
+		return fmt.Sprintf("seed %d\n\tto replay: %s -v", p.seed, p.command())
+	}
+	small, wrong := shrink(p, over)
 	if wrong == nil {
 		return fmt.Sprintf("seed %d failed, and does not fail again: it does not repeat", p.seed)
 	}

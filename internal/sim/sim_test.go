@@ -3,11 +3,15 @@ package sim
 import (
 	"flag"
 	"fmt"
+	"maps"
 	"runtime"
+	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 var (
@@ -19,6 +23,12 @@ var (
 	firstFlag   = flag.Bool("first", false, "stop at the first seed that fails, and do not make it smaller")
 	withoutFlag = flag.String("without", "", "leave these faults out, by name")
 )
+
+// TestMain lets garbage lie longer: the histories are short, and live on little.
+func TestMain(m *testing.M) {
+	debug.SetGCPercent(800)
+	m.Run()
+}
 
 // planned is the plan that the flags say.
 func planned(t *testing.T, seed uint64) *plan {
@@ -58,41 +68,83 @@ func TestSimulatedHistoriesHold(t *testing.T) {
 			t.Log("20 seeds: one goroutine each, in which the race detector finds nothing; without it there are 500")
 		}
 	}
-	var mu sync.Mutex
-	total := newStats()
-	var failed []*plan
-	each(seeds, func(seed int) bool {
-		p := planned(t, uint64(seed))
-		w := newWorld(p, false)
-		w.history()
-		mu.Lock()
-		defer mu.Unlock()
-		total.add(w.stats)
-		if w.wrong != nil {
-			t.Logf("seed %d: %s", seed, w.wrong)
-			failed = append(failed, p)
-			if *firstFlag && len(failed) == 1 {
-				fmt.Printf("FOUND seed %d: %s\n", seed, w.wrong)
-			}
-		}
-		return len(failed) < mostFailures && (!*firstFlag || len(failed) == 0)
-	})
+	r := &round{t: t, total: newStats(), begun: map[int]bool{}}
+	r.try(seeds)
 	if *firstFlag {
-		if len(failed) > 0 {
-			t.Fail()
-		}
 		return
 	}
-	t.Logf("%s", total)
-	for _, p := range failed {
-		t.Error(explain(p))
+	t.Logf("%s", r.total)
+	for _, p := range r.failed {
+		t.Log(explain(p, r.over()))
 	}
-	if seeds >= 500 {
-		rich(t, total)
+	if r.total.seeds >= 500 && len(r.failed) == 0 {
+		rich(t, r.total)
 	}
 }
 
-const mostFailures = 5 // seeds that are shown
+const (
+	mostFailures = 5                // seeds that are shown
+	lastWords    = 20 * time.Second // before the test's time is over: what was found is said
+)
+
+// A round is many seeds. What it finds it prints at once: what a test logs is lost when it does not end.
+type round struct {
+	t *testing.T
+
+	mu     sync.Mutex
+	total  *stats
+	failed []*plan
+	begun  map[int]bool // seeds that are under way
+}
+
+// over returns when there is no time left but for last words; zero: never.
+func (r *round) over() time.Time {
+	if d, ok := r.t.Deadline(); ok {
+		return d.Add(-lastWords)
+	}
+	return time.Time{}
+}
+
+// past reports whether a time, which is not zero, is over.
+func past(t time.Time) bool { return !t.IsZero() && time.Now().After(t) }
+
+// try tries seeds as long as there is time.
+func (r *round) try(seeds int) {
+	if over := r.over(); !over.IsZero() {
+		defer time.AfterFunc(time.Until(over)+lastWords/2, func() { // one does not come to an end
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			fmt.Printf("the time is over, and seeds %v are under way\n%s\n", slices.Sorted(maps.Keys(r.begun)), r.total)
+		}).Stop()
+	}
+	each(seeds, func(seed int) bool {
+		if past(r.over()) {
+			r.t.Errorf("the time is over before seed %d", seed)
+			return false
+		}
+		r.mu.Lock()
+		r.begun[seed] = true
+		r.mu.Unlock()
+		p := planned(r.t, uint64(seed))
+		w := newWorld(p, false)
+		w.history()
+		return r.ended(seed, p, w)
+	})
+}
+
+// ended notes what came of a seed, and reports whether others are to be tried.
+func (r *round) ended(seed int, p *plan, w *world) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.begun, seed)
+	r.total.add(w.stats)
+	if w.wrong != nil {
+		r.t.Fail()
+		r.failed = append(r.failed, p)
+		fmt.Printf("FOUND seed %d: %s\n", seed, w.wrong)
+	}
+	return len(r.failed) < mostFailures && (!*firstFlag || len(r.failed) == 0)
+}
 
 // each runs f for 0 to n-1, each in one goroutine, until one says that it is enough.
 func each(n int, f func(int) bool) {

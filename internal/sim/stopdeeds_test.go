@@ -14,8 +14,9 @@ import (
 
 // A stop is a kill that was acknowledged.
 type stop struct {
-	boot     uint64 // of the process that acknowledged it
-	recorded bool   // it outlives that process
+	id   string
+	boot uint64 // of the process that acknowledged it
+	kept bool   // it outlives that process: it is recorded, or in the kill file
 }
 
 func (w *world) kill() {
@@ -43,16 +44,27 @@ func (w *world) kill() {
 // kills stops a scope, and holds the answer against the log.
 func (w *world) kills(scope policy.Scope) {
 	k := policy.Kill{Scope: scope, Reason: policy.Manual}
+	if other := w.agents[w.deeds.IntN(len(w.agents))]; scope.Agent != "" && other != scope.Agent && w.deeds.IntN(2) == 0 {
+		k.Substitute = other
+		if in := w.book.session(scope.Session).present(); scope.Session != "" && len(in) > 0 && in[0] != scope.Agent {
+			k.Substitute = in[0]
+		}
+	}
+	w.pressed[scope] = append(w.pressed[scope], k.Substitute)
+	if w.hits(fullAtKill) {
+		w.full = 2 + w.faults.IntN(20)
+	}
 	report, err := w.hv.Kill(context.Background(), admin, k)
 	if err != nil {
 		w.did("kill", refusal(err), err)
 		return
 	}
-	if old := w.stops[k.Scope]; !old.recorded {
-		w.stops[k.Scope] = stop{w.boot, report.Recorded}
+	if old := w.stops[k.Scope]; !old.kept {
+		w.stops[k.Scope] = stop{report.Kill.ID, w.boot, report.Recorded || w.dir != ""}
 	}
 	w.must(acknowledged, !report.Recorded || w.book.killed(k.Scope, report.Kill.ID), "the kill of %s is said to be recorded, and is not", k.Scope)
 	w.did("kill", "ok", k.Scope, report.Recorded)
+	w.mayCrash(crashKilled)
 }
 
 func (w *world) liftAny() {
@@ -106,7 +118,7 @@ func (w *world) still(s *sessionBook, d *deed) {
 	line := s.line(d.agent)
 	inForce := func(scope policy.Scope) bool {
 		k, there := w.stops[scope]
-		return there && (k.recorded || k.boot == w.boot)
+		return there && (k.kept || k.boot == w.boot)
 	}
 	killed := inForce(policy.Scope{All: true}) ||
 		slices.ContainsFunc(line, func(did policy.DID) bool {

@@ -110,7 +110,11 @@ func (w *world) happens(d *deed, name string, args json.RawMessage) {
 	}
 	w.effects[key]++
 	w.note("effect %s", short(key))
-	w.must(harmOnce, harmless[name] || w.effects[key] == 1, "%s took effect %d times", short(key), w.effects[key])
+	of := harmOnce
+	if strings.HasPrefix(name, keyed) {
+		of = keyOnce
+	}
+	w.must(of, harmless[name] || w.effects[key] == 1, "%s took effect %d times", short(key), w.effects[key])
 }
 
 // argsOf are a request's: no two are alike.

@@ -49,7 +49,7 @@ var ending = map[string]func(*world, *wait) (policy.Decision, error){
 	"quarantine":  (*world).releaseStep,
 	"kill":        (*world).liftAll,
 	"tool":        (*world).bringTool,
-	"unreachable": (*world).tryAgain,
+	"unreachable": (*world).answersAgain,
 }
 
 // waitEvent keeps track of waits.
@@ -203,6 +203,12 @@ func (w *world) bringTool(t *wait) (policy.Decision, error) {
 	return w.tryAgain(t)
 }
 
+// answersAgain lets somebody answer at the addresses.
+func (w *world) answersAgain(t *wait) (policy.Decision, error) {
+	w.dark = 0
+	return w.tryAgain(t)
+}
+
 // tryAgain says that a step is to be tried again, or waits until it is by itself.
 func (w *world) tryAgain(t *wait) (policy.Decision, error) {
 	if w.order.IntN(2) == 0 {
@@ -243,12 +249,14 @@ func (w *world) endWaits() {
 
 // endWait ends a wait by its command, and sees that it is over before its deadline.
 func (w *world) endWait(t *wait) {
-	if w.order.IntN(2) == 0 { // somebody looks first
+	if elsewhere := t.kind() == "kill" || t.kind() == "quarantine"; !elsewhere || w.order.IntN(4) == 0 { // somebody looks first
 		w.waitShown(t)
-	} else { // or is busy elsewhere, and this session is let go
-		for range 4 {
-			_, err := w.hv.Session(context.Background(), w.ids[w.order.IntN(len(w.ids))])
-			w.must(acknowledged, err == nil, "a session that was acknowledged is not to be had: %v", err)
+	} else { // or nobody has to, and others are busy: this session may be let go
+		for _, id := range w.ids {
+			if id != t.session {
+				_, err := w.hv.Session(context.Background(), id)
+				w.must(acknowledged, err == nil, "the session %s, which was acknowledged, is not to be had: %v", id, err)
+			}
 		}
 	}
 	w.quieten()

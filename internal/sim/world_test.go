@@ -39,22 +39,27 @@ type world struct {
 	clock *hypervisortest.Clock
 	hv    *hypervisor.Hypervisor
 	boot  uint64 // of the process that lives; rises with each
+	dir   string // where the kill file is; empty: there is none
 	full  int    // appends that the disk is full for yet
+	dark  int    // turns for which nobody answers at the addresses yet
 	gone  int    // turns for which the tools cannot be reached yet
 	depth int    // of answers that wait for others
 	steps int    // that the turn has taken, those that calls take themselves as well
 
 	agents   []policy.DID
-	ids      []string              // sessions that were acknowledged
-	equipped map[string]uint64     // by session, the boot in which its tools were brought
-	number   int                   // of the newest request
-	given    map[string]string     // ids that were answered, and to what
-	effects  map[string]int        // what happened outside, by tool and arguments
-	runs     []run                 // sagas that were acknowledged
-	asked    []asked               // calls that wait for an approval
-	stops    map[policy.Scope]stop // kills that were acknowledged and not lifted
-	apart    map[policy.DID]int    // quarantines that were acknowledged, and how many records there were
-	files    map[string]string     // of the drive
+	ids      []string                      // sessions that were acknowledged
+	equipped map[string]uint64             // by session, the boot in which its tools were brought
+	number   int                           // of the newest request
+	given    map[string]string             // ids that were answered, and to what
+	effects  map[string]int                // what happened outside, by tool and arguments
+	keys     map[string]string             // that addresses were called with, and for what effect
+	served   map[string]string             // what the addresses that know keys again have done, by key
+	runs     []run                         // sagas that were acknowledged
+	asked    []asked                       // calls that wait for an approval
+	stops    map[policy.Scope]stop         // kills that were acknowledged and not lifted
+	pressed  map[policy.Scope][]policy.DID // kills that were asked for, and who is to stand in
+	apart    map[policy.DID]int            // quarantines that were acknowledged, and how many records there were
+	files    map[string]string             // of the drive
 
 	thread string // the goroutine of the history
 	places uint   // where another one could have come
@@ -80,7 +85,7 @@ type run struct {
 
 func newWorld(p *plan, keepTrace bool) *world {
 	w := &world{dice: p.dice(wholeSeed), plan: p, turn: wholeSeed, log: memlog.New(), clock: hypervisortest.NewClock(), boot: p.seed << 20,
-		equipped: map[string]uint64{}, given: map[string]string{}, effects: map[string]int{}, stops: map[policy.Scope]stop{}, apart: map[policy.DID]int{},
+		equipped: map[string]uint64{}, given: map[string]string{}, effects: map[string]int{}, keys: map[string]string{}, served: map[string]string{}, stops: map[policy.Scope]stop{}, pressed: map[policy.Scope][]policy.DID{}, apart: map[policy.DID]int{},
 		files: map[string]string{}, stats: newStats(), sum: sha256.New(), keeps: keepTrace}
 	w.book = newBook(w)
 	w.odds = weather(w.dice)
@@ -119,6 +124,7 @@ func (w *world) history() string {
 	began := time.Now()
 	w.thread = goroutine()
 	w.unwound(func() {
+		defer w.keepsKills()()
 		w.live(func() {}) // the first process
 		for turn := range w.plan.turns {
 			if w.plan.takes(turn) && w.wrong == nil {
@@ -152,7 +158,7 @@ func (w *world) unwound(f func()) {
 
 // takeTurn is what happens in one turn: somebody asks for something, time passes, and some of what waits is done.
 func (w *world) takeTurn() {
-	w.gone = max(w.gone-1, 0)
+	w.gone, w.dark = max(w.gone-1, 0), max(w.dark-1, 0)
 	w.act()
 	w.pass()
 	for range w.order.IntN(12) {
@@ -206,6 +212,7 @@ func (w *world) survives(f func()) (alive bool) {
 			}
 			w.note("the process dies")
 			w.depth = 0
+			w.tearKillFile()
 		}
 	}()
 	f()
@@ -219,11 +226,13 @@ func (w *world) start() {
 		loaded = 3 // sessions are let go all the time
 	}
 	hv, err := hypervisor.Open(context.Background(), &hypervisor.Options{Store: &disk{w.log, w, w.boot}, Clock: w.clock, Stepped: true,
-		Choose: w.choose, Random: hypervisortest.NewSeeded(w.boot), MaxLoaded: loaded})
+		Choose: w.choose, Random: hypervisortest.NewSeeded(w.boot), MaxLoaded: loaded, Dir: w.dir})
 	w.note("start %d: %v", w.boot, err)
 	w.must(getsQuiet, err == nil || !w.healthy, "a start in good weather fails: %v", err)
 	if err == nil {
 		w.hv = hv
+		w.hv.SetAddresses(w.addresses())
+		w.judgeKills()
 	}
 }
 
