@@ -55,7 +55,7 @@ func (w *world) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	name, id := r.URL.String(), hypervisor.ActionOf(r.Context())
-	session, _, _ := strings.Cut(hypervisor.EffectOf(r.Context()), "/")
+	session := w.calledBy(hypervisor.EffectOf(r.Context()), id)
 	w.dispatched(session, name, id, body)
 	w.mayCrash(crashTool)
 	if w.hits(hostDies) {
@@ -97,6 +97,18 @@ func (w *world) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, io.ErrUnexpectedEOF
 	}
 	return answer(status, ""), nil
+}
+
+// calledBy returns the session of the action that an address is called for: the effect's, or that in which the effect is taken back when
+// the effect's own has ended.
+func (w *world) calledBy(effect, id string) string {
+	for _, s := range w.book.sessions {
+		if d := s.deeds[id]; d != nil && d.effect == effect {
+			return s.id
+		}
+	}
+	session, _, _ := strings.Cut(effect, "/")
+	return session
 }
 
 // serve is what a host does with a request that it has.
