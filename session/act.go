@@ -371,7 +371,7 @@ func (a *admission) admitted(approval string) Outcome {
 	call, id := a.env.Call, a.s.newID(a.env, "act-")
 	args := part(a.env, "args", call.Args)
 	room := new(struct { // allocated at once
-		parts   [2]audit.Part
+		parts   [1]audit.Part // an image is another
 		events  [4]Event
 		tallies [1]TallyOf
 	})
