@@ -174,6 +174,13 @@ func TestAClipToldAgainAnswersTheSame(t *testing.T) {
 			t.Errorf("%+v, and σ is %s", out, s.Sigma())
 		}
 	}
+	least := &State{DID: ann}
+	do(t, least, env, SetSigma{ring.MustSigma("0.61"), FromConfig})
+	do(t, least, env, Enter{Entry{Session: "s", Number: 1, Kind: Reserve, Bond: "vch-1", Vouchee: "did:mesh:bob", Amount: 488_000, Above: 500_000}})
+	do(t, least, env, SetSigma{ring.MustSigma("0.08"), FromConfig}) // its bond is cut to 0.064
+	if out := do(t, least, env, clip); out.Sigma != ring.MustSigma("0.05") || out.Lost != ring.MustSigma("0.064") {
+		t.Errorf("%+v: it keeps 0.05 of 0.08", out)
+	}
 	low := &State{DID: ann}
 	do(t, low, env, SetSigma{ring.MustSigma("0.70"), FromConfig})
 	do(t, low, env, Enter{Entry{Session: "s", Number: 1, Kind: Reserve, Bond: "vch-1", Vouchee: "did:mesh:bob", Amount: 300_000, Above: 500_000}})
@@ -236,11 +243,11 @@ func TestOnlyAReinstatementBringsTheSlashedBack(t *testing.T) {
 		}
 	}
 	do(t, s, one, SetSigma{ring.MustSigma("0.90"), FromConfig}) // the newest, whichever came last above
-	if out := do(t, s, one, Reinstate{}); !out.Allowed || s.Blacklisted || s.Sigma() != Reinstated || s.Risk != 0 {
+	if out := do(t, s, one, Reinstate{}); !out.Allowed || s.Blacklisted || s.Sigma() != ring.MustSigma("0.30") || s.Risk != 0 {
 		t.Errorf("%+v, %+v", out, s)
 	}
 	do(t, s, one, SetSigma{ring.MustSigma("0.90"), FromConfig})
-	if s.Sigma() != Reinstated {
+	if s.Sigma() != ring.MustSigma("0.30") {
 		t.Errorf("the figure that the file said meanwhile counts at the next start: σ %s", s.Sigma())
 	}
 }
@@ -261,10 +268,10 @@ func TestWithTwoOperatorsTheSecondCompletesTheAct(t *testing.T) {
 		{by("did:mesh:olga", 0), Slash{Cause: "leak"}, policy.WitnessRequired, "twice is no witness"},
 		{by("did:mesh:omar", 0), Slash{Cause: "leak", Severity: 1}, policy.WitnessRequired, "another act is another question"},
 		{by("did:mesh:olga", 0), Slash{Cause: "leak"}, policy.WitnessRequired, "which replaced the first"},
-		{by("did:mesh:omar", witnessTime), Slash{Cause: "leak"}, policy.WitnessRequired, "too late"},
-		{by("did:mesh:olga", witnessTime+1), Slash{Cause: "leak"}, policy.OK, "the very same, by the second"},
-		{by("did:mesh:olga", witnessTime+2), Reinstate{}, policy.WitnessRequired, "what completed one act completes no other"},
-		{by("did:mesh:omar", witnessTime+3), Reinstate{}, policy.OK, "the second"},
+		{by("did:mesh:omar", 15*time.Minute), Slash{Cause: "leak"}, policy.WitnessRequired, "too late, by a quarter of an hour to the nanosecond"},
+		{by("did:mesh:olga", 15*time.Minute+1), Slash{Cause: "leak"}, policy.OK, "the very same, by the second"},
+		{by("did:mesh:olga", 15*time.Minute+2), Reinstate{}, policy.WitnessRequired, "what completed one act completes no other"},
+		{by("did:mesh:omar", 15*time.Minute+3), Reinstate{}, policy.OK, "the second"},
 	} {
 		out := do(t, s, step.env, step.c)
 		if out.Code != step.code {
@@ -405,6 +412,7 @@ func TestReservationIsCheckedByTheStreamThatHasTheCollateral(t *testing.T) {
 	}{
 		{"0.60", "0.50", "0.10", policy.VouchRefused}, {"0.600001", "0.50", "0.10", policy.OK}, {"0.70", "0.70", "0.10", policy.VouchRefused},
 		{"0.70", "0.699999", "0.10", policy.OK}, {"0.70", "0.50", "0.56", policy.OK}, {"0.70", "0.50", "0.560001", policy.ExposureExceeded},
+		{"1", "0.50", "0.80", policy.OK}, {"1", "0.50", "0.800001", policy.ExposureExceeded},
 	} {
 		s, env := &State{DID: ann}, Env{Now: time.Unix(1, 0)}
 		do(t, s, env, SetSigma{ring.MustSigma(c.sigma), FromConfig})
