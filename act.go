@@ -45,7 +45,6 @@ type call struct {
 	undoable bool            // it was admitted as one that can be taken back
 	own      bool            // whoever asked does it, and the executor does not
 	step     bool            // it is a try of a saga's step, or of its undo
-	lasts    time.Duration   // the time that it has, which its beginner sets; zero: it has no end, or that is set already
 	ctx      context.Context // the caller's: its end cancels the call, its values reach the function
 	cancel   context.CancelCauseFunc
 

@@ -243,9 +243,6 @@ func (s *Session) giveBack(c *call, settle session.Settle) (out session.Outcome,
 		e.goesOn = func(c *call) { next = c }
 	}
 	out, t, err := s.propose(ctx, policy.System.Through("executor"), settle, e)
-	if err == nil && next != nil {
-		s.limit(next, next.lasts)
-	}
 	if err == nil {
 		err = s.hv.wait(ctx, t)
 	}

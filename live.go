@@ -103,6 +103,7 @@ func (s *Session) decide(ctx context.Context, caller policy.Caller, c session.Co
 	if e.stamp != nil {
 		e.stamp(env)
 	}
+	defer func() { env.Call = nil }() // what it was about is not held until the next command
 	return s.record(ctx, env, trace, c, e)
 }
 
@@ -140,24 +141,21 @@ func (s *Session) record(ctx context.Context, env *session.Env, trace string, c 
 	s.known = true
 	effects := session.Apply(l.state, session.Stamp{Seq: l.st.seq + 1, Time: env.Now, Caller: env.Caller.DID}, out.Events)
 	early := forward(out.Events)
-	if early && e.goesOn != nil {
-		next, owed := s.goOn(ctx, env, &out)
-		e.goesOn(next)
-		effects = append(effects, owed...)
-	}
 	if early {
-		effects = slices.DeleteFunc(effects, func(e session.Effect) bool { _, try := e.(session.Try); return try })
-		early = len(s.unsentTries()) > 0
+		left := s.goOn(ctx, env, &out, &effects, e)
+		if early = forward(out.Events); early { // else a step that was refused has turned a saga
+			early = left > 0
+			effects = slices.DeleteFunc(effects, func(e session.Effect) bool { _, try := e.(session.Try); return try })
+		}
 	}
 	effects = slices.DeleteFunc(effects, s.ownDispatch)
 	l.agents.follow(l.state, out.Events)
 	l.st.events = session.AppendEvents(l.st.events[:0], out.Events)
 	d := draft{at: env.Now, caller: env.Caller, trace: trace, events: l.st.events, payload: encode(out.Parts),
-		deadline: session.Due(l.state), owes: session.Owes(l.state), durable: out.Durable}
+		deadline: s.rearm(), owes: session.Owes(l.state), durable: out.Durable} // the timer before the record can be lost, which sets one too
 	if len(effects) > 0 && out.Durable {
 		d.then = func() { s.owe(effects) }
 	}
-	s.rearm() // before the record can be lost, which sets a timer too
 	t := l.st.write(d)
 	if len(effects) > 0 && !out.Durable {
 		s.owe(effects) // a read-only call of an eventual session goes out at once
@@ -421,9 +419,10 @@ func participants(state *session.State) []policy.DID {
 	return slices.Sorted(maps.Keys(state.Participants))
 }
 
-// rearm sets the session's timer. The lock is held.
-func (s *Session) rearm() {
-	due := session.Due(s.live.state)
+// rearm sets the session's timer, and returns when its state alone wants that. The lock is held.
+func (s *Session) rearm() (deadline time.Time) {
+	deadline = session.Due(s.live.state)
+	due := deadline
 	for _, t := range s.live.tallies {
 		if at := t.NextFlush(); !at.IsZero() && (due.IsZero() || at.Before(due)) {
 			due = at
@@ -433,4 +432,5 @@ func (s *Session) rearm() {
 		s.live.armed = due
 		s.hv.timers.Set(s.id, due)
 	}
+	return deadline
 }

@@ -125,6 +125,14 @@ func (s *Session) standsIn(t session.SagaTry) bool {
 func (s *Session) limit(c *call, d time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.limitCall(c, d)
+}
+
+// limitCall is limit. The lock is held.
+func (s *Session) limitCall(c *call, d time.Duration) {
+	if c.answered {
+		return
+	}
 	c.until = s.hv.opts.Clock.Now().Add(d)
 	if s.late == nil || c.until.Before(s.lateAt) {
 		s.lookForLate(c.until)

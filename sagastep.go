@@ -29,20 +29,20 @@ func forward(events []session.Event) (some bool) {
 	return some
 }
 
-// goOn decides the step that out has begun, of several the last, and adds what that brings to out, whose events are applied and not
-// written yet. It returns the call, nil if none was begun, and what is newly owed. A step that wants more than is in memory is left
-// to sendTries, as all others are. The lock is held; who is here has entered.
-func (s *Session) goOn(ctx context.Context, env *session.Env, out *session.Outcome) (*call, []session.Effect) {
-	state := s.live.state
-	tries := s.unsentTries()
-	if len(tries) == 0 || tries[len(tries)-1].Undo {
-		return nil, nil
+// goOn decides one of the tries that out has begun, the last, and adds what that brings to out, whose events are applied and not written
+// yet, and to what is owed. It returns how many tries are left to sendTries: those that want more than is in memory, and all others.
+// The lock is held; who is here has entered.
+func (s *Session) goOn(ctx context.Context, env *session.Env, out *session.Outcome, owed *[]session.Effect, e errand) (left int) {
+	state, tries := s.live.state, s.unsentTries()
+	left = len(tries)
+	if left == 0 || tries[left-1].Undo || e.goesOn == nil {
+		return left
 	}
-	t := tries[len(tries)-1]
+	t := tries[left-1]
 	step := &state.Sagas[t.Saga].Steps[t.Step]
 	tool, owner, args := s.atHand(t, step)
 	if tool == nil || s.hv.exec.Reserve() != nil {
-		return nil, nil
+		return left
 	}
 	act := session.Act{Action: step.Action, Args: args, Saga: &t}
 	defer func(was session.Env) { *env = was }(*env)
@@ -54,18 +54,23 @@ func (s *Session) goOn(ctx context.Context, env *session.Env, out *session.Outco
 	}
 	if err != nil { // it wants to be looked at first, or asked for again
 		s.hv.exec.Release()
-		return nil, nil
+		return left
 	}
-	var started *call
 	if then.Allowed {
-		started = s.begin(context.Background(), s.effectOf(act, then.ID), env.Caller, then, tool, env.Call)
-		started.owner, started.own, started.step, started.lasts = owner, !s.hv.opts.Stepped, true, step.Timeout
+		c := s.begin(context.Background(), s.effectOf(act, then.ID), env.Caller, then, tool, env.Call)
+		c.owner, c.own, c.step = owner, !s.hv.opts.Stepped, true
+		s.limitCall(c, step.Timeout)
+		e.goesOn(c)
 	} else {
 		s.hv.exec.Release()
 	}
 	s.tally(then.Tallies)
 	out.Events, out.Parts = append(out.Events, then.Events...), append(out.Parts, then.Parts...)
-	return started, session.Apply(state, session.Stamp{Seq: state.Seq, Time: env.Now, Caller: env.Caller.DID, Within: true}, then.Events)
+	*owed = append(*owed, session.Apply(state, session.Stamp{Seq: state.Seq, Time: env.Now, Caller: env.Caller.DID, Within: true}, then.Events)...)
+	if !then.Allowed {
+		return len(s.unsentTries()) // a refusal may have begun others
+	}
+	return left - 1
 }
 
 // atHand returns a step's tool, whose it is, and the step's arguments; nil if the step cannot be asked for with what is in memory: its
