@@ -223,7 +223,7 @@ func TestAKillTellsWhoDoesTheStepsThatAreToCome(t *testing.T) {
 	if want := []string{v.ID + " c did:mesh:ann did:mesh:bob pending", v.ID + " d did:mesh:ann  pending"}; !slices.Equal(told, want) {
 		t.Errorf("%q, want %q", told, want)
 	}
-	if got := stepStates(v); v.Steps[2].Agent != bob || !strings.HasPrefix(got, "compensated: a compensated b compensated c compensated d failed") {
+	if got := stepStates(v); v.Steps[2].Agent != bob || v.Steps[2].InPlaceOf != ann || !strings.HasPrefix(got, "compensated: a compensated b compensated c compensated d failed") {
 		t.Errorf("%s: %+v", got, v.Steps)
 	}
 }

@@ -43,17 +43,19 @@ func (v *SagaView) Rests() bool {
 
 // A SagaStepView is one step of a saga.
 type SagaStepView struct {
-	ID     string
-	Agent  policy.DID
-	Does   string // the action
-	Needs  []string
-	State  string    // pending, executing, committed, failed, unknown, compensating, compensated, compensation_failed, compensation_unknown
-	Action string    // the newest action that it was; empty: none yet
-	Tries  int       // begun, its undo's too
-	Waits  string    // what for: approval apr-12, tool, unreachable, quarantine, kill, outcome; empty: for nothing
-	Until  time.Time // how long, or when the next try begins; zero: neither
-	Why    string    // it came to this state; empty: there is no more to say
-	Goal   string    // its checkpoint; empty: none
+	ID    string
+	Agent policy.DID
+	Does  string // the action
+	// InPlaceOf is the agent from whom Agent has the step, since that could not do it any more; empty: it was Agent's from the start.
+	InPlaceOf policy.DID
+	Needs     []string
+	State     string    // pending, executing, committed, failed, unknown, compensating, compensated, compensation_failed, compensation_unknown
+	Action    string    // the newest action that it was; empty: none yet
+	Tries     int       // begun, its undo's too
+	Waits     string    // what for: approval apr-12, tool, unreachable, quarantine, kill, outcome; empty: for nothing
+	Until     time.Time // how long, or when the next try begins; zero: neither
+	Why       string    // it came to this state; empty: there is no more to say
+	Goal      string    // its checkpoint; empty: none
 }
 
 // A SagaGroupView is a fan-out group.
@@ -154,7 +156,7 @@ func (s *Session) sagaView(id string, g *session.Saga) SagaView {
 	v.Steps = make([]SagaStepView, 0, len(g.Steps))
 	for i := range g.Steps {
 		step, r := &g.Steps[i], &g.Run.Steps[i]
-		sv := SagaStepView{ID: step.ID, Agent: step.Agent, Does: step.Action, Needs: step.Needs, State: r.State.String(), Action: g.Actions[i], Tries: r.No,
+		sv := SagaStepView{ID: step.ID, Agent: step.Agent, InPlaceOf: step.InPlaceOf, Does: step.Action, Needs: step.Needs, State: r.State.String(), Action: g.Actions[i], Tries: r.No,
 			Waits: r.Hold, Until: r.After, Why: g.Whys[i], Goal: step.Checkpoint}
 		if (r.State == saga.Unknown || r.State == saga.CompensationUnknown) && !r.GaveUp && !g.Run.State.Ended() {
 			sv.Waits = "outcome"

@@ -50,6 +50,7 @@ type Saga struct {
 	By      string       `json:"by"`
 	State   string       `json:"state"` // running, waiting, compensating, completed, compensated, escalated
 	Why     string       `json:"why,omitempty"`
+	On      string       `json:"on,omitempty"` // the step on whose account it turned
 	Ended   *time.Time   `json:"ended,omitempty"`
 	Steps   []SagaStep   `json:"steps"`
 	FanOut  []SagaFanOut `json:"fan_out,omitempty"`
@@ -63,6 +64,7 @@ type Saga struct {
 type SagaStep struct {
 	ID         string     `json:"id"`
 	Agent      string     `json:"agent"`
+	InPlaceOf  string     `json:"in_place_of,omitempty"` // the agent from whom it was handed on
 	Action     string     `json:"action"`
 	Needs      []string   `json:"needs,omitempty"`
 	State      string     `json:"state"`

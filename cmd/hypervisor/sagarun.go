@@ -135,7 +135,11 @@ func (g *globals) showSaga(s api.Saga) error {
 		if step.Waits != "" {
 			more = waitsFor(&step)
 		}
-		rows[i] = []string{step.ID, step.Agent, step.Action, strings.Join(step.Needs, ", "), step.State, step.ActionID, strconv.Itoa(step.Tries), more}
+		agent := step.Agent
+		if step.InPlaceOf != "" {
+			agent += " for " + step.InPlaceOf
+		}
+		rows[i] = []string{step.ID, agent, step.Action, strings.Join(step.Needs, ", "), step.State, step.ActionID, strconv.Itoa(step.Tries), more}
 	}
 	g.printTable([]string{"STEP", "AGENT", "DOES", "NEEDS", "STATE", "ACTION", "TRIES", ""}, rows)
 	for i, f := range s.FanOut {

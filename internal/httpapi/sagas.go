@@ -163,7 +163,7 @@ func (a *API) cancelSaga(ctx context.Context, caller policy.Caller, in request[n
 }
 
 func sagaView(v hypervisor.SagaView) api.Saga {
-	out := api.Saga{ID: v.ID, Session: v.Session, Seq: v.Seq, AsOf: v.AsOf, Saga: v.Name, Replays: v.Replays, By: string(v.By), State: v.State, Why: v.Why, Steps: []api.SagaStep{},
+	out := api.Saga{ID: v.ID, Session: v.Session, Seq: v.Seq, AsOf: v.AsOf, Saga: v.Name, Replays: v.Replays, By: string(v.By), State: v.State, Why: v.Why, On: v.On, Steps: []api.SagaStep{},
 		Failed: v.Failed, Faultless: v.Faultless}
 	if v.Blame != nil {
 		out.Shares = shares(v.Blame)
@@ -172,7 +172,7 @@ func sagaView(v hypervisor.SagaView) api.Saga {
 		out.Ended = &v.Ended
 	}
 	for _, s := range v.Steps {
-		step := api.SagaStep{ID: s.ID, Agent: string(s.Agent), Action: s.Does, Needs: s.Needs, State: s.State, ActionID: s.Action, Tries: s.Tries,
+		step := api.SagaStep{ID: s.ID, Agent: string(s.Agent), InPlaceOf: string(s.InPlaceOf), Action: s.Does, Needs: s.Needs, State: s.State, ActionID: s.Action, Tries: s.Tries,
 			Waits: s.Waits, Why: s.Why, Checkpoint: s.Goal}
 		if !s.Until.IsZero() {
 			step.Until = &s.Until

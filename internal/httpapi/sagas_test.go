@@ -1,10 +1,14 @@
 package httpapi
 
 import (
+	"context"
+	"encoding/json"
+	"errors"
 	"net/http"
 	"strings"
 	"testing"
 
+	"github.com/agenthypervisor/hypervisor/action"
 	"github.com/agenthypervisor/hypervisor/api"
 )
 
@@ -49,6 +53,13 @@ func TestASagaIsRunOverHTTP(t *testing.T) {
 		if w := h.ask(c.who, c.method, one+c.path, c.body, ""); w.Code != c.status || errorOf(t, w).Code != c.code {
 			t.Errorf("%s %s %s: %d %s, want %d %s", c.who, c.method, c.body, w.Code, w.Body, c.status, c.code)
 		}
+	}
+	h.one.Register(action.Descriptor{ID: "fail", Reversibility: action.Partial}, func(context.Context, json.RawMessage) (json.RawMessage, error) {
+		return nil, errors.New("no")
+	})
+	turned := get[api.Saga](t, h.ask("operator", "POST", one+"?wait=true", `{"saga":"fails","steps":[`+step("a", "ann", "read")+`,{"id":"b","agent":"did:mesh:ann","action":"fail","needs":["a"]}]}`, ""))
+	if turned.State != "compensated" || turned.On != "b" {
+		t.Errorf("%+v", turned)
 	}
 	// What is sent again with its key, since an answer was lost, is one saga; another with the same key is none.
 	body := `{"saga":"once","steps":[` + step("a", "ann", "read") + `]}`
