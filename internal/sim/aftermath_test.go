@@ -32,6 +32,7 @@ func (w *world) answered(what string, d policy.Decision, err error) {
 func (w *world) settle() {
 	ctx := context.Background()
 	w.healthy, w.full, w.gone = true, 0, 0 // and dark, where it is, until a wait for who answers there is ended
+	w.logDies()
 	w.start()
 	w.quieten()
 	for range 4 { // what is tried again by itself comes to rest

@@ -9,12 +9,11 @@ import (
 
 	"github.com/agenthypervisor/hypervisor/audit"
 	"github.com/agenthypervisor/hypervisor/eventlog"
-	"github.com/agenthypervisor/hypervisor/memlog"
 )
 
 // A disk is the store as one process has it: what is in the log outlives the process, and nothing else does.
 type disk struct {
-	*memlog.Store
+	eventlog.Store
 	w    *world
 	boot uint64
 }
@@ -45,6 +44,11 @@ func (d *disk) Append(_ context.Context, recs []eventlog.Append) []error {
 		return slices.Repeat([]error{eventlog.ErrUnknown}, len(recs))
 	case len(recs) > 1 && w.hits(crashHalf):
 		d.keep(recs[:1+w.faults.IntN(len(recs)-1)])
+		panic(crashed{})
+	case w.logDir != "" && w.hits(powerCut):
+		before := w.wal()
+		d.Store.Append(context.Background(), recs)
+		w.tear(before)
 		panic(crashed{})
 	case w.hits(commitHalf):
 		return d.keepSome(recs)

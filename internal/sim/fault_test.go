@@ -19,7 +19,8 @@ const (
 	commitHalf  fault = "commit-half" // some streams' records are in, the others are not
 	unknownIn   fault = "commit-unknown-but-in"
 	unknownOut  fault = "commit-unknown-and-out"
-	diskFull    fault = "disk-full" // for some appends
+	diskFull    fault = "disk-full"           // for some appends
+	powerCut    fault = "power-cut-in-append" // of the embedded store
 	fullAtKill  fault = "disk-full-at-kill"
 	tornFile    fault = "kill-file-torn" // the process died while it overwrote the older list
 	conflict    fault = "store-conflict"
@@ -46,7 +47,7 @@ const (
 
 // usual is one in how many times each fault happens where it can; a seed draws which of them it has, and how often.
 var usual = map[fault]int{
-	crashIdle: 40, crashAppend: 120, crashHalf: 200, crashAppended: 120, crashTool: 60, crashEffect: 60, crashRead: 800, crashBlob: 4, crashKilled: 6, fullAtKill: 6, tornFile: 4,
+	crashIdle: 40, crashAppend: 120, crashHalf: 200, crashAppended: 120, crashTool: 60, crashEffect: 60, crashRead: 800, crashBlob: 4, crashKilled: 6, powerCut: 80, fullAtKill: 6, tornFile: 4,
 	commitFails: 60, commitHalf: 120, unknownIn: 80, unknownOut: 120, diskFull: 150, conflict: 150, readFails: 300,
 	toolFails: 12, toolDown: 16, toolDies: 60, toolSlow: 20, answerLate: 12, answerLost: 20, answerNever: 20, asksTwice: 12, hostDies: 30, hostDown: 16, hostBusy: 16, hostErrs: 16, hostTwice: 8,
 	clockLeaps: 60, clockBack: 60, reordered: 2,

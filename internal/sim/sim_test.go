@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"go.uber.org/goleak"
 )
 
 var (
@@ -199,13 +201,13 @@ func replay(t *testing.T, p *plan) {
 func TestSimulatedHistoryRepeats(t *testing.T) {
 	for seed := range uint64(20) {
 		p := &plan{seed: seed, turns: defaultTurns}
-		before := runtime.NumGoroutine()
+		before := goleak.IgnoreCurrent()
 		first, second := newWorld(p, true), newWorld(p, true)
 		if a, b := first.history(), second.history(); a != b {
 			t.Errorf("seed %d gives %s, and then %s; they part at\n%s", seed, a, b, parting(first.trace, second.trace))
 		}
-		if n := runtime.NumGoroutine(); n != before {
-			t.Errorf("seed %d: %d goroutines before it, and %d behind it", seed, before, n)
+		if err := goleak.Find(before); err != nil {
+			t.Errorf("seed %d leaves a goroutine behind: %v", seed, err)
 		}
 	}
 }

@@ -35,16 +35,19 @@ type world struct {
 	turn    int
 	healthy bool // nothing fails any more
 
-	log   *memlog.Store
-	clock *hypervisortest.Clock
-	hv    *hypervisor.Hypervisor
-	boot  uint64 // of the process that lives; rises with each
-	dir   string // where the kill file is; empty: there is none
-	full  int    // appends that the disk is full for yet
-	dark  int    // turns for which nobody answers at the addresses yet
-	gone  int    // turns for which the tools cannot be reached yet
-	depth int    // of answers that wait for others
-	steps int    // that the turn has taken, those that calls take themselves as well
+	log    eventlog.Store
+	clock  *hypervisortest.Clock
+	hv     *hypervisor.Hypervisor
+	boot   uint64 // of the process that lives; rises with each
+	dir    string // where the kill file is; empty: there is none
+	logDir string // where the embedded store is; empty: the store is in memory
+	copies int    // of it, one for each process that has died
+	torn   []byte // the WAL as a power cut has left it; nil: none has
+	full   int    // appends that the disk is full for yet
+	dark   int    // turns for which nobody answers at the addresses yet
+	gone   int    // turns for which the tools cannot be reached yet
+	depth  int    // of answers that wait for others
+	steps  int    // that the turn has taken, those that calls take themselves as well
 
 	agents   []policy.DID
 	ids      []string                      // sessions that were acknowledged
@@ -124,6 +127,7 @@ func (w *world) history() string {
 	began := time.Now()
 	w.thread = goroutine()
 	w.unwound(func() {
+		defer w.keepsLog()()
 		defer w.keepsKills()()
 		w.live(func() {}) // the first process
 		for turn := range w.plan.turns {
@@ -213,6 +217,7 @@ func (w *world) survives(f func()) (alive bool) {
 			w.note("the process dies")
 			w.depth = 0
 			w.tearKillFile()
+			w.logDies()
 		}
 	}()
 	f()
