@@ -158,6 +158,9 @@ func (a *standings) submitAll(ctx context.Context, caller policy.Caller, did pol
 	}
 	if err := a.hv.wait(ctx, last); err != nil {
 		h.st = nil // forget what was applied; the next use reads the stream
+		if errors.Is(err, eventlog.ErrUnknown) {
+			a.hv.offer(func(ctx context.Context) { a.reread(ctx, did) })
+		}
 		return nil, err
 	}
 	if last != nil {
@@ -170,6 +173,23 @@ func (a *standings) submitAll(ctx context.Context, caller policy.Caller, did pol
 		}
 	}
 	return answers, failed
+}
+
+// reread brings an agent's standing up to date after a record of it was reported lost that may be there all the same: then it counts.
+func (a *standings) reread(ctx context.Context, did policy.DID) {
+	h := a.handle(did)
+	h.mu.Lock()
+	err := a.load(ctx, h, did)
+	if err == nil {
+		a.hv.timers.Set(h.st.name, agent.Due(h.state))
+	}
+	h.mu.Unlock()
+	switch {
+	case err == nil:
+		a.hv.review(did)
+	case !a.hv.closing.Load():
+		a.hv.later(settleRetry, func(ctx context.Context) { a.reread(ctx, did) })
+	}
 }
 
 // decide decides a command and hands its record over; the ticket is nil if there is none. The handle's lock is held.

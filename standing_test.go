@@ -235,3 +235,27 @@ func TestWhatIsOwedIsToldOnceTheStoreIsBack(t *testing.T) {
 		})
 	}
 }
+
+// SPEC §3: "The caller's standing is read at every command": also one whose record was reported lost, and is there all the same.
+func TestAQuarantineReportedLostCountsOnceItIsFoundInTheLog(t *testing.T) {
+	store, clock, ctx := newKept(), hypervisortest.NewClock(), context.Background()
+	hv := hypervisortest.Open(t, &hypervisor.Options{Store: store, Clock: clock})
+	s := hypervisortest.Session(t, hv, nil, map[policy.DID]string{ann: "0.80"})
+	var tool echo
+	register(s, tool.do)
+	store.break_(store.failing("quarantine_entered", eventlog.ErrUnknown, true))
+	if _, err := hv.Quarantine(ctx, admin, ann, agent.EnterQuarantine{Reason: policy.Manual, For: time.Minute}); !errors.Is(err, hypervisor.ErrStoreUnavailable) {
+		t.Fatal(err)
+	}
+	store.break_(nil)
+	steps(hv)
+	if out := act(t, s, ann, "write", `{}`); out.Code != policy.AgentQuarantined {
+		t.Errorf("%+v", out.Decision)
+	}
+	clock.Advance(2 * time.Minute)
+	steps(hv)
+	if out := act(t, s, ann, "write", `{}`); !out.Allowed {
+		t.Errorf("when its time is over: %+v", out.Decision)
+	}
+	verify(t, store)
+}
