@@ -383,6 +383,9 @@ func (s *Session) resume(ctx context.Context) error {
 	if len(s.heldForTools()) > 0 {
 		s.hv.offer(s.toolsCame)
 	}
+	if session.Attends(state) {
+		s.hv.offer(s.tick) // what it waits for may have come while nobody had the session; who uses it has set the start's timer anew
+	}
 	if state.Attributing > 0 {
 		s.hv.offer(s.attributeSagas)
 	}

@@ -2,12 +2,14 @@ package hypervisor_test
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"time"
 
 	"github.com/agenthypervisor/hypervisor"
 	"github.com/agenthypervisor/hypervisor/agent"
 	"github.com/agenthypervisor/hypervisor/hypervisortest"
+	"github.com/agenthypervisor/hypervisor/memlog"
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/saga"
 )
@@ -94,5 +96,62 @@ func TestHowLongAStepWaitsIsBySessionsTime(t *testing.T) {
 	v := rests(t, s, out.ID)
 	if most := clock.Now().Add(saga.ResolveWithin); v.Steps[0].Waits != "unreachable" || v.Steps[0].Until.After(most) {
 		t.Errorf("it is %s, and it waits until %s: %+v", clock.Now().Format(time.TimeOnly), v.Steps[0].Until.Format(time.TimeOnly), v.Steps[0])
+	}
+}
+
+// The same where the process died once the end of the kill was recorded, and somebody uses the session before the next has looked at it.
+func TestASagaGoesOnOnceTheKillThatAnEarlierProcessLiftedIsFoundOver(t *testing.T) {
+	ctx, clock, store := context.Background(), hypervisortest.NewClock(), memlog.New()
+	died := hypervisortest.Open(t, &hypervisor.Options{Clock: clock, Store: store})
+	s, id := waitsFor(t, died, "kill", func() {
+		if _, err := died.Kill(ctx, admin, policy.Kill{Scope: policy.Scope{All: true}, Reason: policy.Manual}); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if d, err := died.LiftKill(ctx, admin, policy.Scope{All: true}); err != nil || !d.Allowed {
+		t.Fatal(d, err)
+	}
+	hv := hypervisortest.Open(t, &hypervisor.Options{Clock: clock, Store: store, Random: hypervisortest.NewSeeded(2)})
+	s, err := hv.Session(ctx, s.ID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &workbench{}
+	b.on(s, "a")
+	endsSoon(t, hv, s, clock, id)
+}
+
+// A step that waits for the end of a kill of everything waits no more once that is lifted, also where its session was killed meanwhile.
+func TestNoStepOfAKilledSessionWaitsForTheEndOfAKillOfEverythingThatIsLifted(t *testing.T) {
+	ctx, clock := context.Background(), hypervisortest.NewClock()
+	hv := hypervisortest.Open(t, &hypervisor.Options{Clock: clock})
+	s := hypervisortest.Session(t, hv, nil, map[policy.DID]string{ann: "0.80"})
+	kill := func(scope policy.Scope) {
+		if _, err := hv.Kill(ctx, admin, policy.Kill{Scope: scope, Reason: policy.Manual}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b := &workbench{fails: map[string]func(context.Context) error{"b": func(context.Context) error {
+		kill(policy.Scope{All: true})
+		return errors.New("no")
+	}}}
+	b.on(s, "a", "b")
+	out, err := s.RunSaga(ctx, admin, sagaOf("a", "b"))
+	if err != nil || !out.Allowed {
+		t.Fatal(out.Decision, err)
+	}
+	for hv.Step(ctx) {
+	}
+	if v, err := s.Saga(ctx, out.ID); err != nil || v.Steps[0].Waits != "kill" {
+		t.Fatalf("%+v %v", v, err)
+	}
+	kill(policy.Scope{Session: s.ID()})
+	if d, err := hv.LiftKill(ctx, admin, policy.Scope{All: true}); err != nil || !d.Allowed {
+		t.Fatal(d, err)
+	}
+	for hv.Step(ctx) {
+	}
+	if v, err := s.Saga(ctx, out.ID); err != nil || v.Steps[0].Waits != "" || v.Ended.IsZero() {
+		t.Errorf("%s: %+v %v", stepStates(v), v.Steps[0], err)
 	}
 }

@@ -385,8 +385,8 @@ func (s *State) letGo(env *Env, of func(string) *sagaWork) {
 	for _, id := range s.openSagas() {
 		for i, step := range s.Sagas[id].Run.Steps {
 			agent := s.Sagas[id].Steps[i].Agent
-			_, killed := s.killed(env, "")
-			if step.Hold == holdQuarantine && s.quarantined(env, agent) == nil || step.Hold == holdKill && !killed {
+			_, stopped := env.Kills.In(policy.Scope{All: true}) // alone: no step waits for the end of a kill of its session
+			if step.Hold == holdQuarantine && s.quarantined(env, agent) == nil || step.Hold == holdKill && !stopped {
 				w := of(id)
 				if e := w.plan.Release(w.run, i, env.Now); e != nil {
 					w.add(e, "")
