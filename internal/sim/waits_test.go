@@ -233,7 +233,7 @@ func (w *world) endWaits() {
 			if w.book.over(t) || left[t.session+t.key()] {
 				continue // with another
 			}
-			if round == 0 && w.order.IntN(3) == 0 {
+			if near := w.clock.Now().Add(2 * lookedForEach).After(t.until); near || round == 0 && w.order.IntN(3) == 0 {
 				left[t.session+t.key()] = true
 				continue
 			}
@@ -260,8 +260,8 @@ func (w *world) endWait(t *wait) {
 		}
 	}
 	w.quieten()
-	if w.book.over(t) || w.clock.Now().Add(2*lookedForEach).After(t.until) {
-		return // or its deadline is near, and ends it
+	if w.book.over(t) {
+		return
 	}
 	d, err := ending[t.kind()](w, t)
 	w.did("end wait for "+t.kind(), fmt.Sprintf("%t %v", d.Allowed, err), t)
