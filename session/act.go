@@ -223,8 +223,14 @@ func (a *admission) tooFast() *policy.Decision {
 	if ok {
 		return nil
 	}
-	l := a.ring.Limits()
-	d := deny(policy.RateLimited, "%s may make %d calls a second in ring %d, at most %d at once; wait %d ms", a.agent, l.Rate, a.ring, l.Burst, wait.Milliseconds()+1)
+	d := tooSoon(a.agent, a.ring, wait)
+	return &d
+}
+
+// tooSoon refuses an agent whose bucket has no token before wait is over.
+func tooSoon(agent policy.DID, r ring.Ring, wait time.Duration) policy.Decision {
+	l := r.Limits()
+	d := policy.Refuse(policy.RateLimited, "%s may make %d calls a second in ring %d, at most %d at once; wait %d ms", agent, l.Rate, r, l.Burst, wait.Milliseconds()+1)
 	d.RetryAfterMS = wait.Milliseconds() + 1
 	return d
 }

@@ -92,6 +92,7 @@ func Decide(s *State, env *Env, c Command) (Outcome, error) {
 	}
 	out, err := decide(s, env, c)
 	if err == nil {
+		out = s.pace(env, c, out)
 		s.followSagas(env, c, &out)
 		s.unreached(&out)
 	}
