@@ -3,14 +3,12 @@ package hypervisor
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"iter"
 	"slices"
 	"strings"
 	"time"
 
-	"github.com/agenthypervisor/hypervisor/action"
 	"github.com/agenthypervisor/hypervisor/audit"
 	"github.com/agenthypervisor/hypervisor/policy"
 	"github.com/agenthypervisor/hypervisor/session"
@@ -101,69 +99,6 @@ func (hv *Hypervisor) survey(ctx context.Context, req *UndoRequest) (*history, e
 		}
 	}
 	return h, nil
-}
-
-// An ofSaga is what matters here of a saga: what takes its steps back, and whether it goes on.
-type ofSaga struct {
-	steps []session.SagaStep
-	agent bool // an agent runs it
-	open  bool
-}
-
-// read finds out about a saga, SESSION/sag-3: of its steps in the record that it is named after.
-func (g *ofSaga) read(ctx context.Context, hv *Hypervisor, name string) error {
-	in, id, _ := strings.Cut(name, "/")
-	seq, ok := seqOf(id)
-	if !ok {
-		return fmt.Errorf("saga %s: %w", name, ErrNotFound)
-	}
-	s, err := hv.Session(ctx, in)
-	if err != nil {
-		return err
-	}
-	for r, err := range hv.read(ctx, audit.SessionPrefix+in, seq) {
-		if err != nil {
-			return err
-		}
-		events, err := session.ParseEvents(r.Events)
-		if err != nil {
-			return fmt.Errorf("%s, record %d: %w", r.Stream, r.Seq, err)
-		}
-		for _, e := range events {
-			if e, ok := e.(session.SagaCreated); ok && e.ID == id {
-				g.steps, g.agent = e.Steps, e.Agent
-			}
-		}
-		break
-	}
-	v, err := s.Saga(ctx, id)
-	if errors.Is(err, ErrNotFound) {
-		return nil // it ended long ago
-	}
-	g.open = v.Ended.IsZero()
-	return err
-}
-
-// sagaOf returns what is known of the saga that a wanted action is of; nil: it is of none.
-func (h *history) sagaOf(d *deed) *ofSaga {
-	if d.try == nil {
-		return nil
-	}
-	return h.sagas[d.Session+"/"+d.try.Saga]
-}
-
-// ownUndo notes what the step that an action was names for its undo: nothing of that stands beside its outcome.
-func (h *history) ownUndo(d *deed) {
-	g := h.sagaOf(d)
-	if g == nil || d.try.Undo || d.try.Step >= len(g.steps) {
-		return
-	}
-	step := &g.steps[d.try.Step]
-	if d.own = step.Undo; d.own != "" {
-		d.Word = g.agent
-		d.Saga, d.effect = d.try.Saga, d.Session+"/"+d.try.Saga+"/"+step.ID+"/undo"
-		d.Reversibility = min(d.Reversibility, action.Partial) // whatever its descriptor's own undo could do
-	}
 }
 
 // oldest returns the position of the oldest wanted action, zero if there is none, and notes what they all touch.
@@ -502,71 +437,4 @@ func (h *history) plan(now time.Time, alone bool) []*deed {
 		steps = append(steps, d)
 	}
 	return steps
-}
-
-// A ledger says which change of a resource is the newest that stands. Its stacks are in the order of the log; what stands no
-// more is taken off the top once, so that asking newest first costs the same for each.
-type ledger struct {
-	of      map[string][]*deed // by resource
-	beneath map[string][]*deed // by each place above a resource
-}
-
-func newLedger() ledger { return ledger{map[string][]*deed{}, map[string][]*deed{}} }
-
-func (l ledger) add(d *deed) {
-	if d.Resource == "" {
-		return
-	}
-	l.of[d.Resource] = append(l.of[d.Resource], d)
-	for above := range parents(d.Resource) {
-		l.beneath[above] = append(l.beneath[above], d)
-	}
-}
-
-// newer returns the newest later change that stands of what a deed touched, or of what is above or beneath it; empty: none.
-func (l ledger) newer(d *deed, stands func(*deed) bool) string {
-	var newest *deed
-	ask := func(in map[string][]*deed, at string) {
-		stack := in[at]
-		for len(stack) > 0 && !stands(stack[len(stack)-1]) {
-			stack = stack[:len(stack)-1]
-		}
-		in[at] = stack
-		if len(stack) == 0 {
-			return
-		}
-		if top := stack[len(stack)-1]; top != d && top.pos > d.pos && (newest == nil || top.pos > newest.pos) {
-			newest = top
-		}
-	}
-	if d.Resource == "" {
-		return ""
-	}
-	ask(l.of, d.Resource)
-	ask(l.beneath, d.Resource)
-	for above := range parents(d.Resource) {
-		ask(l.of, above)
-	}
-	if newest == nil {
-		return ""
-	}
-	return newest.Name()
-}
-
-// parents yields the places above a resource, "files:/srv" and "files:/" of "files:/srv/a".
-func parents(resource string) iter.Seq[string] {
-	return func(yield func(string) bool) {
-		for i := len(resource) - 1; i > 0; i-- {
-			if resource[i] != '/' {
-				continue
-			}
-			above := resource[:i]
-			if above[i-1] == ':' {
-				above = resource[:i+1]
-			}
-			if above != resource && !yield(above) {
-				return
-			}
-		}
-	}
 }
