@@ -53,7 +53,7 @@ token it is the agent's own report, which moves nobody's standing.`,
 	cmd.Flags().StringVar(&in.Agent, "agent", "", "the agent's DID, where it is about no single action")
 	cmd.Flags().StringVar(&severity, "severity", "", "how bad it is, from 0 to 1 (default 0.50)")
 	cmd.Flags().StringVar(&in.Reason, "reason", "", "what went wrong")
-	_ = cmd.MarkFlagRequired("reason")
+	required(cmd, "reason")
 	return cmd
 }
 
