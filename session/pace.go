@@ -6,7 +6,7 @@ import (
 	"github.com/agenthypervisor/hypervisor/policy"
 )
 
-// pace.go: what an agent asks for beside calls is paid for out of the same bucket (SPEC §2 "Rate").
+// pace.go: what an agent asks for beside calls is paid for out of the same bucket (SPEC §7 "Rate").
 
 // pace takes a token for what an agent asked for and got: to come back, bring another, vouch or withdraw, be elevated, vote, report.
 // Each is a record, or several in other streams, so none goes faster than calls do. Calls and sagas pay in admission's own order,
